@@ -1,0 +1,110 @@
+"""Names and layouts of the authors' PyTorch program, both ways.
+
+`Mapping`s pair one PyTorch tensor name with one leaf of ours; recurrent layers stack the two
+directions, which PyTorch keeps apart (suffix ``_reverse``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pcm3_jax.state import TrainState
+
+_GRU_LEAVES = {
+    "input_kernel": "weight_ih",
+    "recurrent_kernel": "weight_hh",
+    "input_bias": "bias_ih",
+    "recurrent_bias": "bias_hh",
+}
+# Axis along which a leaf of ours stacks the directions.
+_DIRECTION_AXIS = {"input_kernel": 1, "recurrent_kernel": 0, "input_bias": 0, "recurrent_bias": 0}
+_PROMPTS = {
+    "domain_prompt_intra": "base_prompt",
+    "domain_prompt_mask": "mask_prompt",
+    "domain_prompt_predict": "recons_prompt",
+    "domain_prompt_inter": "mix_prompt",
+    "task_prompt_contrast": "cl_prompt",
+    "task_prompt_predict": "mp_prompt",
+}
+
+
+def params_from_torch(tensors: Mapping[str, np.ndarray], encoder: str = "encoder_q") -> Any:
+    """Parameters of `PCM3` from PyTorch-named arrays.
+
+    Args:
+      tensors: arrays by PyTorch name.
+      encoder: "encoder_q" for the whole network, "encoder_k" for the key encoder's part.
+    """
+    params = {
+        "encoder": {
+            "input_norm": _norm(tensors, f"{encoder}.input_norm"),
+            "gru": _gru(tensors, f"{encoder}.encoder.gru", ("", "_reverse")),
+        },
+        "projector": {
+            "inner": _dense(tensors, f"{encoder}.fc.0"),
+            "outer": _dense(tensors, f"{encoder}.fc.2"),
+        },
+    }
+    if encoder == "encoder_k":
+        return params
+    params["decoder"] = {
+        "reduce": _dense(tensors, "linear.0"),
+        "norm": _norm(tensors, "linear.1"),
+        "mix": _dense(tensors, "linear.3"),
+        "gru": _gru(tensors, "recons_decoder.decoder", ("",)),
+        "reconstruct": _dense(tensors, "recons_decoder.reconstruction"),
+    }
+    for ours, theirs in _PROMPTS.items():
+        if theirs in tensors:
+            params[ours] = tensors[theirs].reshape(-1)
+    return params
+
+
+def batch_stats_from_torch(tensors: Mapping[str, np.ndarray], encoder: str = "encoder_q") -> Any:
+    """Running statistics of `PCM3` from PyTorch-named arrays."""
+    stats = {"encoder": {"input_norm": _running(tensors, f"{encoder}.input_norm")}}
+    if encoder == "encoder_q":
+        stats["decoder"] = {"norm": _running(tensors, "linear.1")}
+    return stats
+
+
+def state_from_torch(tensors: Mapping[str, np.ndarray], template: TrainState) -> TrainState:
+    """A training state from a whole PyTorch ``state_dict``; the optimizer starts afresh."""
+    return template.replace(
+        # The program keeps prompts also where it does not use them.
+        params={k: v for k, v in params_from_torch(tensors).items() if k in template.params},
+        batch_stats=batch_stats_from_torch(tensors),
+        key_params=params_from_torch(tensors, "encoder_k"),
+        key_batch_stats=batch_stats_from_torch(tensors, "encoder_k"),
+        queue=np.ascontiguousarray(tensors["queue"].T),
+        queue_pointer=np.int32(tensors["queue_ptr"].item()),
+    )
+
+
+def _dense(tensors, name):
+    return {"kernel": tensors[f"{name}.weight"].T, "bias": tensors[f"{name}.bias"]}
+
+
+def _norm(tensors, name):
+    return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
+
+
+def _running(tensors, name):
+    return {"mean": tensors[f"{name}.running_mean"], "variance": tensors[f"{name}.running_var"]}
+
+
+def _gru(tensors, name, suffixes):
+    layers = {}
+    while f"{name}.weight_ih_l{len(layers)}" in tensors:
+        index = len(layers)
+        layers[f"layer_{index}"] = {
+            ours: np.stack(
+                [tensors[f"{name}.{theirs}_l{index}{suffix}"].T for suffix in suffixes],
+                axis=_DIRECTION_AXIS[ours],
+            )
+            for ours, theirs in _GRU_LEAVES.items()
+        }
+    return layers

@@ -1,0 +1,131 @@
+"""One split of a built data set: its sequences, in memory or read when needed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from pcm3_jax.errors import UserError
+from pcm3_jax.parallel import Devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Recordings:
+    """Sequences of one split.
+
+    Attributes:
+      split: what they are, for messages.
+      length: (S,) int32, frames of each sequence, at most ``max_frames``.
+      label: (S,) int32.
+      name: S sequence names.
+      classes: names of the labels.
+      max_frames: longer recordings are cut.
+      frames: packed frames (F, M, V, C) float32 in metres, without padding, on every device; or
+        None where they are read from ``source`` when needed.
+      start: (S,) int32, where each sequence begins in ``frames``; None with ``source``.
+      source: random-access records.
+    """
+
+    split: str
+    length: np.ndarray
+    label: np.ndarray
+    name: list[str]
+    classes: list[str]
+    max_frames: int
+    frames: jax.Array | None
+    start: np.ndarray | None
+    source: object
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def padded(self, ids: np.ndarray) -> np.ndarray:
+        """Reads sequences from disk: (len(ids), max_frames, M, V, C), zeros past their end."""
+        out = None
+        for row, example in enumerate(self.source.__getitems__(ids.tolist())):
+            skeleton = example["skeleton"][: self.max_frames]
+            if out is None:
+                out = np.zeros((len(ids), self.max_frames, *skeleton.shape[1:]), np.float32)
+            out[row, : len(skeleton)] = skeleton
+        return out
+
+
+def read(
+    name: str, data_dir: str, split: str, max_frames: int, devices: Devices, *, resident: bool
+) -> Recordings:
+    """Reads a split of a data set that `tfds_builders.build` has built.
+
+    Args:
+      name: "data_set" or "data_set/config".
+      data_dir: where it was built.
+      split: "train" or "test".
+      max_frames: longer recordings are cut.
+      devices: where the frames are kept.
+      resident: whether to keep the frames.
+
+    Raises:
+      UserError: it is not there, or holds a sequence that cannot be used.
+    """
+    builder = _builder(name, data_dir)
+    if split not in builder.info.splits:
+        raise UserError(
+            f"Data set {name!r} in {data_dir} has no split {split!r}; it has "
+            f"{sorted(builder.info.splits)}."
+        )
+    source = builder.as_data_source(split)
+    frames, length, label, names = [], [], [], []
+    for example in source:
+        skeleton = example["skeleton"][:max_frames]
+        sequence = example["name"].decode()
+        _check(skeleton, f"Sequence {sequence!r} of {name!r} ({split}) in {data_dir}")
+        length.append(len(skeleton))
+        label.append(example["label"])
+        names.append(sequence)
+        if resident:
+            frames.append(skeleton)
+    lengths = np.array(length, np.int32)
+    return Recordings(
+        split=f"{name} ({split})",
+        length=lengths,
+        label=np.array(label, np.int32),
+        name=names,
+        classes=builder.info.features["label"].names,
+        max_frames=max_frames,
+        frames=devices.replicate(np.concatenate(frames)) if resident else None,
+        start=np.cumsum(lengths, dtype=np.int32) - lengths if resident else None,
+        source=source,
+    )
+
+
+def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    root = Path(data_dir).expanduser() / name
+    # "name/version" or, where the data set has configurations, "name/config/version".
+    found = sorted(root.glob("*/dataset_info.json")) or sorted(root.glob("*/*/dataset_info.json"))
+    folders = {path.parent for path in found}
+    configs = {path.parent.parent for path in found}
+    if not found:
+        raise UserError(
+            f"There is no data set {name!r} in {data_dir}: build it with `python -m "
+            f"tfds_builders.build {name} --data_dir={data_dir}`, or set config.data.dir."
+        )
+    if len(configs) > 1:
+        options = sorted(str(path.relative_to(root.parent)) for path in configs)
+        raise UserError(
+            f"Data set {name!r} in {data_dir} has several configurations: set config.data.name "
+            f"to one of {options}."
+        )
+    return tfds.builder_from_directory(str(max(folders)))
+
+
+def _check(skeleton: np.ndarray, what: str) -> None:
+    if skeleton.ndim != 4 or skeleton.shape[1:] not in ((1, 25, 3), (2, 25, 3)):
+        raise UserError(f"{what} has shape {skeleton.shape} instead of (frames, 2, 25, 3).")
+    if len(skeleton) < 2:
+        raise UserError(f"{what} has {len(skeleton)} frames; a sequence needs at least 2.")
+    if not np.isfinite(skeleton).all():
+        frame = int(np.argwhere(~np.isfinite(skeleton))[0, 0])
+        raise UserError(f"{what} has a coordinate that is not finite in frame {frame}.")

@@ -1,0 +1,63 @@
+"""Sequence features of whole splits, from an encoder in evaluation mode (§3.4, §4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from ml_collections import ConfigDict
+
+from pcm3_jax.data.feed import evaluation_batches
+from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.models.pcm3 import PCM3
+from pcm3_jax.parallel import AXIS, Devices
+from pcm3_jax.views.pipeline import Batch, central_view, random_view
+
+
+class Embedder:
+    """Features (S, 2H) of a split's sequences under the central or random crops."""
+
+    def __init__(self, model: PCM3, devices: Devices, config: ConfigDict) -> None:
+        self._devices = devices
+        self._config = config
+        self._model = model
+        self._mapped: dict[tuple[bool, bool], Callable] = {}
+
+    def central(self, variables: Any, recordings: Recordings) -> np.ndarray:
+        """Features under the central crop; ``variables`` holds params and batch_stats."""
+        return self._embed(variables, None, recordings)
+
+    def random(self, variables: Any, recordings: Recordings, draw: int) -> np.ndarray:
+        """Features under the ``draw``-th random crop of every sequence."""
+        key = jax.random.fold_in(jax.random.key(self._config.seed), draw)
+        return self._embed(variables, key, recordings)
+
+    def _embed(self, variables, key, recordings: Recordings) -> np.ndarray:
+        resident = recordings.frames is not None
+        kind = (key is None, resident)
+        if kind not in self._mapped:
+            self._mapped[kind] = self._devices.map(self._one_batch, frames_sharded=not resident)
+        size = self._batch_size(recordings)
+        inputs = self._devices.replicate((variables, key))
+        features = [
+            self._mapped[kind](inputs, frames, batch)
+            for frames, batch in evaluation_batches(recordings, self._devices, size)
+        ]
+        return np.concatenate([np.asarray(f) for f in features])[: len(recordings)]
+
+    def _batch_size(self, recordings: Recordings) -> int:
+        """The configured size, or less for a split that is smaller."""
+        count = self._devices.count
+        return min(self._config.eval.batch_size, -(-len(recordings) // count) * count)
+
+    def _one_batch(self, inputs, frames: jax.Array, batch: Batch) -> jax.Array:
+        variables, key = inputs
+        if key is None:
+            poses = central_view(frames, batch.clips, self._config.views)
+        else:
+            poses = random_view(key, frames, batch.clips, batch.position, self._config.views)
+        features = self._model.apply(variables, poses, method=PCM3.embed)
+        return lax.all_gather(features, AXIS, tiled=True)

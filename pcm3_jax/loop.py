@@ -1,0 +1,181 @@
+"""The training loop: steps, logging, evaluation, checkpoints, and leaving in good order."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from pcm3_jax.checkpoint import Checkpoints, write_json
+from pcm3_jax.errors import UserError
+from pcm3_jax.telemetry import Telemetry
+
+# Steps that may be under way before the host looks at a loss.
+LAG = 2
+
+
+class Preempted(Exception):
+    """SIGTERM came; the state has been saved and the same command continues the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When things happen, in steps of ``batch_size`` and epochs of ``steps_per_epoch``."""
+
+    total_steps: int
+    steps_per_epoch: int
+    batch_size: int
+    log_every_steps: int
+    checkpoint_every_epochs: int
+    keep_checkpoints: int
+    evaluate_every_epochs: int
+
+
+def train(
+    state: Any,
+    step_function: Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]],
+    batches: Callable[[int], Iterator[tuple[Any, Any]]],
+    evaluate: Callable[[Any], dict[str, float]],
+    schedule: Schedule,
+    workdir: Path,
+) -> tuple[Any, dict[str, float]]:
+    """Runs from the workdir's last checkpoint, or from ``state``, to the last step.
+
+    Args:
+      state: the initial state, with ``step`` and ``healthy``.
+      step_function: (state, frames, batch) → (state, metrics with "loss").
+      batches: endless input from a given step on.
+      evaluate: state → metrics, at least "knn_accuracy".
+      schedule: when to log, evaluate and save.
+      workdir: where everything is written.
+
+    Returns:
+      The final state and the last evaluation's metrics.
+
+    Raises:
+      Preempted: SIGTERM came.
+      UserError: a loss was not finite, or the last checkpoint cannot be read.
+    """
+    with _Sigterm() as sigterm:
+        checkpoints = Checkpoints(workdir, schedule.keep_checkpoints)
+        try:
+            state = checkpoints.restore(state) or state
+            first = int(state.step)
+            telemetry = Telemetry(
+                workdir, first, schedule.total_steps, schedule.batch_size, jax.process_index() == 0
+            )
+            try:
+                run = _Run(checkpoints, telemetry, evaluate, schedule, workdir, sigterm)
+                return run.steps(state, step_function, batches(first), first)
+            finally:
+                telemetry.close()
+        finally:
+            checkpoints.close()
+
+
+class _Run:
+    def __init__(self, checkpoints, telemetry, evaluate, schedule, workdir, sigterm) -> None:
+        self.checkpoints, self.telemetry, self.evaluate = checkpoints, telemetry, evaluate
+        self.schedule, self.workdir, self.sigterm = schedule, workdir, sigterm
+        # (step, metrics) of steps whose loss the host has not looked at yet.
+        self.pending: collections.deque = collections.deque()
+        self.waited = 0.0
+
+    def steps(self, state, step_function, batches, first):
+        schedule = self.schedule
+        evaluation: dict[str, float] = {}
+        if first == schedule.total_steps:
+            evaluation = self.evaluate(state)
+        for step in range(first + 1, schedule.total_steps + 1):
+            before = time.perf_counter()
+            frames, batch = next(batches)
+            self.waited += time.perf_counter() - before
+            state, metrics = step_function(state, frames, batch)
+            self.pending.append((step, metrics))
+            self._look(state, LAG)
+            self.telemetry.advance()
+
+            epoch, rest = divmod(step, schedule.steps_per_epoch)
+            last = step == schedule.total_steps
+            knn = None
+            if last or (rest == 0 and _due(epoch, schedule.evaluate_every_epochs)):
+                self._look(state, 0)
+                evaluation = knn = self.evaluate(state)
+                self.telemetry.log(step, {"epoch": epoch, **knn})
+            if last or (rest == 0 and _due(epoch, schedule.checkpoint_every_epochs)):
+                self._look(state, 0)
+                self.checkpoints.save(step, state, knn)
+            if not last and self.sigterm.reached(step):
+                self._look(state, 0)
+                self.checkpoints.save(step, state)
+                raise Preempted(f"SIGTERM: saved step {step}; the same command continues.")
+        return state, evaluation
+
+    def _look(self, state, lag: int) -> None:
+        """Reads the losses of all but the last ``lag`` steps; logs and checks them."""
+        while len(self.pending) > lag:
+            step, metrics = self.pending.popleft()
+            loss = float(metrics["loss"])
+            if not math.isfinite(loss) or not math.isfinite(float(metrics["gradient_norm"])):
+                self._fail(step, jax.device_get(metrics), state)
+            if step % self.schedule.log_every_steps == 0:
+                values = {name: float(value) for name, value in metrics.items()}
+                clock = self.telemetry.rate(step)
+                self.telemetry.log(step, values | clock)
+
+    def _fail(self, step: int, metrics, state) -> None:
+        """Saves what reproduces a step that was not finite, and says so."""
+        values = {name: float(value) for name, value in metrics.items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        folder = self.workdir / "failure"
+        if jax.process_index() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(
+                folder / "metrics.json", {"step": step, **{k: str(v) for k, v in values.items()}}
+            )
+        # The step function leaves a state alone from a non-finite step on.
+        failed = Checkpoints(folder, keep=1)
+        failed.save(step - 1, state)
+        failed.close()
+        raise UserError(
+            f"Step {step} is not finite ({', '.join(bad)}): the state before it is saved in "
+            f"{folder}, and the last good checkpoint is untouched; lower "
+            "config.optimizer.learning_rate, or check the data of that step."
+        )
+
+
+def _due(epoch: int, every: int) -> bool:
+    return every > 0 and epoch % every == 0
+
+
+class _Sigterm:
+    """Notices SIGTERM, in any of the run's processes and at the same step in all."""
+
+    def __enter__(self) -> _Sigterm:
+        self._received = False
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _receive(self, *_) -> None:
+        self._received = True
+
+    def reached(self, step: int) -> bool:
+        if jax.process_count() == 1:
+            return self._received
+        # jax.distributed listens to the signal and agrees on a step.
+        return multihost_utils.reached_preemption_sync_point(step)

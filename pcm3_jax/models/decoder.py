@@ -1,0 +1,61 @@
+"""The decoder dec of masked motion prediction (§3.2)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pcm3_jax.models.encoder import dense
+from pcm3_jax.models.gru import GRU
+from pcm3_jax.models.norm import BatchNorm, Moments
+from pcm3_jax.skeleton import FEATURES
+
+
+class Decoder(nn.Module):
+    """Linear, BatchNorm, ReLU, Linear on each frame, a forward GRU, Linear to the frame.
+
+    With ``prompt_placement="before_norm"`` the prediction prompt is added to the features,
+    where BatchNorm subtracts it again exactly.  With ``"after_norm"`` its image under the
+    first linear layer is added after BatchNorm instead, so that it can act.
+    """
+
+    inputs: int
+    hidden: int
+    layers: int
+    prompt_placement: str
+    dtype: jnp.dtype
+    axis_name: str | None
+
+    def setup(self) -> None:
+        self.reduce = dense(self.hidden, self.inputs, self.dtype)
+        self.norm = BatchNorm(self.hidden, self.axis_name)
+        self.mix = dense(self.hidden, self.hidden, self.dtype)
+        self.gru = GRU(self.hidden, self.layers, dtype=self.dtype)
+        self.reconstruct = dense(FEATURES, self.hidden, self.dtype)
+
+    def __call__(self, features: jax.Array, prompt: jax.Array | None) -> tuple[jax.Array, Moments]:
+        """Predicts every frame.
+
+        Args:
+          features: encoder features (T, P, N, 2H) of P passes.
+          prompt: the prediction prompt on its channels (2H,), or None.
+
+        Returns:
+          Flat frames (P, N, T, 150) in float32 and the moments to `record`.
+        """
+        before = prompt is not None and self.prompt_placement == "before_norm"
+        after = prompt is not None and self.prompt_placement == "after_norm"
+        x = self.reduce(features + prompt if before else features)
+        x, moments = self.norm(x, pass_axis=1)
+        if after:
+            x = x + self.reduce(prompt) - self.reduce(jnp.zeros_like(prompt))
+        x = self.mix(nn.relu(x))
+        length, passes, rows, _ = x.shape
+        x = self.gru(x.reshape(length, passes * rows, self.hidden))
+        frames = self.reconstruct(x).astype(jnp.float32)
+        frames = frames.reshape(length, passes, rows, FEATURES)
+        return jnp.moveaxis(frames, 0, 2), moments
+
+    def record(self, moments: Moments) -> None:
+        self.norm.record(moments)

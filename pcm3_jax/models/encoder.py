@@ -1,0 +1,111 @@
+"""The encoder f: input normalisation and a stacked Bi-GRU; and the projector h."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pcm3_jax.models.gru import GRU, Recurrence, symmetric_uniform
+from pcm3_jax.models.norm import BatchNorm, Moments
+from pcm3_jax.skeleton import FEATURES
+
+
+def dense(
+    features: int,
+    fan_in: int,
+    dtype: jnp.dtype,
+    kernel_init: nn.initializers.Initializer | None = None,
+) -> nn.Dense:
+    """A linear layer with PyTorch's default initialisation, U(±1/√fan_in)."""
+    default = symmetric_uniform(fan_in**-0.5)
+    return nn.Dense(features, kernel_init=kernel_init or default, bias_init=default, dtype=dtype)
+
+
+class Encoder(nn.Module):
+    """BatchNorm over a frame's 150 features, then the Bi-GRU (§4.2).
+
+    Sequences are encoded in P passes of N rows, for instance the intra, masked and mixed
+    views.  The passes share the scan, but each has its own domain prompt and statistics.
+
+    With ``prompt_placement="before_norm"`` the domain prompt is added to the raw frame
+    (Eq. 6), where the batch statistics subtract it again exactly; with ``"after_norm"`` it is
+    added to the normalised frame and can act.
+    """
+
+    hidden: int
+    layers: int
+    recurrence: Recurrence
+    prompt_placement: str
+    dtype: jnp.dtype
+    axis_name: str | None
+
+    def setup(self) -> None:
+        self.input_norm = BatchNorm(FEATURES, self.axis_name)
+        self.gru = GRU(
+            hidden=self.hidden,
+            layers=self.layers,
+            directions=2,
+            recurrence=self.recurrence,
+            kernel_init=nn.initializers.xavier_uniform(),
+            dtype=self.dtype,
+        )
+
+    def __call__(self, frames: jax.Array, prompts: jax.Array | None) -> tuple[jax.Array, Moments]:
+        """Encodes with batch statistics.
+
+        Args:
+          frames: flat frames (P, N, T, 150).
+          prompts: domain prompts (P, 150), or None.
+
+        Returns:
+          Features of every frame (T, P, N, 2H), time-major, and the input moments to `record`.
+        """
+        before = prompts is not None and self.prompt_placement == "before_norm"
+        after = prompts is not None and self.prompt_placement == "after_norm"
+        if before:
+            frames = frames + prompts[:, None, None]
+        frames, moments = self.input_norm(frames, pass_axis=0)
+        if after:
+            frames = frames + prompts[:, None, None]
+        passes, rows, length, _ = frames.shape
+        time_major = jnp.moveaxis(frames, 2, 0).reshape(length, passes * rows, FEATURES)
+        features = self.gru(time_major)
+        return features.reshape(length, passes, rows, 2 * self.hidden), moments
+
+    def record(self, moments: Moments) -> None:
+        self.input_norm.record(moments)
+
+    def frozen(self, frames: jax.Array) -> jax.Array:
+        """Encodes (N, T, 150) with running statistics and no prompts: (T, N, 2H)."""
+        return self.gru(jnp.moveaxis(self.input_norm.frozen(frames), 1, 0))
+
+    def sequence_feature(self, features: jax.Array) -> jax.Array:
+        """The feature (..., 2H) of whole sequences from their frames' (T, ..., 2H)."""
+        if self.recurrence == "stepwise":
+            return features[-1]
+        # The backward GRU has read everything only at the first frame.
+        return jnp.concatenate(
+            [features[-1, ..., : self.hidden], features[0, ..., self.hidden :]], axis=-1
+        )
+
+
+class Projector(nn.Module):
+    """Two-layer MLP h onto the unit sphere, (..., F) to (..., D)."""
+
+    inputs: int
+    features: int
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        self.inner = dense(self.inputs, self.inputs, self.dtype)
+        self.outer = dense(self.features, self.inputs, self.dtype, nn.initializers.xavier_uniform())
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.outer(nn.relu(self.inner(x)))
+        return unit_length(x.astype(jnp.float32))
+
+
+def unit_length(x: jax.Array) -> jax.Array:
+    """L2-normalises the last axis; a zero vector stays zero."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,121 @@
+"""Builds a data set: `python -m tfds_builders.build NAME[/CONFIG] --data_dir=DIR`.
+
+A data set is written beside its final place and moved there when whole, so that what can be read
+is complete. Building one that is there already changes nothing; two builds of one data set must
+not run at once.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
+
+from pcm3_jax.errors import UserError
+from tfds_builders.skeleton_builder import SkeletonBuilder
+
+# Name to module; imported only when asked for.
+BUILDERS = ("intellirehabds", "synthetic_skeletons")
+
+
+def load_builder(name: str) -> type[SkeletonBuilder]:
+    """The builder class of that name. Raises UserError if there is none."""
+    if name not in BUILDERS:
+        raise UserError(f"there is no builder {name!r}; use one of {', '.join(BUILDERS)}.")
+    return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
+
+
+def build(dataset: str, data_dir: Path, manual_dir: Path | None = None) -> SkeletonBuilder:
+    """Builds `NAME[/CONFIG]` under `data_dir` unless it is there; returns its builder.
+
+    Args:
+        dataset: name of the builder and, after a slash, of its config.
+        data_dir: holds all data sets; made if need be.
+        manual_dir: folder or archive with the raw data, for builders that read some.
+
+    Raises:
+        UserError: for anything the user can put right.
+    """
+    name, _, config = dataset.partition("/")
+    builder_class = load_builder(name)
+    builder = builder_class(
+        data_dir=data_dir, config=builder_class.config_named(config or None), manual_dir=manual_dir
+    )
+    if is_built(builder):
+        print(f"{dataset} is already built in {builder.data_path}; nothing to do.")
+        return builder
+    if builder.NEEDS_MANUAL_DIR:
+        _check_manual_dir(builder_class, manual_dir)
+    _remove_leftovers(Path(builder.data_path))
+    try:
+        # TFDS announces a download and makes a folder for it; there is none.
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            tempfile.TemporaryDirectory() as download_dir,
+        ):
+            builder.download_and_prepare(download_dir=download_dir)
+    except OSError as error:
+        raise UserError(f"cannot write {dataset} to {data_dir}: {error}.") from error
+    counts = ", ".join(
+        f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
+    )
+    print(f"{dataset} is built in {builder.data_path}: {counts} examples.")
+    return builder
+
+
+def is_built(builder: SkeletonBuilder) -> bool:
+    """Whether the data set is there, whole. Raises UserError if only a part of it is."""
+    folder = Path(builder.data_path)
+    if not folder.exists():
+        return False
+    missing = [folder / "dataset_info.json", folder / "features.json"]
+    if missing[0].is_file():
+        missing += [Path(p) for info in builder.info.splits.values() for p in info.filepaths]
+    missing = [path for path in missing if not path.is_file()]
+    if missing:
+        raise UserError(f"{folder} is incomplete, {missing[0].name} is missing; delete the folder.")
+    return True
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what builds of this data set that were killed left beside its place."""
+    for leftover in folder.parent.glob(f"{INCOMPLETE_PREFIX}*_{folder.name}"):
+        shutil.rmtree(leftover)
+
+
+def _check_manual_dir(builder_class: type[SkeletonBuilder], manual_dir: Path | None) -> None:
+    what = f"{builder_class.name} is built from files you have: "
+    if manual_dir is None:
+        raise UserError(f"{what}give --manual_dir. {builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    if not manual_dir.exists():
+        raise UserError(f"{what}--manual_dir={manual_dir} does not exist; correct the path.")
+    if manual_dir.is_dir() and not any(manual_dir.iterdir()):
+        raise UserError(f"{what}--manual_dir={manual_dir} is empty; put the data there.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code (1 after one sentence on standard error)."""
+    parser = argparse.ArgumentParser(prog="tfds_builders.build", description=__doc__)
+    parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"NAME: {', '.join(BUILDERS)}")
+    parser.add_argument("--data_dir", type=Path, required=True, help="where data sets are kept")
+    parser.add_argument("--manual_dir", type=Path, help="folder or archive with the raw data")
+    arguments = parser.parse_args(argv)
+    try:
+        build(arguments.dataset, arguments.data_dir, arguments.manual_dir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: {arguments.dataset} is not built.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""IntelliRehabDS: rehabilitation movements recorded with Kinect v2."""

@@ -1,0 +1,1 @@
+"""Generated skeleton clips for tests, examples and runs without any download."""

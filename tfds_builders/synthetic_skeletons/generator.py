@@ -1,0 +1,677 @@
+"""Synthetic skeleton clips: articulated bodies that act, seen by a noisy depth sensor.
+
+A clip is made in four steps, each over all frames of a chunk of clips at once:
+
+1. *Timing*: each frame's place in its action gives six waveforms (`WAVES`).
+2. *Angles*: an action is a small matrix from waveforms to body channels (`CHANNELS`: anatomical
+   joint angles and movements of the root), written down sparsely in `ACTIONS`.
+3. *Bodies*: forward kinematics with the bone lengths of a performer, feet on the ground.
+4. *Sensor*: the scene is turned before one of three cameras; noise and lost joints follow.
+
+Body and camera frames are right-handed: x to the person's right, y up, z backwards (a person who
+faces the camera looks along -z, the camera's axes being those of Kinect v2). Metres, radians,
+seconds; 30 frames a second; joints in the order of NTU RGB+D.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+FRAME_RATE = 30.0
+MIN_FRAMES, MAX_FRAMES = 20, 300
+CHUNK = 128  # clips drawn together; the clips of a split do not depend on how many are asked for
+PERFORMERS = MappingProxyType({"train": tuple(range(1, 29)), "test": tuple(range(29, 41))})
+
+# ----------------------------------------------------------------------------------------- body
+
+# Node 25 is a second joint at the hip centre that bends the trunk and leaves the legs alone.
+_LUMBAR = 25
+# node: (parent, offset from the parent in metres for a body 1.75 m tall, arms hanging, limb)
+_BODY = {
+    0: (-1, (0.0, 0.0, 0.0), "trunk"),
+    _LUMBAR: (0, (0.0, 0.0, 0.0), "trunk"),
+    1: (_LUMBAR, (0.0, 0.29, 0.0), "trunk"),
+    20: (1, (0.0, 0.24, 0.0), "trunk"),
+    2: (20, (0.0, 0.08, 0.0), "trunk"),
+    3: (2, (0.0, 0.14, -0.02), "trunk"),
+    4: (20, (-0.17, -0.05, 0.0), "width"),
+    5: (4, (-0.02, -0.27, 0.0), "arm"),
+    6: (5, (0.0, -0.25, 0.0), "arm"),
+    7: (6, (0.0, -0.07, 0.0), "arm"),
+    21: (7, (0.0, -0.08, 0.0), "arm"),
+    22: (7, (0.02, -0.03, -0.04), "arm"),
+    8: (20, (0.17, -0.05, 0.0), "width"),
+    9: (8, (0.02, -0.27, 0.0), "arm"),
+    10: (9, (0.0, -0.25, 0.0), "arm"),
+    11: (10, (0.0, -0.07, 0.0), "arm"),
+    23: (11, (0.0, -0.08, 0.0), "arm"),
+    24: (11, (-0.02, -0.03, -0.04), "arm"),
+    12: (0, (-0.08, -0.04, 0.0), "width"),
+    13: (12, (-0.01, -0.41, 0.0), "leg"),
+    14: (13, (0.0, -0.39, 0.0), "leg"),
+    15: (14, (0.0, -0.07, -0.12), "leg"),
+    16: (0, (0.08, -0.04, 0.0), "width"),
+    17: (16, (0.01, -0.41, 0.0), "leg"),
+    18: (17, (0.0, -0.39, 0.0), "leg"),
+    19: (18, (0.0, -0.07, -0.12), "leg"),
+}
+_OFFSETS = np.array([_BODY[node][1] for node in range(len(_BODY))])
+_LIMBS = ("trunk", "width", "arm", "leg")
+_LIMB_OF_NODE = np.array([_LIMBS.index(_BODY[node][2]) for node in range(len(_BODY))])
+
+# channel: rotations it drives, as (node, axis, share). Left and right are mirror images, so that
+# a positive angle means the same anatomical movement on either side.
+_X, _Y, _Z = range(3)
+_ROTATIONS: dict[str, tuple[tuple[int, int, float], ...]] = {
+    "l_flex": ((4, _X, 1.0),),  # raise the arm forwards
+    "l_abduct": ((4, _Z, -1.0),),  # raise it sideways
+    "l_twist": ((4, _Y, -1.0),),  # turn it inwards about its own axis
+    "l_elbow": ((5, _X, 1.0),),
+    "l_wrist": ((6, _X, 1.0),),
+    "l_hip": ((12, _X, 1.0),),  # raise the thigh forwards
+    "l_spread": ((12, _Z, -1.0),),
+    "l_knee": ((13, _X, -1.0),),
+    "r_flex": ((8, _X, 1.0),),
+    "r_abduct": ((8, _Z, 1.0),),
+    "r_twist": ((8, _Y, 1.0),),
+    "r_elbow": ((9, _X, 1.0),),
+    "r_wrist": ((10, _X, 1.0),),
+    "r_hip": ((16, _X, 1.0),),
+    "r_spread": ((16, _Z, 1.0),),
+    "r_knee": ((17, _X, -1.0),),
+    "bend": ((_LUMBAR, _X, -0.7), (1, _X, -0.3)),  # trunk forwards
+    "lean": ((_LUMBAR, _Z, -0.6), (1, _Z, -0.4)),  # trunk to the right
+    "turn": ((_LUMBAR, _Y, -0.5), (1, _Y, -0.5)),  # trunk to the right, feet standing
+    "nod": ((2, _X, -1.0),),
+    "yaw": ((0, _Y, -1.0),),  # whole body to the right
+}
+_TRANSLATIONS = ("sideways", "lift", "forward")
+CHANNELS = (*_ROTATIONS, *_TRANSLATIONS)
+_MIRROR = np.array(
+    [
+        CHANNELS.index({"l_": "r_", "r_": "l_"}[name[:2]] + name[2:] if name[1] == "_" else name)
+        for name in CHANNELS
+    ]
+)
+_MIRROR_SIGN = np.where(np.isin(CHANNELS, ["lean", "turn", "yaw", "sideways"]), -1.0, 1.0)
+# Limbs rest as a whole: an action that uses one channel of a limb takes over all of them.
+_GROUP = np.array(
+    [0 if n < 5 else 1 if n < 8 else 2 if n < 13 else 3 if n < 16 else 4 for n in range(24)]
+)
+
+
+def _rotation_map() -> np.ndarray:
+    """(channels, nodes * 3): angles about each node's axes from the channels."""
+    table = np.zeros((len(CHANNELS), len(_BODY), 3))
+    for channel, drives in enumerate(_ROTATIONS.values()):
+        for node, axis, share in drives:
+            table[channel, node, axis] = share
+    return table.reshape(len(CHANNELS), -1)
+
+
+# -------------------------------------------------------------------------------------- actions
+
+# What a frame's place in the action is worth: `hold` rises, stays and falls; `swing` oscillates
+# while held; `beat` is one bump a cycle, `first` and `second` a bump in either half of it;
+# `ramp` goes from 0 to 1 and stays there.
+WAVES = ("hold", "swing", "beat", "first", "second", "ramp")
+_Movement = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Action:
+    """One class of movement.
+
+    Attributes:
+        name: label.
+        cycles: fewest and most repetitions.
+        period: shortest and longest cycle, seconds.
+        actor: {wave: {channel: amount}}, radians (metres for translations), written right-handed.
+        partner: the same for the second person, or None for an action of one.
+        sharpness: exponent of the bumps; above 1 is sudden.
+        side: which hand or foot: "right", "left", or "free" where the class is not about it.
+        distance: shortest and longest distance between the two persons' hips, metres.
+    """
+
+    name: str
+    cycles: tuple[int, int]
+    period: tuple[float, float]
+    actor: _Movement
+    partner: _Movement | None = None
+    sharpness: float = 1.0
+    side: str = "free"
+    distance: tuple[float, float] = (0.0, 0.0)
+
+
+_WAVING: _Movement = {
+    "hold": {"r_abduct": 1.3, "r_flex": 1.4, "r_elbow": 1.4},
+    "swing": {"r_elbow": 0.5, "r_wrist": 0.2},
+}
+_KICKING: _Movement = {
+    "beat": {"r_hip": 1.3, "bend": -0.2, "l_flex": 0.5, "l_knee": 0.15},
+    "first": {"r_knee": 1.1, "r_flex": -0.4},
+}
+_SHAKING: _Movement = {
+    "hold": {"r_flex": 0.7, "r_elbow": 0.75, "r_twist": 0.25, "bend": 0.1},
+    "swing": {"r_flex": 0.1, "r_elbow": 0.2},
+}
+_SLAPPING: _Movement = {
+    "beat": {"r_flex": 2.1, "r_elbow": 0.5, "r_abduct": 0.15, "bend": 0.1, "forward": 0.1}
+}
+_HUGGING: _Movement = {
+    "hold": {
+        "l_flex": 1.2, "l_abduct": 0.35, "l_elbow": 0.9, "l_twist": 0.8, "bend": 0.15,
+        "r_flex": 1.3, "r_abduct": 0.35, "r_elbow": 0.9, "r_twist": 0.8, "forward": 0.32,
+    }
+}  # fmt: skip
+
+ACTIONS = (
+    Action("wave_left", (2, 6), (0.5, 1.0), _WAVING, side="left"),
+    Action("wave_right", (2, 6), (0.5, 1.0), _WAVING, side="right"),
+    Action(
+        "clap",
+        (2, 8),
+        (0.4, 0.9),
+        {
+            "hold": {"l_flex": 0.8, "r_flex": 0.8, "l_elbow": 1.1, "r_elbow": 1.1},
+            "beat": {"l_twist": 0.6, "r_twist": 0.6},
+        },
+    ),
+    Action(
+        "rub_hands",
+        (2, 8),
+        (0.4, 0.9),
+        {
+            "hold": {
+                "l_flex": 0.6,
+                "r_flex": 0.6,
+                "l_elbow": 1.3,
+                "r_elbow": 1.3,
+                "l_twist": 0.6,
+                "r_twist": 0.6,
+            },
+            "swing": {"l_elbow": 0.25, "r_elbow": -0.25, "l_flex": 0.15, "r_flex": -0.15},
+        },
+    ),  # fmt: skip
+    Action(
+        "drink",
+        (1, 2),
+        (1.6, 3.2),
+        {"beat": {"r_flex": 0.75, "r_elbow": 2.2, "r_twist": 0.35, "nod": -0.35, "bend": -0.08}},
+        sharpness=0.6,
+    ),
+    Action(
+        "throw",
+        (1, 2),
+        (1.1, 2.0),
+        {
+            "first": {"r_abduct": 1.5, "r_flex": 0.9, "r_elbow": 1.7, "turn": 0.5, "bend": -0.15},
+            "second": {"r_flex": 1.5, "r_elbow": 0.3, "turn": -0.5, "bend": 0.4, "l_hip": 0.3},
+        },
+        sharpness=1.3,
+    ),
+    Action(
+        "punch",
+        (1, 4),
+        (0.5, 1.0),
+        {
+            "hold": {"l_flex": 0.5, "l_elbow": 1.8, "r_flex": 0.2, "r_elbow": 1.8},
+            "beat": {"r_flex": 1.2, "r_elbow": -1.6, "turn": -0.45, "forward": 0.08},
+        },
+        sharpness=1.5,
+    ),
+    Action("kick_left", (1, 3), (0.8, 1.5), _KICKING, sharpness=1.3, side="left"),
+    Action("kick_right", (1, 3), (0.8, 1.5), _KICKING, sharpness=1.3, side="right"),
+    Action(
+        "squat",
+        (1, 4),
+        (1.2, 2.4),
+        {
+            "beat": {
+                "l_hip": 1.4,
+                "r_hip": 1.4,
+                "l_knee": 1.9,
+                "r_knee": 1.9,
+                "bend": 0.5,
+                "l_flex": 0.9,
+                "r_flex": 0.9,
+            }
+        },
+    ),  # fmt: skip
+    Action(
+        "jump",
+        (1, 4),
+        (0.7, 1.2),
+        {
+            "first": {
+                "l_hip": 0.7,
+                "r_hip": 0.7,
+                "l_knee": 1.1,
+                "r_knee": 1.1,
+                "bend": 0.35,
+                "l_flex": -0.5,
+                "r_flex": -0.5,
+            },
+            "second": {"lift": 0.3, "l_flex": 1.2, "r_flex": 1.2},
+        },
+    ),  # fmt: skip
+    Action(
+        "bow",
+        (1, 2),
+        (1.6, 2.8),
+        {"beat": {"bend": 1.0, "nod": 0.4, "l_flex": 0.2, "r_flex": 0.2}},
+        sharpness=0.7,
+    ),
+    Action(
+        "walk_in_place",
+        (2, 8),
+        (0.8, 1.4),
+        {
+            "first": {"l_hip": 0.9, "l_knee": 1.2, "r_flex": 0.5, "l_flex": -0.3, "lean": 0.05},
+            "second": {"r_hip": 0.9, "r_knee": 1.2, "l_flex": 0.5, "r_flex": -0.3, "lean": -0.05},
+        },
+    ),
+    Action(
+        "turn_around",
+        (2, 4),
+        (0.6, 1.0),
+        {
+            "ramp": {"yaw": 2.5},
+            "first": {"r_hip": 0.3, "r_knee": 0.5},
+            "second": {"l_hip": 0.3, "l_knee": 0.5},
+        },
+    ),
+    Action("handshake", (2, 5), (0.4, 0.8), _SHAKING, _SHAKING, distance=(0.85, 1.0)),
+    Action("high_five", (1, 3), (0.8, 1.5), _SLAPPING, _SLAPPING, distance=(0.85, 1.05)),
+    Action(
+        "push",
+        (1, 3),
+        (1.0, 1.8),
+        {
+            "first": {"l_flex": 0.5, "r_flex": 0.5, "l_elbow": 1.7, "r_elbow": 1.7},
+            "second": {"l_flex": 1.4, "r_flex": 1.4, "bend": 0.2, "forward": 0.15},
+        },
+        {
+            "second": {
+                "forward": -0.3,
+                "bend": -0.2,
+                "l_abduct": 0.5,
+                "r_abduct": 0.5,
+                "l_hip": 0.3,
+                "l_knee": 0.4,
+            }
+        },
+        sharpness=1.2,
+        distance=(0.75, 0.9),
+    ),  # fmt: skip
+    Action("hug", (1, 1), (2.0, 4.0), _HUGGING, _HUGGING, distance=(0.95, 1.15)),
+)
+LABELS = tuple(action.name for action in ACTIONS)
+
+# How much each channel drifts: the root stays in place but turns about, the legs stand.
+_DRIFT = np.array([0.0 if c in _TRANSLATIONS else 6.0 if c == "yaw" else 1.0 for c in CHANNELS])
+
+# How people stand between actions, right-handed; a clip takes a share of one of them.
+_RESTS: tuple[dict[str, float], ...] = (
+    {},
+    {"l_flex": 0.3, "r_flex": 0.3, "l_elbow": 1.4, "r_elbow": 1.4, "l_twist": 0.6, "r_twist": 0.6},
+    {"r_abduct": 0.8, "r_elbow": 1.7, "r_twist": 0.9, "lean": 0.08},
+    {"l_flex": -0.4, "r_flex": -0.4, "l_elbow": 0.4, "r_elbow": 0.4},
+    {"r_flex": 0.5, "r_elbow": 1.9, "r_twist": 0.3},
+    {"r_hip": 0.25, "r_knee": 0.4, "r_spread": 0.15, "lean": -0.06},
+)
+
+
+def _row(amounts: dict[str, float]) -> np.ndarray:
+    """(channels,) from {channel: amount}."""
+    row = np.zeros(len(CHANNELS))
+    for channel, amount in amounts.items():
+        row[CHANNELS.index(channel)] = amount
+    return row
+
+
+def _movement_table() -> np.ndarray:
+    """(actions, 2 persons, waves, channels), radians or metres, right-handed."""
+    return np.array(
+        [
+            [[_row((role or {}).get(wave, {})) for wave in WAVES] for role in (a.actor, a.partner)]
+            for a in ACTIONS
+        ]
+    )
+
+
+_ROTATION_MAP = _rotation_map()
+_MOVEMENTS = _movement_table()
+_REST_TABLE = np.array([_row(rest) for rest in _RESTS])
+_HAS_PARTNER = np.array([action.partner is not None for action in ACTIONS])
+
+# --------------------------------------------------------------------------------------- sensor
+
+_CAMERA_YAWS = np.radians([0.0, 45.0, -45.0])  # cameras 1, 2, 3
+# Joints that a depth sensor loses together; it seldom loses the trunk.
+_LOSSES = ([6, 7, 21, 22], [10, 11, 23, 24], [21, 22], [23, 24], [14, 15], [18, 19], [15], [19],
+           [5, 6, 7, 21, 22], [9, 10, 11, 23, 24], [3])  # fmt: skip
+_JOINT_NOISE = np.ones(25)  # relative: hands and feet jitter most
+_JOINT_NOISE[[6, 10, 14, 18]] = 1.5
+_JOINT_NOISE[[7, 11, 15, 19, 21, 22, 23, 24]] = 2.2
+
+
+class Clip(NamedTuple):
+    """One recording as a sensor would give it, before normalisation.
+
+    Attributes:
+        skeleton: (T, 2, 25, 3) float32 metres in camera coordinates; lost joints and an absent
+            second person are zeros.
+        label: index in `LABELS`.
+        performer: 1 ... 40, the first person's.
+        camera: 1, 2 or 3.
+    """
+
+    skeleton: np.ndarray
+    label: int
+    performer: int
+    camera: int
+
+
+def generate(split: str, start: int, stop: int, seed: int = 0) -> Iterator[Clip]:
+    """Yields clips `start` to `stop` of a split, whatever the split's size.
+
+    Labels go round in `LABELS`' order. No more than one chunk of clips is held at a time.
+
+    Args:
+        split: "train" or "test"; their performers differ.
+        start: first clip.
+        stop: one past the last clip.
+        seed: of the whole data set; everything is a function of (seed, split, clip).
+
+    Raises:
+        KeyError: if there is no such split.
+    """
+    for chunk in range(start // CHUNK, -(-stop // CHUNK)):
+        clips = _generate_chunk(split, chunk, seed)
+        first = chunk * CHUNK
+        yield from clips[max(start - first, 0) : stop - first]
+
+
+def _generate_chunk(split: str, chunk: int, seed: int) -> list[Clip]:
+    """The `CHUNK` clips of one chunk; arrays below lay the clips' frames end to end."""
+    performers = PERFORMERS[split]
+    rng = np.random.default_rng([seed, list(PERFORMERS).index(split), chunk])
+    labels = (chunk * CHUNK + np.arange(CHUNK)) % len(LABELS)
+    cast = np.array(
+        [rng.choice(len(performers), 2, replace=False) for _ in range(CHUNK)]
+    )  # (clips, persons)
+    styles = [_performer(seed, performer) for performer in performers]
+    style = _Performer(*(np.stack(field)[cast] for field in zip(*styles, strict=True)))
+
+    timing = _draw_timing(rng, labels, style.tempo[:, 0])
+    clip_of_frame = np.repeat(np.arange(CHUNK), timing.frames)
+    frame = np.arange(len(clip_of_frame)) - np.repeat(
+        np.cumsum(timing.frames) - timing.frames, timing.frames
+    )
+
+    # The first person's hand decides: two who shake hands use the same one.
+    sides = np.array([ACTIONS[label].side for label in labels])
+    left = np.where(sides == "free", rng.random(CHUNK) < style.left_handed[:, 0], sides == "left")
+    persons = []
+    for person in range(2):
+        # A partner answers a little later: the same waveforms, shifted in time.
+        delay = rng.uniform(0.0, 0.2, CHUNK)[clip_of_frame] if person else 0.0
+        waves = _waveforms(timing, clip_of_frame, frame / FRAME_RATE - delay)
+        channels = _draw_channels(rng, labels, left, person, style, clip_of_frame, frame, waves)
+        bones = _OFFSETS * style.scale[:, person][:, _LIMB_OF_NODE, None]
+        persons.append(_forward_kinematics(channels, bones[clip_of_frame]))
+    body = np.stack(persons, axis=1)  # (frames, 2, 25, 3)
+
+    body, camera = _place_before_camera(rng, body, labels, clip_of_frame)
+    body += _sensor_noise(rng, body.shape, clip_of_frame)
+    body[~_HAS_PARTNER[labels][clip_of_frame], 1] = 0.0
+    body = body.astype(np.float32)
+    clips = np.split(body, np.cumsum(timing.frames)[:-1])
+    for clip in clips:
+        _lose_joints(rng, clip)
+    return [
+        Clip(clip, int(label), int(performers[who]), int(view))
+        for clip, label, who, view in zip(clips, labels, cast[:, 0], camera, strict=True)
+    ]
+
+
+class _Performer(NamedTuple):
+    """What a person keeps from clip to clip; in a chunk with leading axes (clips, persons)."""
+
+    scale: np.ndarray  # (limbs,) bone lengths relative to `_OFFSETS`
+    tempo: np.ndarray  # () factor on periods
+    left_handed: np.ndarray  # () probability of acting left-handed where the class allows it
+    gain: np.ndarray  # (waves, channels) factor on movements
+    posture: np.ndarray  # (channels,) radians, added at all times
+
+
+def _performer(seed: int, number: int) -> _Performer:
+    rng = np.random.default_rng([seed, 1000, number])
+    left_handed = rng.random() < 0.25
+    return _Performer(
+        scale=rng.normal(1.0, 0.07) * rng.normal(1.0, 0.05, len(_LIMBS)),
+        tempo=np.exp(rng.normal(0.0, 0.2)),
+        left_handed=np.array(0.9 if left_handed else 0.15),
+        gain=rng.uniform(0.75, 1.2) * rng.normal(1.0, 0.18, (len(WAVES), len(CHANNELS))),
+        posture=rng.normal(0.0, 0.06, len(CHANNELS)) * (np.arange(len(CHANNELS)) < len(_ROTATIONS)),
+    )
+
+
+class _Timing(NamedTuple):
+    """When the action happens in each clip; every field is (clips,)."""
+
+    frames: np.ndarray
+    onset: np.ndarray  # seconds from the first frame; negative: it is already under way
+    duration: np.ndarray  # seconds
+    cycles: np.ndarray
+    phase: np.ndarray  # of the swing, radians
+    skew: np.ndarray  # exponent of progress: the action speeds up or slows down
+    sharpness: np.ndarray
+
+
+def _draw_timing(rng: np.random.Generator, labels: np.ndarray, tempo: np.ndarray) -> _Timing:
+    actions = [ACTIONS[label] for label in labels]
+    cycles = rng.integers(*np.transpose([a.cycles for a in actions]), endpoint=True)
+    period = rng.uniform(*np.transpose([a.period for a in actions])) * tempo
+    idle_before, idle_after = rng.uniform(0.0, 3.0, (2, len(labels)))
+    longest = MAX_FRAMES / FRAME_RATE - idle_before - idle_after
+    cycles = np.maximum(1, np.minimum(cycles, longest // period))
+    duration = cycles * period
+    # One clip in four is cut out of the middle of the action rather than out of standing.
+    cut = rng.random(len(labels)) < 0.25
+    onset = np.where(cut, -rng.uniform(0.0, 0.2, len(labels)) * duration, idle_before)
+    frames = ((onset + duration + idle_after) * FRAME_RATE).astype(int)
+    return _Timing(
+        frames=frames.clip(MIN_FRAMES, MAX_FRAMES),
+        onset=onset,
+        duration=duration,
+        cycles=cycles,
+        phase=rng.uniform(0.0, 2 * np.pi, len(labels)),
+        skew=np.exp(rng.normal(0.0, 0.15, len(labels))),
+        sharpness=np.array([a.sharpness for a in actions])
+        * np.exp(rng.normal(0, 0.2, len(labels))),
+    )
+
+
+def _waveforms(timing: _Timing, clip_of_frame: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """(frames, waves): the waveforms of `WAVES` at `time`, seconds from each clip's first frame."""
+    of = _Timing(*(field[clip_of_frame] for field in timing))
+    progress = ((time - of.onset) / of.duration).clip(0.0, 1.0) ** of.skew
+    rise = np.minimum(0.4, 0.45 / of.duration)  # raising an arm takes about half a second
+    hold = _smooth_step(progress / rise) * _smooth_step((1.0 - progress) / rise)
+    turns = progress * of.cycles
+    cycle = turns % 1.0
+
+    def bump(place: np.ndarray) -> np.ndarray:
+        return np.sin(np.pi * place.clip(0.0, 1.0)) ** (2 * of.sharpness)
+
+    swing = hold * np.sin(2 * np.pi * turns + of.phase)
+    ramp = _smooth_step(progress)
+    return np.stack([hold, swing, bump(cycle), bump(2 * cycle), bump(2 * cycle - 1), ramp], axis=1)
+
+
+def _smooth_step(x: np.ndarray) -> np.ndarray:
+    x = x.clip(0.0, 1.0)
+    return x * x * (3 - 2 * x)
+
+
+def _draw_channels(
+    rng: np.random.Generator,
+    labels: np.ndarray,
+    left: np.ndarray,
+    person: int,
+    style: _Performer,
+    clip_of_frame: np.ndarray,
+    frame: np.ndarray,
+    waves: np.ndarray,
+) -> np.ndarray:
+    """(frames, channels) of one person: rest, movement and a slow drift.
+
+    `labels` and `left` (acts left-handed) are (clips,), `frame` is each frame's number within its
+    clip, `waves` is (frames, waves).
+    """
+    clips = len(labels)
+    movement = _MOVEMENTS[labels, person]  # (clips, waves, channels)
+    used = movement.any(axis=1)
+    limb_used = np.zeros((clips, _GROUP.max() + 1), bool)
+    for group in range(limb_used.shape[1]):
+        limb_used[:, group] = used[:, group == _GROUP].any(axis=1)
+    taken = limb_used[:, _GROUP].astype(float)  # (clips, channels)
+
+    gain = style.gain[:, person] * rng.normal(1.0, 0.22, movement.shape)
+    gain *= rng.uniform(0.7, 1.15, (clips, 1, 1))
+    movement = movement * gain
+    rest_before, rest_after = (_draw_rest(rng, clips) for _ in range(2))
+
+    drift_rate = rng.uniform(0.1, 0.5, (clips, len(CHANNELS))) * 2 * np.pi / FRAME_RATE
+    drift_start = rng.uniform(0.0, 2 * np.pi, (clips, len(CHANNELS)))
+    drift_size = rng.gamma(2.0, 0.025, (clips, len(CHANNELS))) * _DRIFT
+
+    def mirror(rows: np.ndarray) -> np.ndarray:
+        flip = left.reshape(-1, *[1] * (rows.ndim - 1))
+        return np.where(flip, (rows * _MIRROR_SIGN)[..., _MIRROR], rows)
+
+    taken = np.where(left[:, None], taken[:, _MIRROR], taken)
+    movement = mirror(movement)
+    # People shift to another resting pose at some time, whatever they are doing.
+    shift_time, shift_pace = rng.uniform(-1.0, 7.0, clips), rng.uniform(0.5, 1.5, clips)
+    shifted = _smooth_step(
+        (frame / FRAME_RATE - shift_time[clip_of_frame]) / shift_pace[clip_of_frame]
+    )[:, None]
+    rest = rest_before[clip_of_frame] * (1 - shifted) + rest_after[clip_of_frame] * shifted
+    drift = np.sin(frame[:, None] * drift_rate[clip_of_frame] + drift_start[clip_of_frame])
+    # During the action the limbs that it uses leave their resting pose.
+    channels = rest * (1 - waves[:, :1] * taken[clip_of_frame])
+    channels += style.posture[:, person][clip_of_frame] + drift * drift_size[clip_of_frame]
+    for wave in range(len(WAVES)):
+        channels += waves[:, wave, None] * movement[clip_of_frame, wave]
+    return channels
+
+
+def _draw_rest(rng: np.random.Generator, clips: int) -> np.ndarray:
+    """(clips, channels): a share of a random resting pose on either side."""
+    rest = _REST_TABLE[rng.integers(len(_RESTS), size=clips)] * rng.uniform(0.3, 1.3, (clips, 1))
+    return np.where(rng.random((clips, 1)) < 0.5, (rest * _MIRROR_SIGN)[:, _MIRROR], rest)
+
+
+def _forward_kinematics(channels: np.ndarray, bones: np.ndarray) -> np.ndarray:
+    """Joint positions, (frames, 25, 3) metres, the lowest foot `lift` above y = 0.
+
+    Args:
+        channels: (frames, channels) radians, the last three metres.
+        bones: (frames, nodes, 3) offset of every node from its parent, metres.
+    """
+    angles = (channels @ _ROTATION_MAP).reshape(len(channels), len(_BODY), 3)
+    turning = _ROTATION_MAP.reshape(-1, len(_BODY), 3).any(axis=(0, 2))
+    rotation, position = {}, {}
+    for node, (parent, _, _) in _BODY.items():
+        if parent < 0:
+            rotation[node] = _euler(angles[:, node])
+            position[node] = np.zeros((len(channels), 3))
+            continue
+        position[node] = position[parent] + np.einsum(
+            "fij,fj->fi", rotation[parent], bones[:, node]
+        )
+        rotation[node] = rotation[parent]
+        if turning[node]:
+            rotation[node] = rotation[parent] @ _euler(angles[:, node])
+    joints = np.stack([position[node] for node in range(25)], axis=1)
+
+    sideways, lift, forward = channels[:, -3:].T
+    ground = joints[:, [14, 15, 18, 19], _Y].min(axis=1)
+    # The lowest foot stands on the ground, whatever the legs do.
+    joints += np.stack([sideways, lift - ground, -forward], axis=1)[:, None]
+    return joints
+
+
+def _euler(angles: np.ndarray) -> np.ndarray:
+    """(n, 3, 3) = Rx Rz Ry of (n, 3) angles: twist about the bone, spread it, then raise it."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles).T, np.sin(angles).T
+    rows = [
+        [cz * cy, -sz, cz * sy],
+        [cx * sz * cy + sx * sy, cx * cz, cx * sz * sy - sx * cy],
+        [sx * sz * cy - cx * sy, sx * cz, sx * sz * sy + cx * cy],
+    ]
+    return np.moveaxis(np.array(rows), -1, 0)
+
+
+def _place_before_camera(
+    rng: np.random.Generator, body: np.ndarray, labels: np.ndarray, clip_of_frame: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Puts a partner opposite, turns the scene and moves it before a camera.
+
+    Returns:
+        (frames, 2, 25, 3) metres in camera coordinates, and (clips,) cameras 1 to 3.
+    """
+    clips = len(labels)
+    pair = _HAS_PARTNER[labels]
+    distance = rng.uniform(*np.transpose([ACTIONS[label].distance for label in labels]))
+    body[:, 1] *= [-1.0, 1.0, -1.0]  # half a turn: the two face each other
+    body[:, 1, :, 2] -= distance[clip_of_frame, None]
+
+    camera = rng.integers(len(_CAMERA_YAWS), size=clips)
+    # Single persons look at camera 1, pairs stand sideways to it, neither exactly.
+    facing = rng.normal(0.0, np.radians(20.0), clips)
+    facing += np.where(pair, np.pi / 2 * rng.choice([-1, 1], clips), 0.0)
+    pitch = rng.normal(np.radians(-8.0), np.radians(6.0), clips)
+    angles = np.stack([np.zeros(clips), facing + _CAMERA_YAWS[camera], np.zeros(clips)], axis=1)
+    tilt = np.stack([pitch, np.zeros(clips), np.zeros(clips)], axis=1)
+    turn = _euler(tilt) @ _euler(angles)
+    away = np.stack(
+        [
+            rng.normal(0.0, 0.3, clips),
+            rng.normal(-0.9, 0.15, clips),
+            rng.uniform(2.0, 4.2, clips),
+        ],
+        axis=1,
+    )
+    body = np.einsum("fij,fpvj->fpvi", turn[clip_of_frame], body, optimize=True)
+    return body + away[clip_of_frame, None, None], camera + 1
+
+
+def _sensor_noise(
+    rng: np.random.Generator, shape: tuple[int, ...], clip_of_frame: np.ndarray
+) -> np.ndarray:
+    """White noise plus noise that wanders over about a quarter of a second, metres."""
+    frames = shape[0]
+    spacing = 8
+    knots = rng.standard_normal((frames // spacing + 2, *shape[1:]), dtype=np.float32)
+    at, weight = np.divmod(np.arange(frames), spacing)
+    weight = (weight / spacing).astype(np.float32)[:, None, None, None]
+    wander = knots[at] * (1 - weight) + knots[at + 1] * weight
+    white = rng.standard_normal(shape, dtype=np.float32)
+    level = rng.uniform(0.5, 1.5, clip_of_frame[-1] + 1)[clip_of_frame]
+    scale = level[:, None, None, None] * _JOINT_NOISE[:, None]
+    return scale * (0.012 * wander + 0.004 * white)
+
+
+def _lose_joints(rng: np.random.Generator, clip: np.ndarray) -> None:
+    """Sets joints to zero, in place, for runs of frames; about half of the clips are spared."""
+    for _ in range(rng.poisson(0.8)):
+        joints = _LOSSES[rng.integers(len(_LOSSES))]
+        start = rng.integers(len(clip))
+        clip[start : start + rng.integers(3, 25), rng.integers(2), joints] = 0.0
