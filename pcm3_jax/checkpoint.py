@@ -2,23 +2,28 @@
 
 A workdir holds ``config.json`` and ``checkpoints/STEP/``; a checkpoint counts only once Orbax
 has renamed it to its final name, so an interrupted save leaves nothing that could be mistaken
-for one.
+for one.  Every array's checksum is saved beside it: Orbax notices missing and shortened files,
+but not a changed byte.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import logging
+import math
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.parallel import wait_for_all
 
 # What may change between two starts of one run without making it another run.
 FREE_KEYS = (
@@ -27,6 +32,7 @@ FREE_KEYS = (
     "data.stream_threads",
     "mapping",
     "log_every_steps",
+    "benchmark.steps",
     "checkpoint.every_epochs",
     "checkpoint.keep",
     "eval.batch_size",
@@ -49,27 +55,42 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """
     path = workdir / "config.json"
     ours = json.loads(config.to_json())
-    if path.exists():
-        theirs = _flat(read_config(workdir).to_dict())
-        wanted = _flat(ours)
-        differing = [
-            f"config.{key} (there {theirs.get(key)!r}, here {wanted.get(key)!r})"
-            for key in sorted(theirs.keys() | wanted.keys())
-            if key not in FREE_KEYS and theirs.get(key) != wanted.get(key)
-        ]
-        if differing:
-            raise UserError(
-                f"Workdir {workdir} belongs to a run with other settings: "
-                f"{', '.join(differing)}; choose another --workdir or those settings."
-            )
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise UserError(f"Workdir {workdir} is not empty and no run's: choose another --workdir.")
+    try:
+        # A kill while the claim was being written leaves its part only.
+        found = {entry.name for entry in workdir.iterdir()} - {_partial(path).name}
+    except FileNotFoundError:
+        found = set()
+    except OSError as error:
+        raise UserError(f"Workdir {workdir} cannot be read: {error.strerror}.") from error
+    if path.name in found:
+        _check_same_run(workdir, ours)
+    elif found:
+        raise UserError(
+            f"Workdir {workdir} is not empty, but holds no run ({path.name} is missing): choose "
+            "another --workdir."
+        )
+    # Nobody may write before everybody has looked.
+    wait_for_all("claim_workdir")
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             write_json(path, ours)
         except OSError as error:
             raise UserError(f"Workdir {workdir} cannot be written: {error.strerror}.") from error
+
+
+def _check_same_run(workdir: Path, ours: dict[str, Any]) -> None:
+    theirs, wanted = _flat(read_config(workdir).to_dict()), _flat(ours)
+    differing = [
+        f"config.{key} (there {theirs.get(key)!r}, here {wanted.get(key)!r})"
+        for key in sorted(theirs.keys() | wanted.keys())
+        if key not in FREE_KEYS and theirs.get(key) != wanted.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"Workdir {workdir} belongs to a run with other settings: "
+            f"{', '.join(differing)}; choose another --workdir or those settings."
+        )
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -89,38 +110,50 @@ def read_config(workdir: Path) -> ConfigDict:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file so that it is either the old one or the new one, never a part."""
-    partial = path.with_suffix(".partial")
+    partial = _partial(path)
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_suffix(".partial")
 
 
 class Checkpoints:
     """The checkpoints of one workdir: the last few, and the best by 1-NN accuracy."""
 
     def __init__(self, workdir: Path, keep: int) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every step it takes.
+        """Raises UserError where the metrics of a checkpoint cannot be read."""
         self.folder = (workdir / "checkpoints").absolute()
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(keep),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["knn_accuracy"],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy, cleanup_tmp_directories=True
+        for path in self.folder.glob("*/metrics/metrics"):
+            # Orbax would not say which one it is.
+            _readable(path.parents[1], functools.partial(_read_json, path))
+
+        def accuracy(metrics: dict[str, float]) -> float:
+            return metrics.get("knn_accuracy", -math.inf)
+
+        options = ocp.CheckpointManagerOptions(
+            # Without it Orbax does not store the metrics, and a restart forgets which is best.
+            best_fn=accuracy,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [
+                    checkpoint_managers.LatestN(keep),
+                    checkpoint_managers.BestN(
+                        get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
             ),
+            cleanup_tmp_directories=True,
         )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
         """Saves in the background; a step that is already saved is left alone."""
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+            items = ocp.args.Composite(
+                state=ocp.args.StandardSave(state), checksums=ocp.args.JsonSave(_checksums(state))
+            )
+            self._manager.save(step, args=items, metrics=metrics or {})
 
     def restore(self, template: Any) -> Any | None:
         """The last checkpoint laid out like ``template``, or None where there is none.
@@ -131,11 +164,17 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        return _readable(
-            self.folder / str(step),
-            lambda: self._manager.restore(step, args=ocp.args.StandardRestore(abstract)),
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, template)),
+            checksums=ocp.args.JsonRestore(),
         )
+
+        def restore() -> Any:
+            restored = self._manager.restore(step, args=items)
+            _check_sums(restored.state, restored.checksums)
+            return restored.state
+
+        return _readable(self.folder / str(step), restore)
 
     def close(self) -> None:
         """Waits for saves under way."""
@@ -156,25 +195,33 @@ def load_encoder(run: Path, config: ConfigDict, template: Any) -> Any:
     """
     theirs, ours = _flat(read_config(run).to_dict()), _flat(config.to_dict())
     differing = [
-        f"--config.{key}={theirs[key]}" for key in ENCODER_KEYS if theirs[key] != ours[key]
+        f"--config.{key}={theirs.get(key)}" for key in ENCODER_KEYS if theirs.get(key) != ours[key]
     ]
     if differing:
         raise UserError(
             f"The encoder in {run} was trained with other settings: add {' '.join(differing)}."
         )
-    folder = run / "checkpoints"
+    folder = (run / "checkpoints").absolute()
     steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
     if not steps:
-        raise UserError(f"There is no checkpoint in {folder}: finish the pretraining run first.")
-    item = folder.absolute() / str(max(steps)) / "default"
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        return _readable(
-            item.parent,
-            lambda: checkpointer.restore(
-                item, args=ocp.args.PyTreeRestore(abstract, partial_restore=True)
-            ),
+        raise UserError(
+            f"There is no checkpoint in {folder}: config.encoder must name the workdir of a "
+            "pretraining run that has saved one."
         )
+    # As NumPy arrays they are the same in every process, whatever devices they came from.
+    arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
+    path = folder / str(max(steps))
+
+    def restore() -> Any:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            variables = checkpointer.restore(
+                path / "state",
+                args=ocp.args.PyTreeRestore(template, arrays, partial_restore=True),
+            )
+        _check_sums(variables, _read_json(path / "checksums" / "metadata"))
+        return variables
+
+    return _readable(path, restore)
 
 
 def _readable(path: Path, restore: Callable[[], Any]) -> Any:
@@ -183,9 +230,27 @@ def _readable(path: Path, restore: Callable[[], Any]) -> Any:
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "no reason given")
         raise UserError(
-            f"Checkpoint {path} cannot be read ({type(error).__name__}: {reason[:200]}); move it "
-            "away to continue from the one before it."
+            f"Checkpoint {path} is damaged or of another layout ({type(error).__name__}: "
+            f"{reason[:100].rstrip(':.')}); move it away to continue from the one before it."
         ) from error
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """The CRC-32 of every leaf's bytes, by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(np.asarray(leaf).data)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _check_sums(tree: Any, checksums: dict[str, int]) -> None:
+    damaged = [path for path, crc in _checksums(tree).items() if checksums.get(path) != crc]
+    if damaged:
+        raise ValueError(f"the checksum of {damaged[0]} is wrong")
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:

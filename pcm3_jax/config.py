@@ -107,6 +107,8 @@ def default_config() -> ConfigDict:
     config.mapping = "pmap"
 
     config.log_every_steps = 50
+    # Steps that `python -m pcm3_jax.benchmark` times.
+    config.benchmark = ConfigDict({"steps": 10})
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 5
     config.checkpoint.keep = 2
@@ -141,6 +143,7 @@ def validate(config: ConfigDict) -> None:
         "linear.batch_size",
         "eval.batch_size",
         "log_every_steps",
+        "benchmark.steps",
         "checkpoint.every_epochs",
         "checkpoint.keep",
         "data.stream_threads",
@@ -170,7 +173,7 @@ def _validate_views(config: ConfigDict) -> None:
     _at_least(config, "views.frames", 2)
     _at_least(config, "data.max_frames", 2)
     for key in ("views.crop_ratio", "views.eval_train_crop_ratio"):
-        low, high = _leaf(config, key)
+        low, high = _pair(config, key)
         require(
             0 < low <= high <= 1, f"config.{key} is {(low, high)}, but must rise within (0, 1]."
         )
@@ -197,12 +200,12 @@ def _validate_views(config: ConfigDict) -> None:
         f"{'body parts' if views.mask_strategy == 'topology' else 'joints'}; "
         f"use a ratio from {1 / units:.2g} to 1.",
     )
-    low, high = views.mix_parts
+    low, high = _pair(config, "views.mix_parts")
     require(
         1 <= low <= high <= len(BODY_PARTS),
         f"config.views.mix_parts is {(low, high)}, but must rise within 1…{len(BODY_PARTS)}.",
     )
-    low, high = views.mix_blocks
+    low, high = _pair(config, "views.mix_blocks")
     blocks = views.frames // views.mix_block_frames
     require(
         1 <= low <= high <= blocks,
@@ -226,6 +229,10 @@ def _validate_method(config: ConfigDict) -> None:
         f"config.method.positives has {sorted(unknown)}, but only {POSITIVES} exist.",
     )
     require(
+        len(set(method.positives)) == len(method.positives),
+        f"config.method.positives is {method.positives}, but each may appear only once.",
+    )
+    require(
         bool(method.positives) or method.masked_prediction,
         "config.method.positives is empty and config.method.masked_prediction is False, which "
         "leaves nothing to train.",
@@ -244,6 +251,12 @@ def _leaf(config: ConfigDict, key: str):
     for part in key.split("."):
         config = config[part]
     return config
+
+
+def _pair(config: ConfigDict, key: str) -> tuple:
+    value = _leaf(config, key)
+    require(len(value) == 2, f"config.{key} is {value}, but must be two numbers, (low, high).")
+    return value
 
 
 def _choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:

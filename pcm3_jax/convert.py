@@ -22,12 +22,12 @@ _GRU_LEAVES = {
 # Axis along which a leaf of ours stacks the directions.
 _DIRECTION_AXIS = {"input_kernel": 1, "recurrent_kernel": 0, "input_bias": 0, "recurrent_bias": 0}
 _PROMPTS = {
-    "domain_prompt_intra": "base_prompt",
-    "domain_prompt_mask": "mask_prompt",
-    "domain_prompt_predict": "recons_prompt",
-    "domain_prompt_inter": "mix_prompt",
-    "task_prompt_contrast": "cl_prompt",
-    "task_prompt_predict": "mp_prompt",
+    "domain_intra": "base_prompt",
+    "domain_mask": "mask_prompt",
+    "domain_predict": "recons_prompt",
+    "domain_inter": "mix_prompt",
+    "task_contrast": "cl_prompt",
+    "task_predict": "mp_prompt",
 }
 
 
@@ -57,9 +57,9 @@ def params_from_torch(tensors: Mapping[str, np.ndarray], encoder: str = "encoder
         "gru": _gru(tensors, "recons_decoder.decoder", ("",)),
         "reconstruct": _dense(tensors, "recons_decoder.reconstruction"),
     }
-    for ours, theirs in _PROMPTS.items():
-        if theirs in tensors:
-            params[ours] = tensors[theirs].reshape(-1)
+    params["prompts"] = {
+        ours: tensors[theirs].reshape(-1) for ours, theirs in _PROMPTS.items() if theirs in tensors
+    }
     return params
 
 
@@ -74,14 +74,20 @@ def batch_stats_from_torch(tensors: Mapping[str, np.ndarray], encoder: str = "en
 def state_from_torch(tensors: Mapping[str, np.ndarray], template: TrainState) -> TrainState:
     """A training state from a whole PyTorch ``state_dict``; the optimizer starts afresh."""
     return template.replace(
-        # The program keeps prompts also where it does not use them.
-        params={k: v for k, v in params_from_torch(tensors).items() if k in template.params},
+        params=_like(template.params, params_from_torch(tensors)),
         batch_stats=batch_stats_from_torch(tensors),
         key_params=params_from_torch(tensors, "encoder_k"),
         key_batch_stats=batch_stats_from_torch(tensors, "encoder_k"),
         queue=np.ascontiguousarray(tensors["queue"].T),
         queue_pointer=np.int32(tensors["queue_ptr"].item()),
     )
+
+
+def _like(template, params):
+    """Leaves out what the template lacks: the program keeps prompts that it does not use."""
+    if not isinstance(template, Mapping):
+        return params
+    return {name: _like(template[name], params[name]) for name in template}
 
 
 def _dense(tensors, name):

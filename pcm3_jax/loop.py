@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from pcm3_jax.checkpoint import Checkpoints, write_json
 from pcm3_jax.errors import UserError
+from pcm3_jax.parallel import wait_for_all
 from pcm3_jax.telemetry import Telemetry
 
 # Steps that may be under way before the host looks at a loss.
@@ -68,7 +69,8 @@ def train(
     with _Sigterm() as sigterm:
         checkpoints = Checkpoints(workdir, schedule.keep_checkpoints)
         try:
-            state = checkpoints.restore(state) or state
+            restored = checkpoints.restore(state)
+            state = state if restored is None else restored
             first = int(state.step)
             telemetry = Telemetry(
                 workdir, first, schedule.total_steps, schedule.batch_size, jax.process_index() == 0
@@ -88,6 +90,7 @@ class _Run:
         self.schedule, self.workdir, self.sigterm = schedule, workdir, sigterm
         # (step, metrics) of steps whose loss the host has not looked at yet.
         self.pending: collections.deque = collections.deque()
+        # Seconds spent waiting for input since the last logged step.
         self.waited = 0.0
 
     def steps(self, state, step_function, batches, first):
@@ -110,15 +113,18 @@ class _Run:
             if last or (rest == 0 and _due(epoch, schedule.evaluate_every_epochs)):
                 self._look(state, 0)
                 evaluation = knn = self.evaluate(state)
-                self.telemetry.log(step, {"epoch": epoch, **knn})
+                self.telemetry.log_evaluation(step, {"epoch": epoch, **knn})
             if last or (rest == 0 and _due(epoch, schedule.checkpoint_every_epochs)):
-                self._look(state, 0)
-                self.checkpoints.save(step, state, knn)
+                self._save(step, state, knn)
             if not last and self.sigterm.reached(step):
-                self._look(state, 0)
-                self.checkpoints.save(step, state)
+                self._save(step, state, knn)
                 raise Preempted(f"SIGTERM: saved step {step}; the same command continues.")
         return state, evaluation
+
+    def _save(self, step: int, state, knn: dict[str, float] | None) -> None:
+        # Steps count as done once they are checked and logged.
+        self._look(state, 0)
+        self.checkpoints.save(step, state, knn)
 
     def _look(self, state, lag: int) -> None:
         """Reads the losses of all but the last ``lag`` steps; logs and checks them."""
@@ -128,9 +134,9 @@ class _Run:
             if not math.isfinite(loss) or not math.isfinite(float(metrics["gradient_norm"])):
                 self._fail(step, jax.device_get(metrics), state)
             if step % self.schedule.log_every_steps == 0:
-                values = {name: float(value) for name, value in metrics.items()}
-                clock = self.telemetry.rate(step)
-                self.telemetry.log(step, values | clock)
+                values = {"loss": loss} | {name: float(v) for name, v in metrics.items()}
+                self.telemetry.log_training(step, values, self.waited)
+                self.waited = 0.0
 
     def _fail(self, step: int, metrics, state) -> None:
         """Saves what reproduces a step that was not finite, and says so."""
@@ -140,17 +146,21 @@ class _Run:
         if jax.process_index() == 0:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
+            # As strings: JSON has no infinity.
             write_json(
-                folder / "metrics.json", {"step": step, **{k: str(v) for k, v in values.items()}}
+                folder / "metrics.json", {"step": step} | {k: str(v) for k, v in values.items()}
             )
-        # The step function leaves a state alone from a non-finite step on.
+            # With its configuration the folder is a workdir, whose next step is the bad one.
+            shutil.copy(self.workdir / "config.json", folder)
+        wait_for_all("failure")
         failed = Checkpoints(folder, keep=1)
+        # The step function leaves a state alone from a non-finite step on.
         failed.save(step - 1, state)
         failed.close()
         raise UserError(
             f"Step {step} is not finite ({', '.join(bad)}): the state before it is saved in "
-            f"{folder}, and the last good checkpoint is untouched; lower "
-            "config.optimizer.learning_rate, or check the data of that step."
+            f"{folder}, where the same command with that --workdir repeats the step; try a lower "
+            "config.optimizer.learning_rate in another --workdir, or check the data."
         )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pcm3_jax.errors import UserError
 
@@ -29,20 +30,21 @@ class Devices:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.count = jax.device_count()
-        self._mesh = jax.make_mesh((self.count,), (AXIS,), axis_types=(AxisType.Auto,))
+        # In the order of the processes, as `jax.pmap` has it and `local_rows` counts them;
+        # `jax.make_mesh` may choose another, to suit the wiring.
+        devices = sorted(jax.devices(), key=lambda device: device.process_index)
+        self._mesh = Mesh(np.array(devices), (AXIS,))
 
-    def local_rows(self, batch_size: int) -> np.ndarray:
-        """Positions in a global batch that this process feeds, in order of its devices.
-
-        Raises:
-          UserError: the batch does not divide over the devices.
-        """
+    def check_divides(self, key: str, batch_size: int) -> None:
+        """Raises a `UserError` unless the batch of a configuration key divides over the devices."""
         if batch_size % self.count:
             raise UserError(
-                f"A batch of {batch_size} does not divide over {self.count} devices; choose a "
-                f"multiple of {self.count} for config.optimizer.batch_size and "
-                "config.eval.batch_size."
+                f"config.{key} is {batch_size}, which does not divide over {self.count} devices; "
+                f"choose a multiple of {self.count}."
             )
+
+    def local_rows(self, batch_size: int) -> np.ndarray:
+        """Positions in a global batch that this process feeds, in order of its devices."""
         local = batch_size // jax.process_count()
         return np.arange(local) + jax.process_index() * local
 
@@ -71,15 +73,21 @@ class Devices:
           donate: whether the first argument's memory may be reused.
         """
         donated = 0 if donate else ()
+        everywhere, dealt = PartitionSpec(), PartitionSpec(AXIS)
         if self.kind == "pmap":
-            return jax.pmap(
+            mapped = jax.pmap(
                 function,
                 axis_name=AXIS,
                 in_axes=(None, 0 if frames_sharded else None, 0),
                 out_axes=None,
                 donate_argnums=donated,
             )
-        everywhere, dealt = PartitionSpec(), PartitionSpec(AXIS)
+            if jax.process_count() == 1:
+                return mapped
+            # Between processes `jax.pmap` returns arrays of the own devices only.
+            return lambda *args: multihost_utils.host_local_array_to_global_array(
+                mapped(*args), self._mesh, everywhere
+            )
         mapped = jax.shard_map(
             function,
             mesh=self._mesh,
@@ -89,3 +97,8 @@ class Devices:
             check_vma=False,
         )
         return jax.jit(mapped, donate_argnums=donated)
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process has come to the point of that name."""
+    multihost_utils.sync_global_devices(name)

@@ -81,7 +81,7 @@ def update(
     gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     if model.axis_name is not None:
         gradients, metrics = lax.pmean((gradients, metrics), model.axis_name)
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     healthy = state.healthy & jnp.isfinite(metrics["loss"] + metrics["gradient_norm"])
 
     def advance(_):

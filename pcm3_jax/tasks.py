@@ -44,6 +44,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> Results:
     devices = Devices(config.mapping)
     train_split, test_split = read_splits(config, devices)
     optimizer_config = config.optimizer
+    devices.check_divides("optimizer.batch_size", optimizer_config.batch_size)
     sampler = feed.Sampler(len(train_split), optimizer_config.batch_size, config.seed)
     model = build_model(config, AXIS)
     optimizer = build_optimizer(config, sampler.steps_per_epoch)
@@ -84,8 +85,8 @@ def retrieval(config: ConfigDict, workdir: Path) -> Results:
     """1-NN accuracy of an encoder (Table 3)."""
     del workdir
     devices = Devices(config.mapping)
-    train_split, test_split = read_splits(config, devices)
     embedder, variables = _encoder(config, devices)
+    train_split, test_split = read_splits(config, devices)
     return {"knn_accuracy": _knn(embedder, variables, train_split, test_split)}
 
 
@@ -93,8 +94,8 @@ def linear_eval(config: ConfigDict, workdir: Path) -> Results:
     """Accuracy of a linear classifier on a frozen encoder (Table 1)."""
     del workdir
     devices = Devices(config.mapping)
-    train_split, test_split = read_splits(config, devices)
     embedder, variables = _encoder(config, devices)
+    train_split, test_split = read_splits(config, devices)
     crops = config.linear.cached_crops or config.linear.epochs
     # With cached crops every crop is encoded once; else this holds nothing worth keeping.
     cache = functools.lru_cache(maxsize=crops if config.linear.cached_crops else 1)
@@ -120,13 +121,19 @@ TASKS = {"pretrain": pretrain, "retrieval": retrieval, "linear_eval": linear_eva
 def _encoder(config: ConfigDict, devices: Devices) -> tuple[Embedder, Any]:
     """The encoder to evaluate: of the run ``config.encoder``, or random where that is ""."""
     model = build_model(config)
-    params, batch_stats = init_variables(model, jax.random.key(config.seed))
-    variables = {
-        "params": {"encoder": params["encoder"]},
-        "batch_stats": {"encoder": batch_stats["encoder"]},
-    }
+
+    def random_encoder() -> Any:
+        params, batch_stats = init_variables(model, jax.random.key(config.seed))
+        return {
+            "params": {"encoder": params["encoder"]},
+            "batch_stats": {"encoder": batch_stats["encoder"]},
+        }
+
     if config.encoder:
-        variables = load_encoder(Path(config.encoder), config, variables)
+        template = jax.eval_shape(random_encoder)
+        variables = load_encoder(Path(config.encoder), config, template)
+    else:
+        variables = random_encoder()
     return Embedder(model, devices, config), variables
 
 

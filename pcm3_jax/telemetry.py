@@ -25,6 +25,7 @@ class Telemetry:
         self._batch_size = batch_size
         self._total = total_steps
         self._clock = (time.perf_counter(), first_step)
+        self._bar = None
         if not active:
             return
         path = workdir / "metrics.jsonl"
@@ -33,10 +34,10 @@ class Telemetry:
         partial.write_text("".join(kept))
         partial.replace(path)
         self._file = path.open("a", buffering=1)
+        # A kill loses the last seconds of events, but no line of metrics.jsonl.
         self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1
+            str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=10
         )
-        self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=total_steps * batch_size,
@@ -48,30 +49,52 @@ class Telemetry:
 
     def advance(self) -> None:
         """Moves the progress bar by one step."""
-        if self._active and self._bar is not None:
+        if self._bar is not None:
             self._bar.update(self._batch_size)
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Records values of a step taken, and shows them."""
+    def log_training(self, step: int, metrics: dict[str, float], waited: float) -> None:
+        """Records a training step's metrics, and the pace since the last one recorded.
+
+        Args:
+          metrics: at least "loss".
+          waited: seconds since then in which no step could start for lack of input.
+        """
+        now, (then, last) = time.perf_counter(), self._clock
+        self._clock = (now, step)
+        seconds = max(now - then, 1e-9)
+        rate = (step - last) * self._batch_size / seconds
+        left = (self._total - step) * self._batch_size / rate
+        pace = {
+            "samples_per_second": rate,
+            "seconds_left": left,
+            "input_wait_share": waited / seconds,
+        }
+        self._record(step, metrics | pace)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {metrics['loss']:.4g}")
+        else:
+            left = tqdm.format_interval(left)
+            self._print(step, metrics, f"  {rate:.4g} samples/s  {left} left")
+
+    def log_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Records what an evaluation after a step has found."""
+        self._record(step, metrics)
+        self._print(step, metrics)
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
         if not self._active:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        shown = {name: f"{value:.4g}" for name, value in values.items()}
-        if self._bar is not None:
-            self._bar.set_postfix(shown)
-        else:
-            text = "  ".join(f"{name} {value}" for name, value in shown.items())
-            print(f"step {step}/{self._total}  {text}", flush=True)
 
-    def rate(self, step: int) -> dict[str, float]:
-        """Samples a second since the last call, and the seconds left at that rate."""
-        now, (then, last) = time.perf_counter(), self._clock
-        self._clock = (now, step)
-        rate = (step - last) * self._batch_size / max(now - then, 1e-9)
-        left = (self._total - step) * self._batch_size / max(rate, 1e-9)
-        return {"samples_per_second": rate, "seconds_left": left}
+    def _print(self, step: int, metrics: dict[str, float], pace: str = "") -> None:
+        if not self._active:
+            return
+        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        # Above the bar, where there is one.
+        with tqdm.external_write_mode(sys.stdout):
+            print(f"step {step}/{self._total}  {text}{pace}", flush=True)
 
     def close(self) -> None:
         if self._active:

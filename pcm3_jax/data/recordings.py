@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -70,15 +71,19 @@ def read(
     Raises:
       UserError: it is not there, or holds a sequence that cannot be used.
     """
-    builder = _builder(name, data_dir)
-    if split not in builder.info.splits:
+    folder = _folder(name, data_dir)
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        splits = sorted(builder.info.splits)
+        source = builder.as_data_source(split) if split in splits else None
+    except Exception as error:
+        raise _damaged(folder, error) from error
+    if source is None:
         raise UserError(
-            f"Data set {name!r} in {data_dir} has no split {split!r}; it has "
-            f"{sorted(builder.info.splits)}."
+            f"Data set {name!r} in {data_dir} has no split {split!r}; it has {splits}."
         )
-    source = builder.as_data_source(split)
     frames, length, label, names = [], [], [], []
-    for example in source:
+    for example in _examples(source, folder):
         skeleton = example["skeleton"][:max_frames]
         sequence = example["name"].decode()
         _check(skeleton, f"Sequence {sequence!r} of {name!r} ({split}) in {data_dir}")
@@ -101,7 +106,22 @@ def read(
     )
 
 
-def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+def _examples(source: Sequence[dict], folder: Path) -> Iterator[dict]:
+    try:
+        yield from source
+    except Exception as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    reason = next(iter(str(error).strip().splitlines()), "no reason given")
+    return UserError(
+        f"The data set in {folder} cannot be read ({type(error).__name__}: {reason[:100]}); "
+        "delete the folder and build it again."
+    )
+
+
+def _folder(name: str, data_dir: str) -> Path:
     root = Path(data_dir).expanduser() / name
     # "name/version" or, where the data set has configurations, "name/config/version".
     found = sorted(root.glob("*/dataset_info.json")) or sorted(root.glob("*/*/dataset_info.json"))
@@ -118,7 +138,7 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
             f"Data set {name!r} in {data_dir} has several configurations: set config.data.name "
             f"to one of {options}."
         )
-    return tfds.builder_from_directory(str(max(folders)))
+    return max(folders)
 
 
 def _check(skeleton: np.ndarray, what: str) -> None:

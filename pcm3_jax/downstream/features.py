@@ -21,9 +21,12 @@ class Embedder:
     """Features (S, 2H) of a split's sequences under the central or random crops."""
 
     def __init__(self, model: PCM3, devices: Devices, config: ConfigDict) -> None:
+        """Raises UserError if config.eval.batch_size does not divide over the devices."""
+        devices.check_divides("eval.batch_size", config.eval.batch_size)
         self._devices = devices
         self._config = config
-        self._model = model
+        # Features take no prompts (§3.4), so that an encoder alone will do.
+        self._model = model.clone(domain_prompts=False, task_prompts=False)
         self._mapped: dict[tuple[bool, bool], Callable] = {}
 
     def central(self, variables: Any, recordings: Recordings) -> np.ndarray:

@@ -14,6 +14,7 @@ What happens in one forward pass of the query side (method sections in brackets)
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import flax.linen as nn
 import flax.struct
@@ -73,6 +74,41 @@ class QueryOutputs:
     reconstruction: jax.Array | None
 
 
+class Prompts(nn.Module):
+    """The trainable prompts (§3.4); a kind that is switched off has no parameters.
+
+    A prompt without use must not exist: weight decay would move it.
+    """
+
+    width: int
+    domain: bool
+    task: bool
+
+    def setup(self) -> None:
+        domain_init = symmetric_uniform((6 / (2 * FEATURES)) ** 0.5)
+        task_init = symmetric_uniform((6 / (2 * self.width + 1)) ** 0.5)
+        if self.domain:
+            self.domains = {
+                name: self.param(f"domain_{name}", domain_init, (FEATURES,)) for name in POSITIVES
+            }
+        if self.task:
+            self.tasks = {
+                name: self.param(f"task_{name}", task_init, (2 * self.width,))
+                for name in ("contrast", "predict")
+            }
+
+    def of_domains(self, names: Iterable[str]) -> jax.Array | None:
+        """Domain prompts (P, 150) of the views named, or None."""
+        return jnp.stack([self.domains[name] for name in names]) if self.domain else None
+
+    def of_task(self, name: str, offset: jax.Array, hidden: int) -> jax.Array | None:
+        """A task prompt on r channels from ``offset`` of each direction: (2H,), or None."""
+        if not self.task:
+            return None
+        halves = self.tasks[name].reshape(2, self.width)
+        return lax.dynamic_update_slice(jnp.zeros((2, hidden)), halves, (0, offset)).reshape(-1)
+
+
 class PCM3(nn.Module):
     """Network of PCM³; the key encoder is the same module applied to other parameters.
 
@@ -120,19 +156,7 @@ class PCM3(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
-        # Parameters exist only where they are used: weight decay would move the others.
-        domain_init = symmetric_uniform((6 / (2 * FEATURES)) ** 0.5)
-        task_init = symmetric_uniform((6 / (2 * self.prompt_width + 1)) ** 0.5)
-        if self.domain_prompts:
-            self.domain_prompt = {
-                name: self.param(f"domain_prompt_{name}", domain_init, (FEATURES,))
-                for name in POSITIVES
-            }
-        if self.task_prompts:
-            self.task_prompt = {
-                name: self.param(f"task_prompt_{name}", task_init, (2 * self.prompt_width,))
-                for name in ("contrast", "predict")
-            }
+        self.prompts = Prompts(self.prompt_width, self.domain_prompts, self.task_prompts)
 
     def query(self, views: QueryViews, offsets: PromptOffsets) -> QueryOutputs:
         """Embeds the positives and predicts the masked cells (Eq. 4, 5).
@@ -198,9 +222,7 @@ class PCM3(nn.Module):
         self, views: dict[str, jax.Array]
     ) -> tuple[dict[str, jax.Array], dict[str, Moments]]:
         """Encodes {name: (N, T, 150)} in one scan: features {name: (T, N, 2H)}, moments."""
-        prompts = None
-        if self.domain_prompts:
-            prompts = jnp.stack([self.domain_prompt[name] for name in views])
+        prompts = self.prompts.of_domains(views)
         features, moments = self.encoder(jnp.stack(list(views.values())), prompts)
         return (
             {name: features[:, i] for i, name in enumerate(views)},
@@ -221,21 +243,14 @@ class PCM3(nn.Module):
         passes = [features]
         if "predict" in self.positives and self.contrast_guides_decoder:
             passes.append(lax.stop_gradient(features))
-        prompt = None
-        if self.task_prompts:
-            prompt = self._on_channels(self.task_prompt["predict"], offsets.decoder)
+        prompt = self.prompts.of_task("predict", offsets.decoder, self.hidden)
         frames, moments = self.decoder(jnp.stack(passes, axis=1), prompt)
         predicted = frames[1] if len(passes) == 2 else lax.stop_gradient(frames[0])
         return frames[0], predicted, moments
 
     def _project(self, features: jax.Array, offset: jax.Array) -> jax.Array:
         feature = self.encoder.sequence_feature(features)
-        if self.task_prompts:
-            feature = feature + self._on_channels(self.task_prompt["contrast"], offset)
+        prompt = self.prompts.of_task("contrast", offset, self.hidden)
+        if prompt is not None:
+            feature = feature + prompt
         return self.projector(feature)
-
-    def _on_channels(self, prompt: jax.Array, offset: jax.Array) -> jax.Array:
-        """Places a task prompt (2r,) on r channels of each direction: (2H,)."""
-        channels = jnp.zeros((2, self.hidden))
-        halves = prompt.reshape(2, self.prompt_width)
-        return lax.dynamic_update_slice(channels, halves, (0, offset)).reshape(-1)

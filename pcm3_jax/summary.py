@@ -1,0 +1,84 @@
+"""Prints one table of finished runs: python -m pcm3_jax.summary WORKDIR [WORKDIR …]
+
+Runs that differ in their seed alone share a row: mean ± standard deviation over them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from pcm3_jax.checkpoint import read_config
+from pcm3_jax.errors import UserError
+
+# Metrics shown, in per cent, and their columns.
+COLUMNS = {
+    "knn_accuracy": "1-NN (%)",
+    "top1": "linear (%)",
+    "ridge_accuracy": "ridge (%)",
+}
+
+
+def encoder_name(config: ConfigDict) -> str:
+    """What a run measured."""
+    if config.task == "baseline":
+        return "raw coordinates"
+    return "pretrained encoder" if config.encoder else "random encoder"
+
+
+def table(workdirs: list[Path]) -> str:
+    """A Markdown table of the evaluations among the runs; runs without results are left out.
+
+    Raises:
+      UserError: none of them is a finished evaluation.
+    """
+    values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for workdir in workdirs:
+        path = workdir / "results.json"
+        if not path.exists():
+            continue
+        config, results = read_config(workdir), json.loads(path.read_text())
+        if config.task == "pretrain":
+            continue
+        row = values[config.data.name, encoder_name(config)]
+        for metric in COLUMNS:
+            if metric in results:
+                row[metric].append(100 * results[metric])
+    if not values:
+        raise UserError(f"There is no finished evaluation in {', '.join(map(str, workdirs))}.")
+    lines = [
+        f"| data set | encoder | {' | '.join(COLUMNS.values())} | runs |",
+        f"| --- | --- |{' ---: |' * len(COLUMNS)} ---: |",
+    ]
+    order = ["raw coordinates", "random encoder", "pretrained encoder"]
+    for (data, encoder), row in sorted(values.items(), key=lambda v: order.index(v[0][1])):
+        cells = [_cell(row[metric]) for metric in COLUMNS]
+        runs = max(map(len, row.values()))
+        lines.append(f"| {data} | {encoder} | {' | '.join(cells)} | {runs} |")
+    return "\n".join(lines)
+
+
+def _cell(numbers: list[float]) -> str:
+    if not numbers:
+        return "–"
+    mean = f"{statistics.mean(numbers):.1f}"
+    return f"{mean} ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else mean
+
+
+def main() -> None:
+    """Prints the table of the workdirs on the command line."""
+    try:
+        if len(sys.argv) < 2:
+            raise UserError("Name the workdirs: python -m pcm3_jax.summary WORKDIR [WORKDIR …].")
+        print(table([Path(argument) for argument in sys.argv[1:]]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from pcm3_jax import benchmark
+from pcm3_jax.config import default_config
+
+
+def test_arithmetic_of_the_published_network():
+    # One encoder pass of a 64-frame sequence costs 5.75 GFLOP, a step about 75 GFLOP a sample
+    # besides the decoder.
+    config = default_config()
+    assert benchmark.encoder_flops(config) == pytest.approx(5.75e9, rel=2e-3)
+    assert benchmark.step_flops(config) == pytest.approx(
+        13 * benchmark.encoder_flops(config) + 6 * benchmark.decoder_flops(config), rel=4e-3
+    )
+
+
+def test_switched_off_branches_are_not_counted():
+    config = default_config()
+    whole = benchmark.step_flops(config)
+    config.method.contrast_guides_decoder = False
+    without_second_decoding = benchmark.step_flops(config)
+    assert whole - without_second_decoding == 3 * benchmark.decoder_flops(config)
+    config.method.positives = ()
+    only_masked = benchmark.step_flops(config)
+    assert only_masked == 3 * (benchmark.encoder_flops(config) + benchmark.decoder_flops(config))
+
+
+def test_a_run_writes_its_figures(tmp_path):
+    config = default_config()
+    config.model.update(hidden=8, decoder_hidden=8, prompt_width=2, layers=1)
+    config.method.queue_size = 16
+    config.optimizer.batch_size = 4
+    config.benchmark.steps = 2
+    figures = benchmark.benchmark(config, tmp_path)
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == figures
+    assert figures["step_seconds_min"] <= figures["step_seconds"] <= figures["step_seconds_max"]
+    rate = figures["gflop_per_second_per_device"]
+    assert rate == pytest.approx(
+        figures["gflop_per_sample"] * figures["samples_per_second_per_device"]
+    )
+    assert 0 <= figures["input_wait_share"] < 1
+    assert figures["peak_memory_gb"] > 0

@@ -1,0 +1,89 @@
+"""Settings and small cases that tests share."""
+
+import functools
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+from pcm3_jax.config import default_config
+from pcm3_jax.models.pcm3 import PromptOffsets, QueryViews
+from pcm3_jax.views.pipeline import Views
+from tests.running import Program
+from tfds_builders import build
+
+# The same examples in every run; the first of a shape compiles, so no deadline an example.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session")
+def quick_jit():
+    """`jax.jit` with XLA's optimiser off: for programs that compile longer than they run."""
+    return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture
+def small_config():
+    """The default configuration in the smallest sizes that still have every part."""
+    config = default_config()
+    config.views.frames = 16
+    config.views.min_crop_frames = 16
+    config.views.mask_clip_frames = 4
+    config.views.mix_blocks = (1, 3)
+    config.model.hidden = 6
+    config.model.layers = 1
+    config.model.projection = 5
+    config.model.decoder_hidden = 7
+    config.model.decoder_layers = 1
+    config.model.prompt_width = 2
+    config.method.queue_size = 11
+    config.optimizer.batch_size = 4
+    return config
+
+
+@pytest.fixture
+def random_views():
+    """Makes views, and offsets of the task prompts, for a configuration."""
+
+    def make(config, seed: int = 0) -> tuple[Views, PromptOffsets]:
+        rng = np.random.default_rng(seed)
+        rows, frames = config.optimizer.batch_size, config.views.frames
+        poses = rng.normal(size=(4, rows, frames, 2, 25, 3)).astype(np.float32)
+        visible = np.ones((frames, 2, 25), np.float32)
+        visible[:, 0] = rng.random((frames, 25)) < 0.5
+        query = QueryViews(poses[0], poses[1], visible, poses[2])
+        partner = (np.arange(rows) + 1) % rows
+        room = config.model.hidden - config.model.prompt_width
+        offsets = PromptOffsets(*rng.integers(0, room, len(PromptOffsets.names()), np.int32))
+        return Views(query, poses[3], partner, np.float32(0.3)), offsets
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Holds ``synthetic_skeletons/n64x32``: 64 training and 32 test sequences."""
+    folder = tmp_path_factory.mktemp("data")
+    build.build("synthetic_skeletons/n64x32", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory, data_dir):
+    """The program with a small configuration: 24 steps in 6 epochs."""
+    return Program(tmp_path_factory.mktemp("program"), data_dir)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, program):
+    """The workdir of an uninterrupted pretraining run, and what it printed."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, program.run(workdir)
+
+
+@pytest.fixture
+def run_config(program):
+    """The configuration of ``program``, to change and use in this process."""
+    return program.config()

@@ -1,0 +1,155 @@
+"""Reading built data sets, and what is said of those that cannot be used."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from etils import epath
+
+from pcm3_jax.data import recordings
+from pcm3_jax.errors import UserError
+from pcm3_jax.parallel import Devices
+from tfds_builders.skeleton_builder import Shard, SkeletonBuilder
+
+NAME = "synthetic_skeletons/n64x32"
+
+
+class Handmade(SkeletonBuilder):
+    """Writes sequences as they are given, whatever is wrong with them."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    LABELS = ("wave", "bow")
+    # Where TFDS looks for a description; there is none.
+    pkg_dir_path = epath.Path(__file__).parent
+
+    def __init__(self, sequences, **kwargs):
+        self._sequences = sequences
+        super().__init__(**kwargs)
+
+    def _shards(self):
+        def examples():
+            for index, skeleton in enumerate(self._sequences):
+                name = f"clip{index}"
+                yield (
+                    name,
+                    {
+                        "skeleton": skeleton.astype(np.float32),
+                        "label": index % 2,
+                        "name": name,
+                        "subject": 0,
+                        "camera": 0,
+                        "setup": 0,
+                        "num_frames": len(skeleton),
+                    },
+                )
+
+        return {"train": [Shard(examples, len(self._sequences))]}
+
+
+def write(folder, sequences) -> None:
+    """Writes a data set "handmade" with a split "train"."""
+    builder = Handmade(sequences, data_dir=folder)
+    builder.download_and_prepare(download_dir=str(folder / "downloads"))
+
+
+def read(data_dir, name=NAME, split="train", max_frames=300, resident=True):
+    devices = Devices("pmap")
+    return recordings.read(name, str(data_dir), split, max_frames, devices, resident=resident)
+
+
+def noise(length: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(length, 2, 25, 3))
+
+
+def test_frames_are_packed_without_padding(tmp_path):
+    sequences = [noise(length, length) for length in (5, 2, 9)]
+    write(tmp_path, sequences)
+    split = read(tmp_path, "handmade")
+    assert len(split) == 3
+    assert split.length.tolist() == [5, 2, 9]
+    assert split.start.tolist() == [0, 5, 7]
+    assert split.label.tolist() == [0, 1, 0]
+    assert split.classes == ["wave", "bow"]
+    assert split.name == ["clip0", "clip1", "clip2"]
+    np.testing.assert_array_equal(split.frames, np.concatenate(sequences).astype(np.float32))
+
+
+def test_long_recordings_are_cut(tmp_path):
+    sequences = [noise(9), noise(3)]
+    write(tmp_path, sequences)
+    split = read(tmp_path, "handmade", max_frames=4)
+    assert split.length.tolist() == [4, 3]
+    np.testing.assert_array_equal(split.frames[:4], sequences[0][:4].astype(np.float32))
+
+
+def test_both_ways_of_reading_hold_the_same(data_dir):
+    resident, streamed = read(data_dir), read(data_dir, resident=False)
+    assert streamed.frames is None
+    np.testing.assert_array_equal(resident.length, streamed.length)
+    np.testing.assert_array_equal(resident.label, streamed.label)
+    ids = np.array([63, 0, 7])
+    padded = streamed.padded(ids)
+    assert padded.shape == (3, 300, 2, 25, 3)
+    for row, i in enumerate(ids):
+        start, length = resident.start[i], resident.length[i]
+        frames = resident.frames[start : start + length]
+        np.testing.assert_array_equal(padded[row, :length], frames)
+        assert not padded[row, length:].any()
+
+
+@pytest.mark.parametrize(
+    ("sequence", "complaint"),
+    [
+        (noise(0), "has 0 frames; a sequence needs at least 2"),
+        (noise(1), "has 1 frames; a sequence needs at least 2"),
+        (np.where(np.arange(5)[:, None, None, None] == 3, np.nan, noise(5)), "in frame 3"),
+        (np.where(np.arange(5)[:, None, None, None] == 2, np.inf, noise(5)), "in frame 2"),
+    ],
+    ids=["empty", "single", "nan", "inf"],
+)
+@pytest.mark.parametrize("resident", [True, False])
+def test_an_unusable_sequence_is_named(tmp_path, sequence, complaint, resident):
+    write(tmp_path, [noise(4), sequence])
+    with pytest.raises(UserError, match=f"Sequence 'clip1' of 'handmade' .train.*{complaint}"):
+        read(tmp_path, "handmade", resident=resident)
+
+
+def test_a_missing_data_set_says_how_to_build_it(tmp_path, data_dir):
+    with pytest.raises(UserError, match="tfds_builders.build synthetic_skeletons/n64x32"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="There is no data set 'ntu'"):
+        read(data_dir, "ntu")
+
+
+def test_a_missing_split_names_those_there_are(data_dir):
+    with pytest.raises(UserError, match=r"no split 'validation'; it has \['test', 'train'\]"):
+        read(data_dir, split="validation")
+
+
+def test_of_several_configurations_one_must_be_named(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    folder = tmp_path / "data" / "synthetic_skeletons"
+    assert len(read(tmp_path / "data", "synthetic_skeletons")) == 64
+    shutil.copytree(folder / "n64x32", folder / "other")
+    with pytest.raises(UserError, match=r"config\.data\.name to one of .*n64x32.*other"):
+        read(tmp_path / "data", "synthetic_skeletons")
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "features", "info"])
+def test_a_damaged_data_set_is_named(data_dir, tmp_path, damage):
+    shutil.copytree(data_dir, tmp_path / "data")
+    (folder,) = (tmp_path / "data" / NAME).iterdir()
+    (shard,) = folder.glob("*-train.array_record*")
+    if damage == "delete":
+        shard.unlink()
+    elif damage == "truncate":
+        shard.write_bytes(shard.read_bytes()[:10_000])
+    elif damage == "features":
+        (folder / "features.json").write_text("{")
+    else:
+        (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "data")
+    assert f"The data set in {folder} cannot be read" in str(caught.value)
+    assert "\n" not in str(caught.value)

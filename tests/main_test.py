@@ -1,0 +1,211 @@
+"""The command line: what a run prints and leaves, and one sentence for every mistake."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from pcm3_jax import command_line, main
+from tests.running import checkpoint_steps, losses, metrics
+
+# ml_collections loads configuration files in a way that Python means to drop.
+pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated")
+
+SMALL = "SMALL"  # Stands for the small configuration file on command lines below.
+
+
+def test_a_run_prints_its_results_and_nothing_on_standard_error(finished_run):
+    workdir, (code, out, err) = finished_run
+    assert (code, err) == (0, "")
+    *lines, last = out.splitlines()
+    assert all(re.match(r"step \d+/24  ", line) for line in lines)
+    results = json.loads(last)
+    assert results == json.loads((workdir / "results.json").read_text())
+    assert results == {
+        "task": "pretrain", "steps": 24, "knn_accuracy": metrics(workdir)[-1]["knn_accuracy"],
+    }  # fmt: skip
+
+
+def test_a_run_leaves_what_it_should(finished_run):
+    workdir, _ = finished_run
+    assert {path.name for path in workdir.iterdir()} == {
+        "checkpoints", "config.json", "metrics.jsonl", "results.json", "tensorboard",
+    }  # fmt: skip
+    lines = metrics(workdir)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 25))
+    accuracy = {line["step"]: line["knn_accuracy"] for line in lines if "epoch" in line}
+    assert list(accuracy) == [8, 16, 24]
+    best = max(accuracy, key=lambda step: (accuracy[step], step))
+    assert checkpoint_steps(workdir) == sorted({20, 24, best})
+    assert losses(workdir)[-4:].mean() < losses(workdir)[:4].mean()
+
+
+def test_on_a_terminal_there_is_a_bar_and_nothing_else(program, tmp_path):
+    leader, follower = pty.openpty()
+    rows_and_columns = struct.pack("HHHH", 40, 120, 0, 0)
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, rows_and_columns)
+    process = subprocess.Popen(
+        program.command(tmp_path), env=program.environment(), stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    shown = b""
+    # Reading fails once the program has closed its end.
+    while chunk := _read(leader):
+        shown += chunk
+    os.close(leader)
+    assert process.wait() == 0
+    texts = [text for text in re.split(r"[\r\n]+|\x1b\[A", shown.decode()) if text.strip()]
+    assert re.fullmatch(r"100%\|.*\| 384/384 \[.* ?samples/s, loss [\d.]+\]", texts[-2])
+    assert json.loads(texts[-1])["steps"] == 24
+    evaluation = r"step \d+/24  epoch \d+  knn_accuracy [\d.]+"
+    for text in texts[:-1]:
+        assert re.fullmatch(evaluation, text) or re.match(r" *\d+%\|.*\| ", text), text
+
+
+def _read(file_descriptor: int) -> bytes:
+    try:
+        return os.read(file_descriptor, 4096)
+    except OSError:
+        return b""
+
+
+def complaint(argv, program, capsys, monkeypatch) -> str:
+    """What the command line says before it leaves with exit code 1."""
+    argv = [arg.replace(SMALL, str(program.config_file)) for arg in argv]
+    monkeypatch.setattr(sys, "argv", ["main", *argv])
+    # Where ml_collections keeps the file that it loaded last.
+    sys.modules.pop("config_config", None)
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as caught:
+        command_line.main(main.run)
+    assert capsys.readouterr().out == ""
+    # Python prints such a message on standard error and leaves with 1.
+    message = caught.value.code
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.hiden=3", "--config.model.hiden=3 .* did you mean 'hidden'"),
+        ("modle.hidden=3", "--config.modle.hidden=3 .* did you mean 'model'"),
+        ("nonsense=3", "--config.nonsense=3 sets a key that the configuration does not have"),
+        ("model.hidden=wide", "flag --config.model.hidden=wide: invalid literal for int"),
+        ("model=3", "flag --config.model=3"),
+        ("model.hidden", "Missing value for flag --config.model.hidden"),
+        ("task=sleep", r"config\.task is 'sleep', but must be one of"),
+        ("mapping=xmap", r"config\.mapping is 'xmap'"),
+        ("model.hidden=0", r"config\.model\.hidden is 0"),
+        ("model.prompt_width=8", r"config\.model\.prompt_width is 8"),
+        ("views.frames=1", r"config\.views\.frames is 1"),
+        ("views.mask_ratio=0.01", r"config\.views\.mask_ratio is 0\.01"),
+        ("optimizer.batch_size=65", r"config\.optimizer\.batch_size is 65, .* only 64 sequences"),
+        ("data.dir=nowhere", "There is no data set 'synthetic_skeletons/n64x32' in nowhere"),
+        ("data.name=ntu", "There is no data set 'ntu'"),
+        ("encoder=nowhere --config.task=retrieval", "There is no run in nowhere"),
+        ("encoder=nowhere --config.task=linear_eval", "There is no run in nowhere"),
+    ],
+)
+def test_a_wrong_setting_is_named(program, tmp_path, capsys, monkeypatch, override, expected):
+    argv = [f"--config={SMALL}", f"--workdir={tmp_path}", *f"--config.{override}".split()]
+    assert re.search(expected, complaint(argv, program, capsys, monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "lacks --config"),
+        (["--workdir=x"], "lacks --config"),
+        ([f"--config={SMALL}"], "lacks --workdir"),
+        ([f"--config={SMALL}", "--workdir="], "lacks --workdir"),
+        ([f"--config={SMALL}", "--workdir=x", "more"], "has 'more', which belongs to no flag"),
+        ([f"--config={SMALL}", "--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
+        (["--config=nowhere.py", "--workdir=x"], r"configuration file 'nowhere\.py' is missing"),
+        (["--config=nowhere.py", "--workdir=x", "--config.task=x"], r"cannot .*nowhere\.py"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(program, capsys, monkeypatch, argv, expected):
+    assert re.search(expected, complaint(argv, program, capsys, monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def get_config(: pass", "SyntaxError: invalid syntax"),
+        ("import nonexistent_module", "No module named 'nonexistent_module'"),
+        ("def get_config():\n    raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("def get_config():\n    raise ValueError('boom')", "ValueError: boom"),
+        ("def get_config():\n    raise KeyError('boom')", "KeyError: 'boom'"),
+        ("config = 3", "has no attribute 'get_config'"),
+    ],
+)
+def test_a_broken_configuration_file_is_explained(
+    program, tmp_path, capsys, monkeypatch, text, expected
+):
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    argv = [f"--config={file}", f"--workdir={tmp_path / 'run'}"]
+    message = complaint(argv, program, capsys, monkeypatch)
+    assert message.startswith("error: The configuration file cannot be used: ")
+    assert expected in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_run_is_left_alone(finished_run, program, capsys, monkeypatch):
+    workdir, _ = finished_run
+    before = (workdir / "config.json").read_text()
+    argv = [f"--config={SMALL}", f"--workdir={workdir}", "--config.model.hidden=4"]
+    message = complaint(argv, program, capsys, monkeypatch)
+    assert "belongs to a run with other settings: config.model.hidden (there 8, here 4)" in message
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_an_encoder_of_other_sizes_is_refused(
+    finished_run, program, tmp_path, capsys, monkeypatch
+):
+    argv = [
+        *(f"--config={SMALL}", f"--workdir={tmp_path}", "--config.task=retrieval"),
+        *(f"--config.encoder={finished_run[0]}", "--config.model.hidden=4"),
+    ]
+    assert "add --config.model.hidden=8" in complaint(argv, program, capsys, monkeypatch)
+
+
+def test_help_names_every_flag(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main", "--help"])
+    command_line.main(main.run)
+    out = capsys.readouterr().out
+    for flag in ("config", "workdir", "coordinator", "processes", "process"):
+        assert f"--{flag}:" in out
+
+
+def test_a_mistake_is_one_line_on_standard_error_of_the_process(program, tmp_path):
+    code, out, err = program.run(tmp_path, "--config.optimizer.batch_size=30", devices=4)
+    assert (code, out) == (1, "")
+    assert err == (
+        "error: config.optimizer.batch_size is 30, which does not divide over 4 devices; choose a "
+        "multiple of 4.\n"
+    )
+
+
+def test_a_loss_that_is_not_finite_can_be_repeated(program, tmp_path):
+    arguments = ("--config.optimizer.learning_rate=1e30",)
+    told = []
+    for workdir in (tmp_path, tmp_path / "failure"):
+        code, _, err = program.run(workdir, *arguments)
+        assert code == 1
+        assert re.fullmatch(r"error: Step \d+ is not finite \(.*loss.*\n", err)
+        assert str(workdir / "failure") in err
+        assert np.isfinite(losses(workdir)).all()
+        told.append((workdir / "failure" / "metrics.json").read_text())
+    assert told[0] == told[1]

@@ -1,0 +1,49 @@
+"""Joints, parts, streams and the order of features."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pcm3_jax import skeleton
+from tests import restatement
+
+poses = np.random.default_rng(0).normal(size=(3, 7, 2, 25, 3)).astype(np.float32)
+
+
+def test_body_parts_are_the_papers_and_share_no_joint():
+    ours = [{joint + 1 for joint in part} for part in skeleton.BODY_PARTS.values()]
+    assert ours == [set(part) for part in restatement.BODY_PARTS]
+    joints = sorted(joint for part in skeleton.BODY_PARTS.values() for joint in part)
+    assert joints == list(range(25))
+
+
+def test_membership_marks_each_part():
+    membership = skeleton.part_membership()
+    assert membership.shape == (5, 25) and membership.dtype == bool
+    for row, part in zip(membership, range(5), strict=True):
+        assert np.flatnonzero(row).tolist() == sorted(restatement.part_joints([part]))
+
+
+def test_parents_are_the_papers():
+    np.testing.assert_array_equal(skeleton.PARENTS + 1, restatement.PARENTS)
+
+
+@pytest.mark.parametrize("leading", [(3,), ()])
+def test_streams(leading):
+    x = poses if leading else poses[0]
+    # One float32 subtraction of numbers below 5.
+    for name, stated in (("bone", restatement.bone_stream), ("motion", restatement.motion_stream)):
+        made = skeleton.STREAMS[name](jnp.asarray(x))
+        expected = stated(poses)[: len(leading) * 3] if leading else stated(poses)[0]
+        np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(skeleton.STREAMS["joint"](x), x)
+    assert set(skeleton.STREAMS) == {"joint", "bone", "motion"}
+
+
+def test_features_are_in_the_programs_order():
+    flat = skeleton.flatten_frames(jnp.asarray(poses))
+    assert flat.shape == (3, 7, 150)
+    for v, c, m in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (13, 2, 1), (24, 2, 1)]:
+        np.testing.assert_array_equal(flat[..., v * 6 + c * 2 + m], poses[..., m, v, c])
+    np.testing.assert_array_equal(flat, restatement.flatten_frames(poses))
+    np.testing.assert_array_equal(skeleton.unflatten_frames(flat), poses)

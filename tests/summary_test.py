@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from pcm3_jax import summary
+from pcm3_jax.checkpoint import write_json
+from pcm3_jax.config import default_config
+from pcm3_jax.errors import UserError
+
+
+def finished_run(folder, results, **settings):
+    config = default_config()
+    config.update_from_flattened_dict(settings)
+    folder.mkdir()
+    write_json(folder / "config.json", json.loads(config.to_json()))
+    write_json(folder / "results.json", results)
+    return folder
+
+
+def test_one_row_an_encoder_with_mean_and_deviation_over_seeds(tmp_path):
+    runs = [
+        finished_run(tmp_path / "b", {"knn_accuracy": 0.5, "ridge_accuracy": 0.25}, task="baseline"),
+        finished_run(tmp_path / "r", {"knn_accuracy": 0.125}, task="retrieval"),
+        finished_run(tmp_path / "p0", {"knn_accuracy": 0.8}, task="retrieval", encoder="x"),
+        finished_run(tmp_path / "p1", {"knn_accuracy": 0.9}, task="retrieval", encoder="y"),
+        finished_run(tmp_path / "l", {"top1": 0.75, "top5": 1.0}, task="linear_eval", encoder="x"),
+        finished_run(tmp_path / "t", {"knn_accuracy": 0.0}, task="pretrain"),
+        tmp_path / "not_started",
+    ]
+    rows = summary.table(runs).splitlines()[2:]
+    assert rows == [
+        "| synthetic_skeletons | raw coordinates | 50.0 | – | 25.0 | 1 |",
+        "| synthetic_skeletons | random encoder | 12.5 | – | – | 1 |",
+        "| synthetic_skeletons | pretrained encoder | 85.0 ± 7.1 | 75.0 | – | 2 |",
+    ]
+
+
+def test_without_a_finished_evaluation_it_says_so(tmp_path):
+    with pytest.raises(UserError, match="no finished evaluation"):
+        summary.table([tmp_path])
