@@ -42,6 +42,8 @@ def main(run: Callable[[ConfigDict, Path], object]) -> None:
     try:
         config, workdir = parse(sys.argv)
         validate(config)
+        # float32 is to mean float32 on devices that would take shortcuts; bfloat16 is a setting.
+        jax.config.update("jax_default_matmul_precision", "highest")
         if _COORDINATOR.value:
             jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         run(config, workdir)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ml_collections import ConfigDict
 
 from pcm3_jax.errors import UserError
@@ -121,70 +123,89 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+_CHOICES = {
+    "task": TASKS,
+    "mapping": ("pmap", "shard_map"),
+    "data.feed": ("resident", "stream"),
+    "views.stream": tuple(STREAMS),
+    "views.mask_strategy": tuple(STRATEGIES),
+    "model.recurrence": ("stepwise", "bidirectional"),
+    "model.dtype": ("float32", "bfloat16"),
+    "method.prompt_placement": ("before_norm", "after_norm"),
+}
+
+# Smallest and largest values, both allowed.
+_TINY, _ANY = 1e-12, math.inf
+_RANGES = {
+    "data.max_frames": (2, _ANY),
+    "data.stream_threads": (1, _ANY),
+    "views.frames": (2, _ANY),
+    "views.min_crop_frames": (1, _ANY),
+    "views.shear_limit": (0, _ANY),
+    "views.jitter_joints": (0, JOINTS),
+    "views.jitter_limit": (0, _ANY),
+    "views.mask_ratio": (0, 1),
+    "views.mask_clip_frames": (1, _ANY),
+    "views.mix_block_frames": (1, _ANY),
+    "views.eval_crop_ratio": (_TINY, 1),
+    "model.hidden": (1, _ANY),
+    "model.layers": (1, _ANY),
+    "model.projection": (1, _ANY),
+    "model.decoder_hidden": (1, _ANY),
+    "model.decoder_layers": (1, _ANY),
+    "method.queue_size": (1, _ANY),
+    "method.key_momentum": (0, 1),
+    "method.temperature": (_TINY, _ANY),
+    "method.teacher_temperature": (_TINY, _ANY),
+    "method.student_temperature": (_TINY, _ANY),
+    "method.mask_weight": (0, _ANY),
+    "method.kl_weight": (0, _ANY),
+    "optimizer.epochs": (1, _ANY),
+    # The partner of a sample is drawn 1 … N - 2 places away.
+    "optimizer.batch_size": (3, _ANY),
+    "optimizer.learning_rate": (_TINY, _ANY),
+    "optimizer.momentum": (0, 1),
+    "optimizer.weight_decay": (0, _ANY),
+    "optimizer.decay_factor": (0, 1),
+    "linear.epochs": (1, _ANY),
+    "linear.batch_size": (1, _ANY),
+    "linear.learning_rate": (_TINY, _ANY),
+    "linear.momentum": (0, 1),
+    "linear.decay_factor": (0, 1),
+    "linear.cached_crops": (0, _ANY),
+    "eval.every_epochs": (0, _ANY),
+    "eval.batch_size": (1, _ANY),
+    "benchmark.steps": (1, _ANY),
+    "log_every_steps": (1, _ANY),
+    "checkpoint.every_epochs": (1, _ANY),
+    "checkpoint.keep": (1, _ANY),
+}
+
+
 def validate(config: ConfigDict) -> None:
-    """Refuses settings that cannot work, naming the key and what would."""
-    _choice(config, "task", TASKS)
-    _choice(config, "mapping", ("pmap", "shard_map"))
-    _choice(config, "data.feed", ("resident", "stream"))
-    _choice(config, "views.stream", tuple(STREAMS))
-    _choice(config, "views.mask_strategy", tuple(STRATEGIES))
-    _choice(config, "model.recurrence", ("stepwise", "bidirectional"))
-    _choice(config, "model.dtype", ("float32", "bfloat16"))
-    _choice(config, "method.prompt_placement", ("before_norm", "after_norm"))
-    for key in (
-        "model.hidden",
-        "model.layers",
-        "model.projection",
-        "model.decoder_hidden",
-        "model.decoder_layers",
-        "method.queue_size",
-        "optimizer.epochs",
-        "linear.epochs",
-        "linear.batch_size",
-        "eval.batch_size",
-        "log_every_steps",
-        "benchmark.steps",
-        "checkpoint.every_epochs",
-        "checkpoint.keep",
-        "data.stream_threads",
-        "views.min_crop_frames",
-        "views.mask_clip_frames",
-        "views.mix_block_frames",
-    ):
-        _at_least(config, key, 1)
-    for key in ("eval.every_epochs", "linear.cached_crops", "method.kl_weight",
-                "method.mask_weight", "optimizer.weight_decay", "optimizer.momentum"):  # fmt: skip
-        _at_least(config, key, 0)
-    for key in (
-        "method.temperature",
-        "method.teacher_temperature",
-        "method.student_temperature",
-        "optimizer.learning_rate",
-        "linear.learning_rate",
-    ):
+    """Refuses settings that cannot work, naming the key and what would.
+
+    Raises:
+      UserError: the first setting that cannot work.
+    """
+    for key, choices in _CHOICES.items():
         value = _leaf(config, key)
-        require(value > 0, f"config.{key} is {value}, but must be above 0.")
+        require(value in choices, f"config.{key} is {value!r}, but must be one of {choices}.")
+    for key, (low, high) in _RANGES.items():
+        value = _leaf(config, key)
+        bounds = f"at least {low}" if high == _ANY else f"in [{low}, {high}]"
+        require(low <= value <= high, f"config.{key} is {value}, but must be {bounds}.")
     _validate_views(config)
     _validate_method(config)
 
 
 def _validate_views(config: ConfigDict) -> None:
     views = config.views
-    _at_least(config, "views.frames", 2)
-    _at_least(config, "data.max_frames", 2)
     for key in ("views.crop_ratio", "views.eval_train_crop_ratio"):
         low, high = _pair(config, key)
         require(
             0 < low <= high <= 1, f"config.{key} is {(low, high)}, but must rise within (0, 1]."
         )
-    require(
-        0 < views.eval_crop_ratio <= 1,
-        f"config.views.eval_crop_ratio is {views.eval_crop_ratio}, but must lie in (0, 1].",
-    )
-    require(
-        0 <= views.jitter_joints <= JOINTS,
-        f"config.views.jitter_joints is {views.jitter_joints}, but must lie in 0…{JOINTS}.",
-    )
     for key in ("views.mask_clip_frames", "views.mix_block_frames"):
         part = _leaf(config, key)
         require(
@@ -216,8 +237,6 @@ def _validate_views(config: ConfigDict) -> None:
 
 def _validate_method(config: ConfigDict) -> None:
     method, model = config.method, config.model
-    # The batch must leave room to draw a partner 1 … N - 2 places away.
-    _at_least(config, "optimizer.batch_size", 3)
     require(
         1 <= model.prompt_width < model.hidden,
         f"config.model.prompt_width is {model.prompt_width}, which leaves no channel offset to "
@@ -241,10 +260,6 @@ def _validate_method(config: ConfigDict) -> None:
         method.masked_prediction or "predict" not in method.positives,
         "config.method.positives has 'predict', which needs config.method.masked_prediction.",
     )
-    require(
-        0 <= method.key_momentum <= 1,
-        f"config.method.key_momentum is {method.key_momentum}, but must lie in [0, 1].",
-    )
 
 
 def _leaf(config: ConfigDict, key: str):
@@ -257,13 +272,3 @@ def _pair(config: ConfigDict, key: str) -> tuple:
     value = _leaf(config, key)
     require(len(value) == 2, f"config.{key} is {value}, but must be two numbers, (low, high).")
     return value
-
-
-def _choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:
-    value = _leaf(config, key)
-    require(value in choices, f"config.{key} is {value!r}, but must be one of {choices}.")
-
-
-def _at_least(config: ConfigDict, key: str, minimum: int) -> None:
-    value = _leaf(config, key)
-    require(value >= minimum, f"config.{key} is {value}, but must be at least {minimum}.")

@@ -1,7 +1,6 @@
-"""Names and layouts of the authors' PyTorch program, both ways.
+"""Reads the tensors of the authors' PyTorch program, by their names, into our layout.
 
-`Mapping`s pair one PyTorch tensor name with one leaf of ours; recurrent layers stack the two
-directions, which PyTorch keeps apart (suffix ``_reverse``).
+Recurrent layers stack the two directions, which PyTorch keeps apart (suffix ``_reverse``).
 """
 
 from __future__ import annotations

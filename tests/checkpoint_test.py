@@ -240,7 +240,7 @@ def test_the_encoder_alone_is_read_from_a_whole_state(tmp_path, run_config):
 def test_a_damaged_encoder_is_refused(tmp_path, run_config):
     save_encoder(tmp_path, run_config)
     sums = tmp_path / "checkpoints" / "3" / "checksums" / "metadata"
-    sums.write_text(json.dumps({name: 0 for name in json.loads(sums.read_text())}))
+    sums.write_text(json.dumps(dict.fromkeys(json.loads(sums.read_text()), 0)))
     with pytest.raises(UserError, match="checksum of params/encoder/kernel is wrong"):
         load_encoder(tmp_path, run_config, encoder_template())
 

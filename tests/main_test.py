@@ -171,9 +171,7 @@ def test_a_workdir_of_another_run_is_left_alone(finished_run, program, capsys, m
     assert (workdir / "config.json").read_text() == before
 
 
-def test_an_encoder_of_other_sizes_is_refused(
-    finished_run, program, tmp_path, capsys, monkeypatch
-):
+def test_an_encoder_of_other_sizes_is_refused(finished_run, program, tmp_path, capsys, monkeypatch):
     argv = [
         *(f"--config={SMALL}", f"--workdir={tmp_path}", "--config.task=retrieval"),
         *(f"--config.encoder={finished_run[0]}", "--config.model.hidden=4"),

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-CONFIG_FILE = '''
+CONFIG_FILE = """
 from pcm3_jax.config import default_config
 
 
@@ -43,7 +43,7 @@ def get_config():
     config.log_every_steps = 1
     config.checkpoint.every_epochs = 1
     return config
-'''
+"""
 # What metrics.jsonl says about the clock, which no two runs share.
 PACE = ("samples_per_second", "seconds_left", "input_wait_share")
 

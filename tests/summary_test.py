@@ -19,7 +19,9 @@ def finished_run(folder, results, **settings):
 
 def test_one_row_an_encoder_with_mean_and_deviation_over_seeds(tmp_path):
     runs = [
-        finished_run(tmp_path / "b", {"knn_accuracy": 0.5, "ridge_accuracy": 0.25}, task="baseline"),
+        finished_run(
+            tmp_path / "b", {"knn_accuracy": 0.5, "ridge_accuracy": 0.25}, task="baseline"
+        ),
         finished_run(tmp_path / "r", {"knn_accuracy": 0.125}, task="retrieval"),
         finished_run(tmp_path / "p0", {"knn_accuracy": 0.8}, task="retrieval", encoder="x"),
         finished_run(tmp_path / "p1", {"knn_accuracy": 0.9}, task="retrieval", encoder="y"),

@@ -79,9 +79,7 @@ def read(
     except Exception as error:
         raise _damaged(folder, error) from error
     if source is None:
-        raise UserError(
-            f"Data set {name!r} in {data_dir} has no split {split!r}; it has {splits}."
-        )
+        raise UserError(f"Data set {name!r} in {data_dir} has no split {split!r}; it has {splits}.")
     frames, length, label, names = [], [], [], []
     for example in _examples(source, folder):
         skeleton = example["skeleton"][:max_frames]

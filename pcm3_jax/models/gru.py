@@ -52,6 +52,30 @@ def _cell(x: jax.Array, recurrent: jax.Array, h: jax.Array):
     return n + z * (h - n), (r, z, n, h_n)
 
 
+@jax.custom_vjp
+def input_gates(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Input products of every frame: (T, N, F) and (F, D, 3H) to (T, N, D, 3H), float32."""
+    return _product(inputs, kernel, "tnf,fdk->tndk")
+
+
+def _input_gates_forward(inputs, kernel):
+    return input_gates(inputs, kernel), (inputs, kernel)
+
+
+def _input_gates_backward(saved, d_gates):
+    inputs, kernel = saved
+    d_gates = d_gates.astype(kernel.dtype)
+    # Spelt out, since the automatic transpose would first transpose the larger operand, the
+    # gates, and then the result once more.
+    d_kernel = _product(inputs, d_gates, "tnf,tndk->fdk")
+    d_inputs = _product(d_gates, kernel, "tndk,fdk->tnf")
+    return d_inputs.astype(inputs.dtype), d_kernel.astype(kernel.dtype)
+
+
+input_gates.defvjp(_input_gates_forward, _input_gates_backward)
+
+
+@jax.custom_vjp
 def gru_scan(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """Runs D independent GRUs over time from a zero state.
 
@@ -63,11 +87,6 @@ def gru_scan(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     Returns:
       States of every frame (T, N, D, H) in the type of ``weight``.
     """
-    return _gru_scan(x, weight, bias)
-
-
-@jax.custom_vjp
-def _gru_scan(x, weight, bias):
     return _forward(x, weight, bias)[0]
 
 
@@ -99,15 +118,20 @@ def _backward(saved, d_states):
         d_recurrent = jnp.concatenate([d_reset, d_update, d_new * r], -1)
         product = _product(d_recurrent.astype(weight.dtype), transposed, "dnk,dkh->dnh")
         d_x = jnp.concatenate([d_reset, d_update, d_new], -1)
-        return d_h * z + product, (jnp.moveaxis(d_x, 0, 1), d_recurrent)
+        # Each direction on its own: so the product after the scan finds them contiguous.
+        return d_h * z + product, (jnp.moveaxis(d_x, 0, 1), tuple(d_recurrent))
 
     start = jnp.zeros(gates[0].shape[1:], jnp.float32)
     _, (d_x, d_recurrent) = lax.scan(step, start, (d_states, previous, gates), reverse=True)
-    d_weight = _product(previous, d_recurrent.astype(weight.dtype), "tndh,tdnk->dhk")
-    return d_x, d_weight.astype(weight.dtype), d_recurrent.sum((0, 2))
+    d_weight = [
+        _product(previous[:, :, direction], d.astype(weight.dtype), "tnh,tnk->hk")
+        for direction, d in enumerate(d_recurrent)
+    ]
+    d_bias = [d.sum((0, 1)) for d in d_recurrent]
+    return d_x, jnp.stack(d_weight).astype(weight.dtype), jnp.stack(d_bias)
 
 
-_gru_scan.defvjp(_forward, _backward)
+gru_scan.defvjp(_forward, _backward)
 
 
 class GRULayer(nn.Module):
@@ -148,8 +172,7 @@ class GRULayer(nn.Module):
         recurrent_kernel = self.param("recurrent_kernel", recurrent_init)
         recurrent_bias = self.param("recurrent_bias", bias_init, shape)
 
-        x = _product(inputs.astype(self.dtype), input_kernel.astype(self.dtype), "tnf,fdk->tndk")
-        x = x + input_bias
+        x = input_gates(inputs.astype(self.dtype), input_kernel.astype(self.dtype)) + input_bias
         backward_in_time = self.recurrence == "bidirectional" and self.directions == 2
         if backward_in_time:
             x = _reverse_second_direction(x)

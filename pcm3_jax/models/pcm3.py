@@ -75,10 +75,7 @@ class QueryOutputs:
 
 
 class Prompts(nn.Module):
-    """The trainable prompts (§3.4); a kind that is switched off has no parameters.
-
-    A prompt without use must not exist: weight decay would move it.
-    """
+    """The trainable prompts (§3.4); a kind that is switched off has no parameters."""
 
     width: int
     domain: bool

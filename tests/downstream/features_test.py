@@ -69,9 +69,7 @@ def test_features_do_not_depend_on_batch_size_and_mapping(
         np.testing.assert_allclose(one, other, atol=TOLERANCE)
 
 
-def test_streamed_sequences_have_the_same_features(
-    run_config, variables, split, devices, data_dir
-):
+def test_streamed_sequences_have_the_same_features(run_config, variables, split, devices, data_dir):
     streamed = recordings.read(NAME, str(data_dir), "test", 300, devices, resident=False)
     embedder = Embedder(build_model(run_config), devices, run_config)
     for ours, theirs in (
