@@ -11,7 +11,7 @@ from pcm3_jax.models.pcm3 import POSITIVES
 from pcm3_jax.skeleton import BODY_PARTS, JOINTS, STREAMS
 from pcm3_jax.views.masking import STRATEGIES, masked_units
 
-TASKS = ("pretrain", "linear_eval", "retrieval")
+TASKS = ("pretrain", "linear_eval", "retrieval", "baseline")
 
 
 def default_config() -> ConfigDict:
@@ -100,6 +100,9 @@ def default_config() -> ConfigDict:
     # turn.  0 encodes new crops every epoch, which is the exact protocol.
     config.linear.cached_crops = 0
 
+    # Coordinates alone, for comparison: sequences resampled to so many frames.
+    config.baseline = ConfigDict({"frames": 16, "ridge_penalty": 1.0})
+
     config.eval = ConfigDict()
     # 1-NN accuracy while pretraining; 0 never.
     config.eval.every_epochs = 10
@@ -173,6 +176,8 @@ _RANGES = {
     "linear.momentum": (0, 1),
     "linear.decay_factor": (0, 1),
     "linear.cached_crops": (0, _ANY),
+    "baseline.frames": (2, _ANY),
+    "baseline.ridge_penalty": (_TINY, _ANY),
     "eval.every_epochs": (0, _ANY),
     "eval.batch_size": (1, _ANY),
     "benchmark.steps": (1, _ANY),

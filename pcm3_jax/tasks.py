@@ -1,4 +1,4 @@
-"""The tasks that a configuration can name: pretrain, linear_eval, retrieval."""
+"""The tasks that a configuration can name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from pcm3_jax.checkpoint import load_encoder
 from pcm3_jax.data import feed, recordings
-from pcm3_jax.downstream.features import Embedder
-from pcm3_jax.downstream.linear import top_k_accuracy, train_classifier
+from pcm3_jax.downstream.features import Embedder, encoder_embedding, raw_embedding
+from pcm3_jax.downstream.linear import ridge_scores, top_k_accuracy, train_classifier
 from pcm3_jax.downstream.retrieval import knn_accuracy
 from pcm3_jax.loop import Schedule, train
 from pcm3_jax.parallel import AXIS, Devices
@@ -61,7 +61,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> Results:
         )  # fmt: skip
     else:
         batches = functools.partial(feed.resident_batches, train_split, sampler, devices)
-    embedder = Embedder(model, devices, config)
+    embedder = Embedder(encoder_embedding(model), devices, config)
 
     def evaluate(state) -> dict[str, float]:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -115,7 +115,33 @@ def linear_eval(config: ConfigDict, workdir: Path) -> Results:
     }
 
 
-TASKS = {"pretrain": pretrain, "retrieval": retrieval, "linear_eval": linear_eval}
+def baseline(config: ConfigDict, workdir: Path) -> Results:
+    """Accuracy of coordinates alone, whole sequences resampled to a few frames."""
+    del workdir
+    devices = Devices(config.mapping)
+    train_split, test_split = read_splits(config, devices)
+    views = {"frames": config.baseline.frames, "stream": "joint", "eval_crop_ratio": 1.0}
+    embedder = Embedder(raw_embedding, devices, ConfigDict(config.to_dict() | {"views": views}))
+    train_features = embedder.central({}, train_split)
+    test_features = embedder.central({}, test_split)
+    scores = ridge_scores(
+        train_features, train_split.label, test_features, len(train_split.classes),
+        config.baseline.ridge_penalty,
+    )  # fmt: skip
+    return {
+        "knn_accuracy": knn_accuracy(
+            train_features, train_split.label, test_features, test_split.label
+        ),
+        "ridge_accuracy": top_k_accuracy(scores, test_split.label, 1),
+    }
+
+
+TASKS = {
+    "pretrain": pretrain,
+    "retrieval": retrieval,
+    "linear_eval": linear_eval,
+    "baseline": baseline,
+}
 
 
 def _encoder(config: ConfigDict, devices: Devices) -> tuple[Embedder, Any]:
@@ -134,7 +160,7 @@ def _encoder(config: ConfigDict, devices: Devices) -> tuple[Embedder, Any]:
         variables = load_encoder(Path(config.encoder), config, template)
     else:
         variables = random_encoder()
-    return Embedder(model, devices, config), variables
+    return Embedder(encoder_embedding(model), devices, config), variables
 
 
 def _knn(

@@ -56,3 +56,10 @@ def test_tasks_run_on_streamed_data_alike(finished_run, run_config, tmp_path):
     resident = tasks.retrieval(run_config, tmp_path)
     run_config.data.feed = "stream"
     assert tasks.retrieval(run_config, tmp_path) == resident
+
+
+def test_coordinates_alone_do_better_than_chance(run_config, tmp_path):
+    results = tasks.baseline(run_config, tmp_path)
+    assert set(results) == {"knn_accuracy", "ridge_accuracy"}
+    # 18 classes, and 64 sequences to learn them from.
+    assert all(0.1 < accuracy < 0.9 for accuracy in results.values())

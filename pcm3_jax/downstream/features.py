@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,17 +17,29 @@ from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.parallel import AXIS, Devices
 from pcm3_jax.views.pipeline import Batch, central_view, random_view
 
+# (variables, poses (N, T, M, V, C)) → features (N, F).
+Embedding = Callable[[Any, jax.Array], jax.Array]
+
+
+def encoder_embedding(model: PCM3) -> Embedding:
+    """The encoder's sequence features (N, 2H)."""
+    return functools.partial(model.apply, method=PCM3.embed)
+
+
+def raw_embedding(_: Any, poses: jax.Array) -> jax.Array:
+    """The coordinates themselves (N, T * 150), which a built data set holds spine-centred."""
+    return poses.reshape(poses.shape[0], -1)
+
 
 class Embedder:
-    """Features (S, 2H) of a split's sequences under the central or random crops."""
+    """Features (S, F) of a split's sequences under the central or random crops."""
 
-    def __init__(self, model: PCM3, devices: Devices, config: ConfigDict) -> None:
+    def __init__(self, embedding: Embedding, devices: Devices, config: ConfigDict) -> None:
         """Raises UserError if config.eval.batch_size does not divide over the devices."""
         devices.check_divides("eval.batch_size", config.eval.batch_size)
         self._devices = devices
         self._config = config
-        # Features take no prompts (§3.4), so that an encoder alone will do.
-        self._model = model.clone(domain_prompts=False, task_prompts=False)
+        self._embedding = embedding
         self._mapped: dict[tuple[bool, bool], Callable] = {}
 
     def central(self, variables: Any, recordings: Recordings) -> np.ndarray:
@@ -62,5 +75,4 @@ class Embedder:
             poses = central_view(frames, batch.clips, self._config.views)
         else:
             poses = random_view(key, frames, batch.clips, batch.position, self._config.views)
-        features = self._model.apply(variables, poses, method=PCM3.embed)
-        return lax.all_gather(features, AXIS, tiled=True)
+        return lax.all_gather(self._embedding(variables, poses), AXIS, tiled=True)

@@ -73,6 +73,28 @@ def _epoch(params, opt_state, features, labels, order, optimizer):
     return jax.lax.scan(step, (params, opt_state), order)[0]
 
 
+def ridge_scores(
+    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, classes: int, penalty: float
+) -> np.ndarray:
+    """Scores (Q, classes) of one-against-all ridge regression with an unpenalised offset.
+
+    Args:
+      features: (S, F) training features.
+      labels: (S,).
+      queries: (Q, F).
+      classes: number of classes.
+      penalty: weight of the squared coefficients.
+    """
+    # In double precision: the normal equations square the features' condition number.
+    mean = features.mean(0, dtype=np.float64)
+    centred = features - mean
+    targets = np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
+    offset = targets.mean(0)
+    gram = centred.T @ centred + penalty * np.eye(centred.shape[1])
+    coefficients = np.linalg.solve(gram, centred.T @ (targets - offset))
+    return (queries - mean) @ coefficients + offset
+
+
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Share of rows of scores (S, classes) whose k largest include the label."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
+from sklearn.linear_model import RidgeClassifier
 
 from pcm3_jax.downstream import linear
-from pcm3_jax.downstream.linear import top_k_accuracy, train_classifier
+from pcm3_jax.downstream.linear import ridge_scores, top_k_accuracy, train_classifier
 
 # float32 against float64 over 20 epochs of a few steps.
 TOLERANCE = 2e-5
@@ -107,3 +108,13 @@ def test_of_equal_scores_the_first_classes_count():
 
 def test_five_of_fewer_classes_are_all():
     assert top_k_accuracy(np.zeros((2, 3)), np.array([0, 2]), 5) == 1
+
+
+def test_ridge_scores_equal_scikit_learns():
+    random = np.random.default_rng(0)
+    features, queries = random.normal(size=(60, 7)), random.normal(size=(9, 7))
+    labels = random.integers(0, 4, 60)
+    ours = ridge_scores(features, labels, queries, 4, 2.5)
+    theirs = RidgeClassifier(alpha=2.5).fit(features, labels).decision_function(queries)
+    # Both in double precision; the solvers differ.
+    np.testing.assert_allclose(ours, theirs, atol=1e-10)
