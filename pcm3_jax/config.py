@@ -79,6 +79,7 @@ def default_config() -> ConfigDict:
     config.method.kl_weight = 1.0
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"
     config.optimizer.epochs = 451
     config.optimizer.batch_size = 128
     config.optimizer.learning_rate = 0.02
@@ -134,6 +135,7 @@ _CHOICES = {
     "views.mask_strategy": tuple(STRATEGIES),
     "model.recurrence": ("stepwise", "bidirectional"),
     "model.dtype": ("float32", "bfloat16"),
+    "optimizer.name": ("sgd", "adamw"),
     "method.prompt_placement": ("before_norm", "after_norm"),
 }
 

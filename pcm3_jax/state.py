@@ -72,12 +72,18 @@ def build_model(config: ConfigDict, axis_name: str | None = None) -> PCM3:
 
 
 def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD with momentum and coupled weight decay on every parameter (§4.2)."""
+    """The optimizer, with weight decay on every parameter.
+
+    "sgd" is the paper's (§4.2), with momentum and the decay coupled, that is, added to the
+    gradient.  "adamw" learns faster in short runs of small networks.
+    """
     optimizer = config.optimizer
     schedule = optax.piecewise_constant_schedule(
         optimizer.learning_rate,
         {epoch * steps_per_epoch: optimizer.decay_factor for epoch in optimizer.decay_epochs},
     )
+    if optimizer.name == "adamw":
+        return optax.adamw(schedule, b1=optimizer.momentum, weight_decay=optimizer.weight_decay)
     return optax.chain(
         optax.add_decayed_weights(optimizer.weight_decay),
         optax.sgd(schedule, momentum=optimizer.momentum),

@@ -241,3 +241,14 @@ def test_weight_decay_reaches_every_parameter():
         state.params,
     )
     assert "prompts" in state.params
+
+
+def test_adamw_is_loshchilovs():
+    """Decoupled decay: the first step is the sign of the gradient plus the decayed parameter."""
+    config = default_config()
+    config.optimizer.update(name="adamw", learning_rate=0.01, weight_decay=0.1)
+    optimizer = build_optimizer(config, 10)
+    params = {"x": jnp.array([2.0, -4.0])}
+    updates, _ = optimizer.update({"x": jnp.array([0.3, 5.0])}, optimizer.init(params), params)
+    # Adam's epsilon of 1e-8 against the gradients.
+    np.testing.assert_allclose(updates["x"], [-0.01 * (1 + 0.2), -0.01 * (1 - 0.4)], rtol=1e-5)
