@@ -250,5 +250,5 @@ def test_adamw_is_loshchilovs():
     optimizer = build_optimizer(config, 10)
     params = {"x": jnp.array([2.0, -4.0])}
     updates, _ = optimizer.update({"x": jnp.array([0.3, 5.0])}, optimizer.init(params), params)
-    # Adam's epsilon of 1e-8 against the gradients.
-    np.testing.assert_allclose(updates["x"], [-0.01 * (1 + 0.2), -0.01 * (1 - 0.4)], rtol=1e-5)
+    # The bias correction divides by 1 - 0.999 in float32, which has five digits.
+    np.testing.assert_allclose(updates["x"], [-0.01 * (1 + 0.2), -0.01 * (1 - 0.4)], rtol=1e-4)
