@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -84,24 +85,21 @@ def update(
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     healthy = state.healthy & jnp.isfinite(metrics["loss"] + metrics["gradient_norm"])
 
-    def advance(_):
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        return TrainState(
-            step=state.step + 1,
-            healthy=healthy,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            key_params=key_params,
-            key_batch_stats=key_batch_stats,
-            queue=queue,
-            queue_pointer=pointer,
-            opt_state=opt_state,
-        )
-
-    def stay(_):
-        return state.replace(healthy=healthy)
-
-    return lax.cond(healthy, advance, stay, None), metrics
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    advanced = TrainState(
+        step=state.step + 1,
+        healthy=healthy,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        key_params=key_params,
+        key_batch_stats=key_batch_stats,
+        queue=queue,
+        queue_pointer=pointer,
+        opt_state=opt_state,
+    )
+    # A choice leaf by leaf joins the loops that compute the update; a branch would copy the state.
+    stayed = state.replace(healthy=healthy)
+    return jax.tree.map(functools.partial(jnp.where, healthy), advanced, stayed), metrics
 
 
 def encode_keys(
