@@ -1,9 +1,13 @@
 """The tasks on a pretrained and on a random encoder."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from pcm3_jax import tasks
+from pcm3_jax.config import validate
 from pcm3_jax.downstream.linear import top_k_accuracy
 from pcm3_jax.parallel import Devices
 
@@ -63,3 +67,18 @@ def test_coordinates_alone_do_better_than_chance(run_config, tmp_path):
     assert set(results) == {"knn_accuracy", "ridge_accuracy"}
     # 18 classes, and 64 sequences to learn them from.
     assert all(0.1 < accuracy < 0.9 for accuracy in results.values())
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_recipe_trains(path, data_dir, tmp_path):
+    """Two steps of the recipe, narrower and on the embedded data."""
+    config = runpy.run_path(str(path))["get_config"]()
+    config.data.update(name="synthetic_skeletons/n64x32", dir=str(data_dir))
+    config.model.update(hidden=8, layers=1, decoder_hidden=8, decoder_layers=1, prompt_width=2)
+    config.method.queue_size = 64
+    config.optimizer.update(batch_size=32, epochs=1, decay_epochs=())
+    validate(config)
+    (tmp_path / "run").mkdir()
+    results = tasks.pretrain(config, tmp_path / "run")
+    assert results["steps"] == 2
+    assert 0 <= results["knn_accuracy"] <= 1
