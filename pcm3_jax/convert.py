@@ -18,8 +18,6 @@ _GRU_LEAVES = {
     "input_bias": "bias_ih",
     "recurrent_bias": "bias_hh",
 }
-# Axis along which a leaf of ours stacks the directions.
-_DIRECTION_AXIS = {"input_kernel": 1, "recurrent_kernel": 0, "input_bias": 0, "recurrent_bias": 0}
 _PROMPTS = {
     "domain_intra": "base_prompt",
     "domain_mask": "mask_prompt",
@@ -106,10 +104,7 @@ def _gru(tensors, name, suffixes):
     while f"{name}.weight_ih_l{len(layers)}" in tensors:
         index = len(layers)
         layers[f"layer_{index}"] = {
-            ours: np.stack(
-                [tensors[f"{name}.{theirs}_l{index}{suffix}"].T for suffix in suffixes],
-                axis=_DIRECTION_AXIS[ours],
-            )
+            ours: np.stack([tensors[f"{name}.{theirs}_l{index}{suffix}"].T for suffix in suffixes])
             for ours, theirs in _GRU_LEAVES.items()
         }
     return layers

@@ -51,7 +51,7 @@ def test_layouts(tensors):
     layer, gru = params["encoder"]["gru"]["layer_1"], "encoder_q.encoder.gru"
     for direction, suffix in enumerate(("", "_reverse")):
         for ours, theirs in (
-            (layer["input_kernel"][:, direction].T, "weight_ih_l1"),
+            (layer["input_kernel"][direction].T, "weight_ih_l1"),
             (layer["recurrent_kernel"][direction].T, "weight_hh_l1"),
             (layer["input_bias"][direction], "bias_ih_l1"),
             (layer["recurrent_bias"][direction], "bias_hh_l1"),

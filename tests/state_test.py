@@ -63,17 +63,17 @@ def xavier(fan_in: int, fan_out: int) -> float:
 def test_encoder_grus_are_xavier_uniform_in_each_direction(layer):
     gru = initial()[0].params["encoder"]["gru"][f"layer_{layer}"]
     inputs = FEATURES if layer == 0 else 2 * HIDDEN
-    assert gru["input_kernel"].shape == (inputs, 2, 3 * HIDDEN)
+    assert gru["input_kernel"].shape == (2, inputs, 3 * HIDDEN)
     assert gru["recurrent_kernel"].shape == (2, HIDDEN, 3 * HIDDEN)
     for direction in range(2):
         # The three gates' matrices count as one, of 3H outputs.
-        is_uniform(gru["input_kernel"][:, direction], xavier(inputs, 3 * HIDDEN))
+        is_uniform(gru["input_kernel"][direction], xavier(inputs, 3 * HIDDEN))
         is_uniform(gru["recurrent_kernel"][direction], xavier(HIDDEN, 3 * HIDDEN))
         is_uniform(gru["input_bias"][direction], HIDDEN**-0.5)
         is_uniform(gru["recurrent_bias"][direction], HIDDEN**-0.5)
     for name in ("input_bias", "recurrent_bias"):
         assert (gru[name][0] != gru[name][1]).all()
-    assert (gru["input_kernel"][:, 0] != gru["input_kernel"][:, 1]).mean() > 0.99
+    assert (gru["input_kernel"][0] != gru["input_kernel"][1]).mean() > 0.99
     assert (gru["recurrent_kernel"][0] != gru["recurrent_kernel"][1]).mean() > 0.99
 
 
@@ -96,7 +96,7 @@ def test_decoder_has_pytorchs_defaults():
         assert np.abs(decoder[name]["bias"]).max() <= fan_in**-0.5
     assert decoder["gru"].keys() == {"layer_0", "layer_1"}
     for layer in decoder["gru"].values():
-        assert layer["input_kernel"].shape == (DECODER_HIDDEN, 1, 3 * DECODER_HIDDEN)
+        assert layer["input_kernel"].shape == (1, DECODER_HIDDEN, 3 * DECODER_HIDDEN)
         for leaf in layer.values():
             is_uniform(leaf, DECODER_HIDDEN**-0.5)
 

@@ -42,7 +42,7 @@ def torch_state(variables):
     for i in range(2):
         layer = params["gru"][f"layer_{i}"]
         prefix = "recons_decoder.decoder"
-        state[f"{prefix}.weight_ih_l{i}"] = layer["input_kernel"][:, 0].T
+        state[f"{prefix}.weight_ih_l{i}"] = layer["input_kernel"][0].T
         state[f"{prefix}.weight_hh_l{i}"] = layer["recurrent_kernel"][0].T
         state[f"{prefix}.bias_ih_l{i}"] = layer["input_bias"][0]
         state[f"{prefix}.bias_hh_l{i}"] = layer["recurrent_bias"][0]

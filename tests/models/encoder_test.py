@@ -39,7 +39,7 @@ def layers(variables):
     ours = jax.device_get(variables["params"]["gru"])
     return [
         {
-            theirs + suffix: (layer[name][:, d] if name == "input_kernel" else layer[name][d]).T
+            theirs + suffix: layer[name][d].T
             for d, suffix in enumerate(("", "_reverse"))
             for name, theirs in (
                 ("input_kernel", "weight_ih"),
