@@ -14,13 +14,10 @@ def info_nce(similarity: jax.Array, positive: jax.Array, temperature: float) -> 
       positive: z · z' (N,).
       temperature: τ.
     """
-    logits = contrast_logits(similarity, positive, temperature)
-    return (jax.nn.logsumexp(logits, axis=-1) - logits[:, 0]).mean()
-
-
-def contrast_logits(similarity: jax.Array, positive: jax.Array, temperature: float) -> jax.Array:
-    """(N, 1 + K) logits with the positive first."""
-    return jnp.concatenate([positive[:, None], similarity], axis=1) / temperature
+    # log(exp(p) + Σ exp(n)) - p, without the difference of two large, nearly equal numbers
+    # that is left of it once the positive dominates.
+    negatives = jax.nn.logsumexp(similarity / temperature, axis=-1)
+    return jax.nn.softplus(negatives - positive / temperature).mean()
 
 
 def similarity_kl(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pcm3_jax import convert, losses, moco, steps
+from pcm3_jax import convert, moco, steps
 from pcm3_jax.config import default_config
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.models.pcm3 import PCM3, POSITIVES, PromptOffsets, QueryViews
@@ -88,9 +88,10 @@ def programs(prompts: bool):
             mutable=["batch_stats"],
         )
         logits = {
-            name: losses.contrast_logits(
-                z @ state.queue.T, (z * teachers[name]).sum(-1), config.method.temperature
+            name: jnp.concatenate(
+                [(z * teachers[name]).sum(-1, keepdims=True), z @ state.queue.T], axis=1
             )
+            / config.method.temperature
             for name, z in outputs.embeddings.items()
         }
         gradient, _ = jax.grad(steps.pretrain_loss, has_aux=True)(

@@ -17,9 +17,8 @@ TOLERANCE = 1e-5
 
 # Without XLA's optimiser: these compile longer than they run.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-info_nce, contrast_logits, similarity_kl, masked_mse = map(
-    quick,
-    (losses.info_nce, losses.contrast_logits, losses.similarity_kl, losses.masked_mse),
+info_nce, similarity_kl, masked_mse = map(
+    quick, (losses.info_nce, losses.similarity_kl, losses.masked_mse)
 )
 
 # Few sizes: each set of them compiles anew.
@@ -37,13 +36,12 @@ def unit_rows(rng, rows):
 def test_info_nce(rows, queued, temperature, seed):
     rng = np.random.default_rng(seed)
     z, k, queue = (unit_rows(rng, n) for n in (rows, rows, queued))
-    expected, logits = restatement.info_nce(z, k, queue, temperature)
+    expected, _ = restatement.info_nce(z, k, queue, temperature)
     similarity = jnp.asarray(z @ queue.T, jnp.float32)
     positive = jnp.asarray((z * k).sum(1), jnp.float32)
     loss = info_nce(similarity, positive, temperature)
-    assert loss == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE)
-    ours = contrast_logits(similarity, positive, temperature)
-    np.testing.assert_allclose(ours, logits, rtol=0, atol=TOLERANCE)
+    # Of the loss itself however small it is: nothing may cancel where the positive dominates.
+    assert loss == pytest.approx(expected, rel=TOLERANCE, abs=1e-20)
 
 
 @given(rows=rows_of, queued=queues, temperature=temperatures, seed=seeds)
