@@ -1,14 +1,16 @@
 """Builds a data set: `python -m tfds_builders.build NAME[/CONFIG] --data_dir=DIR`.
 
 A data set is written beside its final place and moved there when whole, so that what can be read
-is complete. Building one that is there already changes nothing; two builds of one data set must
-not run at once.
+is complete. Building one that is there already changes nothing; building one that was interrupted
+goes on where that was. Two builds of one data set must not run at once. Parsed raw files stay in
+DIR/.staging, for the other configs of the data set; that folder may be deleted at any time.
 """
 
 import argparse
 import contextlib
 import importlib
 import io
+import os
 import shutil
 import sys
 import tempfile
@@ -18,10 +20,11 @@ from pathlib import Path
 from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
 
 from pcm3_jax.errors import UserError
+from tfds_builders.recorded_builder import RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonBuilder
 
 # Name to module; imported only when asked for.
-BUILDERS = ("intellirehabds", "synthetic_skeletons")
+BUILDERS = ("intellirehabds", "ntu_rgbd", "pku_mmd", "synthetic_skeletons")
 
 
 def load_builder(name: str) -> type[SkeletonBuilder]:
@@ -31,13 +34,22 @@ def load_builder(name: str) -> type[SkeletonBuilder]:
     return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
 
 
-def build(dataset: str, data_dir: Path, manual_dir: Path | None = None) -> SkeletonBuilder:
+def build(
+    dataset: str,
+    data_dir: Path,
+    manual_dir: Path | None = None,
+    *,
+    processes: int = 1,
+    skip_bad_files: bool = False,
+) -> SkeletonBuilder:
     """Builds `NAME[/CONFIG]` under `data_dir` unless it is there; returns its builder.
 
     Args:
         dataset: name of the builder and, after a slash, of its config.
         data_dir: holds all data sets; made if need be.
         manual_dir: folder or archive with the raw data, for builders that read some.
+        processes: how many work at once; the result does not depend on it.
+        skip_bad_files: leave out raw files that cannot be used, instead of refusing all.
 
     Raises:
         UserError: for anything the user can put right.
@@ -45,7 +57,11 @@ def build(dataset: str, data_dir: Path, manual_dir: Path | None = None) -> Skele
     name, _, config = dataset.partition("/")
     builder_class = load_builder(name)
     builder = builder_class(
-        data_dir=data_dir, config=builder_class.config_named(config or None), manual_dir=manual_dir
+        data_dir=data_dir,
+        config=builder_class.config_named(config or None),
+        manual_dir=manual_dir,
+        processes=processes,
+        skip_bad_files=skip_bad_files,
     )
     if is_built(builder):
         print(f"{dataset} is already built in {builder.data_path}; nothing to do.")
@@ -66,6 +82,8 @@ def build(dataset: str, data_dir: Path, manual_dir: Path | None = None) -> Skele
         f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
     )
     print(f"{dataset} is built in {builder.data_path}: {counts} examples.")
+    if isinstance(builder, RecordedBuilder):
+        print(builder.report.text())
     return builder
 
 
@@ -105,9 +123,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"NAME: {', '.join(BUILDERS)}")
     parser.add_argument("--data_dir", type=Path, required=True, help="where data sets are kept")
     parser.add_argument("--manual_dir", type=Path, help="folder or archive with the raw data")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument(
+        "--on_bad_file",
+        choices=("fail", "skip"),
+        default="fail",
+        help="whether a raw file that cannot be used ends the build or is left out and reported",
+    )
     arguments = parser.parse_args(argv)
+    if arguments.workers < 1:
+        parser.error(f"--workers={arguments.workers} must be 1 or more.")
     try:
-        build(arguments.dataset, arguments.data_dir, arguments.manual_dir)
+        build(
+            arguments.dataset,
+            arguments.data_dir,
+            arguments.manual_dir,
+            processes=arguments.workers,
+            skip_bad_files=arguments.on_bad_file == "skip",
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

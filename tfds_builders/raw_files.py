@@ -1,6 +1,19 @@
-"""What users downloaded: finding files in folders and zip archives, and refusing bad ones."""
+"""What users downloaded: finding files in folders and archives, and refusing bad ones."""
+
+import functools
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from pcm3_jax.errors import UserError
+
+_TAR = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".txz")
+ARCHIVES = (".zip", *_TAR)
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
 class BadFile(UserError):
@@ -22,3 +35,94 @@ class BadFile(UserError):
             f"{place}: {self.reason}; repair or remove the file, or leave it out with "
             "--on_bad_file=skip."
         )
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One file of a download.
+
+    Attributes:
+        file: where it is, for messages: a path, or `archive.zip/path/in/it`.
+        stamp: changes when the content does.
+        archive: the zip archive that it is in.
+        member: its path there.
+        content: its bytes, of a file in a tar archive, which has no random access.
+    """
+
+    file: str
+    stamp: str
+    archive: str | None = None
+    member: str | None = None
+    content: bytes | None = None
+
+    @property
+    def name(self) -> str:
+        return Path(self.file).name
+
+    def read(self) -> bytes:
+        """The content; raises BadFile if it cannot be read."""
+        try:
+            if self.content is not None:
+                return self.content
+            if self.archive is not None:
+                return _zip(self.archive).read(self.member)
+            return Path(self.file).read_bytes()
+        except _DAMAGE as error:
+            raise BadFile(self.file, None, f"it cannot be read ({error})") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _zip(path: str) -> zipfile.ZipFile:
+    # Kept open: reading the table of contents of 57,000 files takes a second.
+    return zipfile.ZipFile(path)
+
+
+def find_files(source: Path, suffix: str) -> list[RawFile]:
+    """The files with that suffix in a folder or archive, at any depth, sorted by path.
+
+    Archives in a folder are looked into, too; nothing is unpacked.
+
+    Raises:
+        UserError: if an archive cannot be read or there is no such file.
+    """
+    paths = sorted(path for path in source.rglob("*") if path.is_file()) or [source]
+    files = []
+    for path in paths:
+        if path.name.endswith(suffix):
+            status = path.stat()
+            files.append(RawFile(str(path), f"{status.st_size}:{status.st_mtime_ns}"))
+        elif path.name.endswith(ARCHIVES):
+            try:
+                files += _archived(path, suffix)
+            except _DAMAGE as error:
+                raise UserError(f"{path} cannot be read ({error}); fetch it again.") from error
+    if not files:
+        raise UserError(
+            f"{source} holds no {suffix} file, nor an archive ({', '.join(ARCHIVES)}) with one; "
+            "correct --manual_dir."
+        )
+    return files
+
+
+def _archived(path: Path, suffix: str) -> Iterator[RawFile]:
+    if path.suffix == ".zip":
+        for entry in sorted(_zip(str(path)).infolist(), key=lambda entry: entry.filename):
+            if entry.filename.endswith(suffix):
+                file, stamp = f"{path}/{entry.filename}", f"{entry.file_size}:{entry.CRC}"
+                yield RawFile(file, stamp, str(path), entry.filename)
+        return
+    with tarfile.open(path) as archive:
+        for entry in archive:
+            if entry.isfile() and entry.name.endswith(suffix):
+                content = archive.extractfile(entry).read()
+                stamp = f"{len(content)}:{zlib.crc32(content)}"
+                yield RawFile(f"{path}/{entry.name}", stamp, content=content)
+
+
+def refuse_duplicates(files: list[RawFile]) -> None:
+    """Raises UserError if two files have the same name, which must be unique in a data set."""
+    where: dict[str, str] = {}
+    for file in files:
+        other = where.setdefault(file.name, file.file)
+        if other != file.file:
+            raise UserError(f"{file.file} has the same name as {other}; remove one of them.")

@@ -88,6 +88,22 @@ def normalize_sequence(skeleton: np.ndarray) -> np.ndarray:
     return posed.astype(np.float32)
 
 
+def center_sequence(skeleton: np.ndarray) -> np.ndarray:
+    """Moves a sequence so that the first person's spine starts at the origin, without turning it.
+
+    Unlike `normalize_sequence` this keeps the way that people go.
+
+    Args:
+        skeleton: (T, M, 25, 3) metres.
+
+    Returns:
+        A new float32 array of the same shape; joints that were not seen stay zero.
+    """
+    seen = skeleton.any(axis=-1, keepdims=True)
+    start = skeleton[seen[:, 0, SPINE, 0].argmax(), 0, SPINE].astype(np.float64)
+    return ((skeleton - start) * seen).astype(np.float32)
+
+
 def _fill_empty_frames(person: np.ndarray) -> np.ndarray:
     """Step 1 for one person, (T, V, 3) to (T, V, 3); an absent person stays zero."""
     present = person.any(axis=(1, 2))

@@ -85,7 +85,7 @@ GOOD = ",".join(["0.5"] * 75)
         ("101_18_0_2_1_chair.txt", GOOD.replace("0.5", "x", 1), "line 1: could not convert"),
         ("101_18_0_2_1_chair.txt", f"{GOOD}\n{GOOD.replace('0.5', 'nan', 1)}", "line 2: a coord"),
         ("101_18_0_2_1_chair.txt", GOOD.replace("0.5", "1e39", 1), "line 1: a coordinate"),
-        ("101_18_0_2_1_chair.txt", GOOD.replace("0.5", "0"), "no joint of any person"),
+        ("101_18_0_2_1_chair.txt", GOOD.replace("0.5", "0"), "no joint was seen in any frame"),
         ("101_18_0_2_1_chair.txt", "", "is empty"),
         ("101_18_9_2_1_chair.txt", GOOD, "the name is not"),
         ("notes.txt", "hello", "the name is not"),
@@ -115,7 +115,7 @@ def test_a_cut_archive_is_refused(tmp_path, capsys, recordings, keep):
 def test_one_split_only_is_refused(tmp_path, capsys, recordings):
     arguments = [f"--data_dir={tmp_path / 'data'}", f"--manual_dir={recordings / '101'}"]
     assert build.main(["intellirehabds", *arguments]) == 1
-    assert "no recording of a test subject" in capsys.readouterr().err
+    assert "no recording of the test split" in capsys.readouterr().err
 
 
 def test_lost_joints_are_bridged_and_unseen_ones_stay():

@@ -1,20 +1,18 @@
 """Builder of `intellirehabds` from the text files of its authors (simplified joint positions)."""
 
-import functools
+import itertools
 import re
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
-from pcm3_jax.errors import UserError
-from tfds_builders.skeleton_builder import Example, Shard, SkeletonBuilder, make_example
+from tfds_builders.parts import Clip, Part, StoredClip
+from tfds_builders.raw_files import BadFile, RawFile, refuse_duplicates
+from tfds_builders.recorded_builder import Record, RecordedBuilder, Report
+from tfds_builders.skeleton_builder import SkeletonConfig
 
 GESTURES = (
     "elbow_flexion_left",
@@ -32,9 +30,7 @@ SUBJECTS = (*range(101, 108), *range(201, 208), *range(209, 218), *range(301, 30
 # Alternating keeps the groups balanced: patients move differently from students.
 SUBJECTS_OF_SPLIT = {"train": SUBJECTS[::2], "test": SUBJECTS[1::2]}
 
-_SHARD_SIZE = 512
 _FILE_NAME = re.compile(r"(\d+)_(\d+)_([0-8])_(\d+)_([123])_([A-Za-z-]+)\.txt")
-_ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".txz", ".zip")
 _NUMBERS = 75  # 25 joints of x, y, z
 
 
@@ -47,7 +43,7 @@ class Recording(NamedTuple):
     skeleton: np.ndarray
 
 
-class Builder(SkeletonBuilder):
+class Builder(RecordedBuilder):
     """IntelliRehabDS, cross-subject split, whole recordings."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -57,47 +53,43 @@ class Builder(SkeletonBuilder):
         "manual_dir is the archive, or a folder with the archive or its text files."
     )
     BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(
+        SkeletonConfig(
             name="cross_subject", description="Subjects alternate between train and test."
         )
     ]
     LABELS = GESTURES
     HOMEPAGE = "https://doi.org/10.5281/zenodo.4610859"
-    NEEDS_MANUAL_DIR = True
+    SUFFIX = ".txt"
 
-    def _shards(self) -> Mapping[str, Sequence[Shard]]:
-        # Held in memory (70 MB): compressed archives can only be read in their own order.
-        recordings = sorted(_read_all(self.manual_dir), key=lambda recording: recording.name)
-        rng = np.random.default_rng(0)
-        shards = {}
-        for split, subjects in SUBJECTS_OF_SPLIT.items():
-            chosen = [recording for recording in recordings if recording.subject in subjects]
-            if not chosen:
-                raise UserError(
-                    f"{self.manual_dir} has no recording of a {split} subject "
-                    f"({', '.join(map(str, subjects))}); give the whole data set."
-                )
-            order = rng.permutation(len(chosen))
-            shards[split] = [
-                Shard(functools.partial(_examples, [chosen[i] for i in part]), len(part))
-                for part in np.array_split(order, -(-len(order) // _SHARD_SIZE))
-            ]
-        return shards
+    def _parts(self, files: Sequence[RawFile], report: Report) -> list[Part]:
+        refuse_duplicates(files)
+        # The files of a subject, whose number leads the name, are one part.
+        ordered = sorted(files, key=lambda file: file.name)
+        groups = itertools.groupby(ordered, lambda file: file.name.split("_")[0])
+        return [Part(subject, tuple(some), _parse_files) for subject, some in groups]
+
+    def _records(
+        self, clips: Iterable[StoredClip], report: Report
+    ) -> Mapping[str, Sequence[Record]]:
+        report.expected_splits = {"train": 1434, "test": 1155}
+        records = {split: [] for split in SUBJECTS_OF_SPLIT}
+        for clip in clips:
+            fields = {"name": clip.name, "camera": 0, "setup": 0, **clip.info}
+            split = "train" if fields["subject"] in SUBJECTS_OF_SPLIT["train"] else "test"
+            records[split].append(Record(clip, 0, clip.frames, fields))
+        return records
 
 
-def _examples(recordings: Sequence[Recording]) -> Iterator[tuple[str, Example]]:
-    for recording in recordings:
-        skeleton = np.zeros((len(recording.skeleton), 2, 25, 3), np.float32)
-        skeleton[:, 0] = bridge_lost_joints(recording.skeleton)
-        yield (
-            recording.name,
-            make_example(
-                skeleton,
-                label=recording.gesture,
-                name=recording.name,
-                subject=recording.subject,
-            ),
-        )
+def _parse_files(files: Sequence[RawFile]) -> Iterator[Clip | BadFile]:
+    for file in files:
+        try:
+            recording = parse_recording(file.file, file.read())
+        except BadFile as flaw:
+            yield flaw
+            continue
+        skeleton = bridge_lost_joints(recording.skeleton)[:, None]
+        info = {"subject": recording.subject, "label": recording.gesture}
+        yield Clip(recording.name, skeleton, info)
 
 
 def bridge_lost_joints(skeleton: np.ndarray) -> np.ndarray:
@@ -121,30 +113,6 @@ def bridge_lost_joints(skeleton: np.ndarray) -> np.ndarray:
     return bridged
 
 
-def _read_all(source: Path) -> Iterator[Recording]:
-    """Every recording of a folder or archive; raises UserError on the first flaw."""
-    where_of: dict[str, str] = {}
-    source = _find_source(source)
-    # disable=None: shown on a terminal only.
-    with tqdm(
-        total=_size(source), desc="reading", unit="B", unit_scale=True, disable=None, leave=False
-    ) as progress:
-        try:
-            for path, content, done in _read_files(source):
-                recording = parse_recording(path, content)
-                if recording.name in where_of:
-                    raise UserError(
-                        f"{path} has the same name as {where_of[recording.name]}; remove one."
-                    )
-                where_of[recording.name] = path
-                yield recording
-                progress.update(done - progress.n)
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise UserError(f"{source} cannot be read ({error}); fetch it again.") from error
-    if not where_of:
-        raise UserError(f"{source} holds no .txt recording; give the unpacked folder or archive.")
-
-
 def parse_recording(path: str, content: bytes) -> Recording:
     """Parses one file, `SubjectId_DateId_Gesture_Repetition_Correct_Position.txt`.
 
@@ -153,84 +121,39 @@ def parse_recording(path: str, content: bytes) -> Recording:
         content: lines of 75 comma-separated numbers, 25 joints of x, y, z in metres.
 
     Raises:
-        UserError: names file and line of the first flaw.
+        BadFile: names file and line of the first flaw.
     """
     fields = _FILE_NAME.fullmatch(Path(path).name)
     if fields is None:
-        raise UserError(
-            f"{path}: the name is not SubjectId_DateId_Gesture_Repetition_Correct_Position.txt "
-            "with gesture 0-8 and correct 1-3; rename or remove the file."
+        raise BadFile(
+            path,
+            None,
+            "the name is not SubjectId_DateId_Gesture_Repetition_Correct_Position.txt with "
+            "gesture 0-8 and correct 1-3",
         )
     if int(fields[1]) not in SUBJECTS:
-        raise UserError(f"{path}: no subject has the number {fields[1]}; remove the file.")
+        raise BadFile(path, None, f"no subject has the number {fields[1]}")
     lines = content.decode("ascii", errors="replace").splitlines()
     if not lines:
-        raise UserError(f"{path} is empty; fetch it again or remove it.")
+        raise BadFile(path, None, "the file is empty")
     frames = np.empty((len(lines), _NUMBERS), np.float32)
     for number, line in enumerate(lines, 1):
         values = line.split(",")
         if len(values) != _NUMBERS:
-            raise UserError(
-                f"{path}, line {number}: {len(values)} numbers instead of {_NUMBERS}; fetch the "
-                "file again or remove it."
-            )
+            raise BadFile(path, number, f"{len(values)} numbers instead of {_NUMBERS}")
         try:
             with np.errstate(over="ignore"):  # infinite in float32: refused below
                 frames[number - 1] = list(map(float, values))
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}; repair or remove the file.") from None
+            raise BadFile(path, number, str(error)) from None
     finite = np.isfinite(frames).all(axis=1)
     if not finite.all():
-        raise UserError(
-            f"{path}, line {int(finite.argmin()) + 1}: a coordinate is not finite; repair or "
-            "remove the file."
-        )
+        raise BadFile(path, int(finite.argmin()) + 1, "a coordinate is not finite")
+    if not frames.any():
+        raise BadFile(path, None, "no joint was seen in any frame")
     return Recording(
         name=Path(path).stem,
         subject=int(fields[1]),
         gesture=int(fields[3]),
         skeleton=frames.reshape(-1, 25, 3),
     )
-
-
-def _find_source(manual_dir: Path) -> Path:
-    """The archive, or the folder of text files, that `manual_dir` stands for."""
-    if manual_dir.is_file() or next(manual_dir.rglob("*.txt"), None):
-        return manual_dir
-    archives = sorted(path for path in manual_dir.iterdir() if path.name.endswith(_ARCHIVES))
-    if len(archives) != 1:
-        raise UserError(
-            f"{manual_dir} holds no .txt recording and {len(archives)} archives; put the text "
-            f"files or one archive ({', '.join(_ARCHIVES)}) there."
-        )
-    return archives[0]
-
-
-def _size(source: Path) -> int:
-    """Bytes to read, for the progress bar."""
-    if source.is_file():
-        return source.stat().st_size
-    return sum(path.stat().st_size for path in source.rglob("*.txt"))
-
-
-def _read_files(source: Path) -> Iterator[tuple[str, bytes, int]]:
-    """Yields (path, content, bytes of the source done) of each text file; nothing is unpacked."""
-    if source.is_dir():
-        done = 0
-        for path in sorted(source.rglob("*.txt")):
-            content = path.read_bytes()
-            done += len(content)
-            yield str(path), content, done
-    elif source.suffix == ".zip":
-        with zipfile.ZipFile(source) as archive:
-            done = 0
-            for entry in archive.infolist():
-                done += entry.compress_size
-                if entry.filename.endswith(".txt"):
-                    yield f"{source}/{entry.filename}", archive.read(entry), done
-    else:
-        # A stream: seeking back in a compressed archive would unpack it again from the start.
-        with source.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-            for entry in archive:
-                if entry.isfile() and entry.name.endswith(".txt"):
-                    yield f"{source}/{entry.name}", archive.extractfile(entry).read(), file.tell()

@@ -9,7 +9,14 @@ import tensorflow_datasets as tfds
 
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.errors import UserError
-from tfds_builders.skeleton_builder import Example, Shard, SkeletonBuilder, make_example
+from tfds_builders import workers
+from tfds_builders.skeleton_builder import (
+    COORDINATES,
+    Example,
+    Shard,
+    SkeletonBuilder,
+    SkeletonConfig,
+)
 from tfds_builders.synthetic_skeletons import generator
 
 _SHARD_SIZE = 8 * generator.CHUNK
@@ -17,7 +24,7 @@ _SIZED = re.compile(r"n(\d+)x(\d+)")
 
 
 @dataclass(eq=False, kw_only=True)
-class SizeConfig(tfds.core.BuilderConfig):
+class SizeConfig(SkeletonConfig):
     """How many clips each split has."""
 
     train: int
@@ -56,29 +63,34 @@ class Builder(SkeletonBuilder):
         return cls.builder_configs.setdefault(name, config)
 
     def _shards(self) -> Mapping[str, Sequence[Shard]]:
-        sizes = {"train": self.builder_config.train, "test": self.builder_config.test}
+        config = self.builder_config
         return {
             split: [
-                Shard(
-                    functools.partial(_examples, split, start, min(start + _SHARD_SIZE, size)),
-                    min(_SHARD_SIZE, size - start),
-                )
+                self._shard(split, start, min(start + _SHARD_SIZE, size))
                 for start in range(0, size, _SHARD_SIZE)
             ]
-            for split, size in sizes.items()
+            for split, size in (("train", config.train), ("test", config.test))
         }
 
+    def _shard(self, split: str, start: int, stop: int) -> Shard:
+        what = (split, start, stop, self.builder_config.coordinates)
+        mark = workers.fingerprint(self.name, str(self.version), *what)
+        return Shard(functools.partial(_examples, *what), stop - start, mark)
 
-def _examples(split: str, start: int, stop: int) -> Iterator[tuple[str, Example]]:
+
+def _examples(split: str, start: int, stop: int, coordinates: str) -> Iterator[tuple[str, Example]]:
     for index, clip in enumerate(generator.generate(split, start, stop), start):
         name = f"{split}_{index:07d}"
+        skeleton = COORDINATES[coordinates](select_bodies(clip.skeleton))
         yield (
             name,
-            make_example(
-                select_bodies(clip.skeleton),
-                label=clip.label,
-                name=name,
-                subject=clip.performer,
-                camera=clip.camera,
-            ),
+            {
+                "skeleton": skeleton,
+                "label": clip.label,
+                "name": name,
+                "subject": clip.performer,
+                "camera": clip.camera,
+                "setup": 0,
+                "num_frames": len(skeleton),
+            },
         )
