@@ -8,6 +8,9 @@ A clip is made in four steps, each over all frames of a chunk of clips at once:
 3. *Bodies*: forward kinematics with the bone lengths of a performer, feet on the ground.
 4. *Sensor*: the scene is turned before one of three cameras; noise and lost joints follow.
 
+An untrimmed video is one performer's continuous movement through several actions, made alike: the
+waveforms of its actions share one time axis.
+
 Body and camera frames are right-handed: x to the person's right, y up, z backwards (a person who
 faces the camera looks along -z, the camera's axes being those of Kinect v2). Metres, radians,
 seconds; 30 frames a second; joints in the order of NTU RGB+D.
@@ -22,6 +25,8 @@ import numpy as np
 
 FRAME_RATE = 30.0
 MIN_FRAMES, MAX_FRAMES = 20, 300
+ACTIONS_A_VIDEO = (4, 8)  # fewest and most
+PAUSE_FRAMES = (15, 60)  # before, between and after a video's actions
 CHUNK = 128  # clips drawn together; the clips of a split do not depend on how many are asked for
 PERFORMERS = MappingProxyType({"train": tuple(range(1, 29)), "test": tuple(range(29, 41))})
 
@@ -310,6 +315,7 @@ ACTIONS = (
     Action("hug", (1, 1), (2.0, 4.0), _HUGGING, _HUGGING, distance=(0.95, 1.15)),
 )
 LABELS = tuple(action.name for action in ACTIONS)
+SOLO_LABELS = tuple(action.name for action in ACTIONS if action.partner is None)
 
 # How much each channel drifts: the root stays in place but turns about, the legs stand.
 _DRIFT = np.array([0.0 if c in _TRANSLATIONS else 6.0 if c == "yaw" else 1.0 for c in CHANNELS])
@@ -413,9 +419,7 @@ def _generate_chunk(split: str, chunk: int, seed: int) -> list[Clip]:
         np.cumsum(timing.frames) - timing.frames, timing.frames
     )
 
-    # The first person's hand decides: two who shake hands use the same one.
-    sides = np.array([ACTIONS[label].side for label in labels])
-    left = np.where(sides == "free", rng.random(CHUNK) < style.left_handed[:, 0], sides == "left")
+    left = _draw_left(rng, labels, style)
     persons = []
     for person in range(2):
         # A partner answers a little later: the same waveforms, shifted in time.
@@ -437,6 +441,89 @@ def _generate_chunk(split: str, chunk: int, seed: int) -> list[Clip]:
         Clip(clip, int(label), int(performers[who]), int(view))
         for clip, label, who, view in zip(clips, labels, cast[:, 0], camera, strict=True)
     ]
+
+
+class Video(NamedTuple):
+    """One untrimmed recording of one person as a sensor would give it, before normalisation.
+
+    Attributes:
+        skeleton: (T, 2, 25, 3), as in `Clip`; the second person is absent.
+        intervals: (actions, 3) int64 in the order of time: label (index in `LABELS`, one of
+            `SOLO_LABELS`), first frame, one past the last frame.
+        performer: 1 ... 40.
+        camera: 1, 2 or 3.
+    """
+
+    skeleton: np.ndarray
+    intervals: np.ndarray
+    performer: int
+    camera: int
+
+
+def generate_untrimmed(split: str, start: int, stop: int, seed: int = 0) -> Iterator[Video]:
+    """Yields untrimmed videos `start` to `stop` of a split, whatever the split's size.
+
+    In each, a person does different actions one after the other and rests in between.
+
+    Args:
+        split: "train" or "test"; their performers differ.
+        start: first video.
+        stop: one past the last video.
+        seed: of the whole data set; everything is a function of (seed, split, video).
+
+    Raises:
+        KeyError: if there is no such split.
+    """
+    for index in range(start, stop):
+        yield _generate_video(split, index, seed)
+
+
+def _generate_video(split: str, index: int, seed: int) -> Video:
+    """One video; what are clips elsewhere are its actions here, all on the video's time axis."""
+    performers = PERFORMERS[split]
+    rng = np.random.default_rng([seed, 2000, list(PERFORMERS).index(split), index])
+    solo = [LABELS.index(name) for name in SOLO_LABELS]
+    count = rng.integers(*ACTIONS_A_VIDEO, endpoint=True)
+    labels = rng.choice(solo, count, replace=False)
+    performer = int(rng.choice(performers))
+    # One style for all actions: leading axes (actions, persons) to broadcast.
+    style = _Performer(*(np.asarray(field)[None, None] for field in _performer(seed, performer)))
+
+    timing = _draw_timing(rng, labels, style.tempo[:, 0])
+    lengths = np.ceil(timing.duration * FRAME_RATE).astype(int)
+    pauses = rng.integers(*PAUSE_FRAMES, size=count + 1, endpoint=True)
+    starts = np.cumsum(pauses[:-1]) + np.cumsum(lengths) - lengths
+    frames = pauses.sum() + lengths.sum()
+    frame, one = np.arange(frames), np.zeros(frames, int)
+
+    waves = _waveforms(
+        timing._replace(onset=starts / FRAME_RATE),
+        np.repeat(np.arange(count), frames),
+        np.tile(frame / FRAME_RATE, count),
+    ).reshape(count, frames, len(WAVES))
+    left = _draw_left(rng, labels, style)
+    movement, taken = _draw_movement(rng, labels, left, 0, style)
+    # With each action people come to rest in another pose.
+    rests = _draw_rest(rng, count + 1)
+    ramp = waves[:, :, WAVES.index("ramp")]
+    rest = rests[0] + np.einsum("af,ac->fc", ramp, np.diff(rests, axis=0))
+    channels = rest * (1 - np.einsum("af,ac->fc", waves[:, :, WAVES.index("hold")], taken))
+    channels += style.posture[0] + _draw_drift(rng, one, frame)
+    # Only ramps outlast their action: who has turned around stays so.
+    channels += np.einsum("afw,awc->fc", waves, movement)
+
+    bones = _OFFSETS * style.scale[0, 0, _LIMB_OF_NODE, None]
+    body = np.zeros((frames, 2, 25, 3))
+    body[:, 0] = _forward_kinematics(channels, np.broadcast_to(bones, (frames, *bones.shape)))
+    body, camera = _place_before_camera(rng, body, labels[:1], one)
+    body += _sensor_noise(rng, body.shape, one)
+    body[:, 1] = 0.0
+    body = body.astype(np.float32)
+    # As often as in a clip of an action each.
+    for part in np.array_split(body, count):
+        _lose_joints(rng, part)
+    intervals = np.stack([labels, starts, starts + lengths], axis=1)
+    return Video(body, intervals, performer, int(camera[0]))
 
 
 class _Performer(NamedTuple):
@@ -535,41 +622,66 @@ def _draw_channels(
     clip, `waves` is (frames, waves).
     """
     clips = len(labels)
-    movement = _MOVEMENTS[labels, person]  # (clips, waves, channels)
-    used = movement.any(axis=1)
-    limb_used = np.zeros((clips, _GROUP.max() + 1), bool)
-    for group in range(limb_used.shape[1]):
-        limb_used[:, group] = used[:, group == _GROUP].any(axis=1)
-    taken = limb_used[:, _GROUP].astype(float)  # (clips, channels)
-
-    gain = style.gain[:, person] * rng.normal(1.0, 0.22, movement.shape)
-    gain *= rng.uniform(0.7, 1.15, (clips, 1, 1))
-    movement = movement * gain
+    movement, taken = _draw_movement(rng, labels, left, person, style)
     rest_before, rest_after = (_draw_rest(rng, clips) for _ in range(2))
-
-    drift_rate = rng.uniform(0.1, 0.5, (clips, len(CHANNELS))) * 2 * np.pi / FRAME_RATE
-    drift_start = rng.uniform(0.0, 2 * np.pi, (clips, len(CHANNELS)))
-    drift_size = rng.gamma(2.0, 0.025, (clips, len(CHANNELS))) * _DRIFT
-
-    def mirror(rows: np.ndarray) -> np.ndarray:
-        flip = left.reshape(-1, *[1] * (rows.ndim - 1))
-        return np.where(flip, (rows * _MIRROR_SIGN)[..., _MIRROR], rows)
-
-    taken = np.where(left[:, None], taken[:, _MIRROR], taken)
-    movement = mirror(movement)
+    drift = _draw_drift(rng, clip_of_frame, frame)
     # People shift to another resting pose at some time, whatever they are doing.
     shift_time, shift_pace = rng.uniform(-1.0, 7.0, clips), rng.uniform(0.5, 1.5, clips)
     shifted = _smooth_step(
         (frame / FRAME_RATE - shift_time[clip_of_frame]) / shift_pace[clip_of_frame]
     )[:, None]
     rest = rest_before[clip_of_frame] * (1 - shifted) + rest_after[clip_of_frame] * shifted
-    drift = np.sin(frame[:, None] * drift_rate[clip_of_frame] + drift_start[clip_of_frame])
     # During the action the limbs that it uses leave their resting pose.
     channels = rest * (1 - waves[:, :1] * taken[clip_of_frame])
-    channels += style.posture[:, person][clip_of_frame] + drift * drift_size[clip_of_frame]
+    channels += style.posture[:, person][clip_of_frame] + drift
     for wave in range(len(WAVES)):
         channels += waves[:, wave, None] * movement[clip_of_frame, wave]
     return channels
+
+
+def _draw_left(rng: np.random.Generator, labels: np.ndarray, style: _Performer) -> np.ndarray:
+    """(clips,) whether the clip's action is done left-handed."""
+    # The first person's hand decides: two who shake hands use the same one.
+    sides = np.array([ACTIONS[label].side for label in labels])
+    free = rng.random(len(labels)) < style.left_handed[:, 0]
+    return np.where(sides == "free", free, sides == "left")
+
+
+def _draw_movement(
+    rng: np.random.Generator, labels: np.ndarray, left: np.ndarray, person: int, style: _Performer
+) -> tuple[np.ndarray, np.ndarray]:
+    """How one person does each clip's action: amounts, and which limbs it takes over.
+
+    Returns:
+        (clips, waves, channels) radians or metres, and (clips, channels) 1.0 where taken, else 0.0.
+    """
+    movement = _MOVEMENTS[labels, person]
+    used = movement.any(axis=1)
+    limb_used = np.zeros((len(labels), _GROUP.max() + 1), bool)
+    for group in range(limb_used.shape[1]):
+        limb_used[:, group] = used[:, group == _GROUP].any(axis=1)
+    taken = limb_used[:, _GROUP].astype(float)
+
+    gain = style.gain[:, person] * rng.normal(1.0, 0.22, movement.shape)
+    gain *= rng.uniform(0.7, 1.15, (len(labels), 1, 1))
+    movement = movement * gain
+    mirrored = (movement * _MIRROR_SIGN)[..., _MIRROR]
+    return (
+        np.where(left[:, None, None], mirrored, movement),
+        np.where(left[:, None], taken[:, _MIRROR], taken),
+    )
+
+
+def _draw_drift(
+    rng: np.random.Generator, clip_of_frame: np.ndarray, frame: np.ndarray
+) -> np.ndarray:
+    """(frames, channels): slow sines about the posture, radians."""
+    shape = (clip_of_frame[-1] + 1, len(CHANNELS))
+    rate = rng.uniform(0.1, 0.5, shape) * 2 * np.pi / FRAME_RATE
+    start = rng.uniform(0.0, 2 * np.pi, shape)
+    size = rng.gamma(2.0, 0.025, shape) * _DRIFT
+    wave = np.sin(frame[:, None] * rate[clip_of_frame] + start[clip_of_frame])
+    return wave * size[clip_of_frame]
 
 
 def _draw_rest(rng: np.random.Generator, clips: int) -> np.ndarray:
