@@ -3,7 +3,7 @@
 import functools
 import json
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,17 +30,17 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Files that are parsed together.
+    """Recordings that are parsed together.
 
     Attributes:
         name: unique in the data set; part of a file name.
-        files: the raw files.
-        parse: files → each one's clip, or its flaw; can be pickled.
+        recordings: the raw files of each.
+        parse: (*files of a recording) → its clip, or raises BadFile; can be pickled.
     """
 
     name: str
-    files: tuple[RawFile, ...]
-    parse: Callable[[tuple[RawFile, ...]], Iterator[Clip | BadFile]]
+    recordings: tuple[tuple[RawFile, ...], ...]
+    parse: Callable[..., Clip]
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def parse_all(
         functools.partial(_parse_part, folder, version),
         parts,
         processes,
-        sizes=[len(part.files) for part in parts],
+        sizes=[len(part.recordings) for part in parts],
         description="parsing",
-        unit="files",
+        unit="recordings",
     )
     for index in results:
         poses = str(folder / index["poses"])
@@ -112,21 +112,24 @@ def parse_all(
 def _parse_part(folder: Path, version: str, part: Part) -> dict[str, Any]:
     """The index of a parsed part; its poses lie beside it in one array, without padding."""
     # The name tells what was parsed, so that a changed file is parsed again.
-    mark = workers.fingerprint(version, [(file.name, file.stamp) for file in part.files])
+    stamps = [(file.name, file.stamp) for files in part.recordings for file in files]
+    mark = workers.fingerprint(version, stamps)
     index_file = folder / f"{part.name}-{mark}.json"
     if index_file.exists():
         return json.loads(index_file.read_text())
     for outdated in folder.glob(f"{part.name}-*"):
         outdated.unlink()
     clips, flaws, poses, start = [], [], [np.zeros((0, 25, 3), np.float32)], 0
-    for result in part.parse(part.files):
-        if isinstance(result, BadFile):
-            flaws.append([result.file, result.line, result.reason])
+    for files in part.recordings:
+        try:
+            clip = part.parse(*files)
+        except BadFile as flaw:
+            flaws.append([flaw.file, flaw.line, flaw.reason])
             continue
-        frames, persons = result.skeleton.shape[:2]
-        info = {"name": result.name, "info": result.info}
+        frames, persons = clip.skeleton.shape[:2]
+        info = {"name": clip.name, "info": clip.info}
         clips.append(info | {"frames": frames, "persons": persons, "start": start})
-        poses.append(result.skeleton.swapaxes(0, 1).reshape(-1, 25, 3))
+        poses.append(clip.skeleton.swapaxes(0, 1).reshape(-1, 25, 3))
         start += frames * persons
     poses_file = index_file.with_suffix(".npy")
     workers.write_whole(poses_file, lambda path: _save(path, np.concatenate(poses)))

@@ -61,12 +61,18 @@ class RawFile:
 
     def read(self) -> bytes:
         """The content; raises BadFile if it cannot be read."""
+        return self.read_head(-1)
+
+    def read_head(self, size: int) -> bytes:
+        """The first `size` bytes; raises BadFile if they cannot be read."""
         try:
             if self.content is not None:
-                return self.content
+                return self.content[: None if size < 0 else size]
             if self.archive is not None:
-                return _zip(self.archive).read(self.member)
-            return Path(self.file).read_bytes()
+                with _zip(self.archive).open(self.member) as file:
+                    return file.read(size)
+            with open(self.file, "rb") as file:
+                return file.read(size)
         except _DAMAGE as error:
             raise BadFile(self.file, None, f"it cannot be read ({error})") from error
 
@@ -117,12 +123,3 @@ def _archived(path: Path, suffix: str) -> Iterator[RawFile]:
                 content = archive.extractfile(entry).read()
                 stamp = f"{len(content)}:{zlib.crc32(content)}"
                 yield RawFile(f"{path}/{entry.name}", stamp, content=content)
-
-
-def refuse_duplicates(files: list[RawFile]) -> None:
-    """Raises UserError if two files have the same name, which must be unique in a data set."""
-    where: dict[str, str] = {}
-    for file in files:
-        other = where.setdefault(file.name, file.file)
-        if other != file.file:
-            raise UserError(f"{file.file} has the same name as {other}; remove one of them.")

@@ -14,7 +14,7 @@ import numpy as np
 from pcm3_jax.errors import UserError
 from tfds_builders import parts, raw_files, workers
 from tfds_builders.parts import Part, StoredClip
-from tfds_builders.raw_files import RawFile
+from tfds_builders.raw_files import BadFile, RawFile
 from tfds_builders.skeleton_builder import (
     COORDINATES,
     SHARD_SIZE,
@@ -51,6 +51,7 @@ class Report:
         files_seen: raw files that were looked at.
         left_out: reason to names of the files left out for it.
         notes: what is worth knowing and no mistake.
+        differences: what else a complete download has.
         expected_splits: examples of each split of a complete download, where that is known.
         expected_classes: the same for each class, all splits together.
         splits: examples of each split and class.
@@ -60,6 +61,7 @@ class Report:
     files_seen: int = 0
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
     expected_splits: Mapping[str, int] = field(default_factory=dict)
     expected_classes: Mapping[str, int] = field(default_factory=dict)
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What a complete download would have, in words."""
-        found = [
+        found = self.differences + [
             f"the {split} split has {self.examples[split]:,} examples; a complete download gives "
             f"{expected:,}"
             for split, expected in self.expected_splits.items()
@@ -84,7 +86,8 @@ class Report:
             if classes[name] != expected
         ]
         if differing:
-            found.append(f"classes differ from a complete download: {', '.join(differing)}")
+            some = ", ".join(differing[:5]) + (", …" if len(differing) > 5 else "")
+            found.append(f"{len(differing)} classes differ from a complete download: {some}")
         return found
 
     def text(self) -> str:
@@ -128,6 +131,24 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):
     ) -> Mapping[str, Sequence[Record]]:
         """The examples of each split, and in the report the numbers of a complete download."""
 
+    def _refuse(self, flaw: BadFile, report: Report) -> None:
+        """Raises the flaw, or reports it where bad files are skipped."""
+        if not self.skip_bad_files:
+            raise flaw
+        line = "" if flaw.line is None else f"line {flaw.line}: "
+        report.leave_out(flaw.file, line + flaw.reason)
+
+    def _by_name(self, files: Iterable[RawFile], report: Report) -> dict[str, RawFile]:
+        """Files by their names, sorted; of two with one name the second is a flaw."""
+        found: dict[str, RawFile] = {}
+        for file in files:
+            if file.name in found:
+                other = found[file.name].file
+                self._refuse(BadFile(file.file, None, f"it has the name of {other}"), report)
+            else:
+                found[file.name] = file
+        return dict(sorted(found.items()))
+
     def _shards(self) -> Mapping[str, Sequence[Shard]]:
         files = raw_files.find_files(self.manual_dir, self.SUFFIX)
         report = Report(files_seen=len(files))
@@ -139,8 +160,7 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):
             stop_at_flaw=not self.skip_bad_files,
         )
         for flaw in parsed.flaws:
-            line = "" if flaw.line is None else f"line {flaw.line}: "
-            report.leave_out(flaw.file, f"{line}{flaw.reason}")
+            self._refuse(flaw, report)
         report.peak_memory_mb = parsed.peak_memory_mb
         clips = sorted(parsed.clips, key=lambda clip: clip.name)
         records = self._records(clips, report)

@@ -190,10 +190,13 @@ def _write_shard(folder: Path, features: tfds.features.FeaturesDict, shard: Shar
     path = folder / f"{shard.mark}.array_record"
     if not path.exists():
         serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-        records = (
-            (key, serializer.serialize_example(features.encode_example(example)))
-            for key, example in shard.examples()
-        )
+
+        def serialize(example: Example) -> bytes:
+            proto = serializer.get_tf_example(features.encode_example(example))
+            # Fields in one order, so that the same data give the same bytes.
+            return proto.SerializeToString(deterministic=True)
+
+        records = ((key, serialize(example)) for key, example in shard.examples())
         array_record = writer.ExampleWriter(tfds.core.FileFormat.ARRAY_RECORD)
         workers.write_whole(path, lambda whole: array_record.write(whole, records))
     return path

@@ -3,15 +3,19 @@
     python tests/golden/pack.py FOLDER
 
 `FOLDER` holds `pretrain_step_{cutmix,resizemix,mixup,noprompt}.npz`, `data/crop_resize.npz`,
-`data/streams.npz` and `data/ntu_preprocess.npz`, as the PyTorch program's recorder wrote them:
-arrays (N, C, T, V, M), names as in this folder's README. `../golden_vectors.py` reads the result.
+`data/streams.npz`, `data/detection.npz` and `data/ntu_preprocess.npz`, as the PyTorch program's
+recorder wrote them: arrays (N, C, T, V, M), names as in this folder's README; `data/*.skeleton` are
+the files that the last was computed from.
+`../golden_vectors.py` reads the result.
 """
 
 import argparse
 import ast
+import io
 import json
 import lzma
 import pathlib
+import tarfile
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,8 @@ HERE = pathlib.Path(__file__).parent
 VIEW_GRID = 2.0**-21  # rounding of at most 2.4e-7 in views whose standard deviation is 0.32
 RESULT_BITS = 23  # gradients and final state: rounding of at most 2**-24 of the largest entry
 SAMPLE_SIZE = 1500
+# Probabilities of the background and of the classes that win a segment, and of all others.
+WINNERS_GRID, OTHERS_GRID = 2.0**-22, 2.0**-10
 CROP_JOINTS = (0, 3, 11, 15, 19, 24)
 STEPS = 3
 
@@ -43,6 +49,8 @@ def main() -> None:
     write_archive("crops.xz", *crops(folder / "data"))
     streams = np.load(folder / "data" / "streams.npz")
     write_archive("streams.xz", {}, {n: to_layout(streams[n]) for n in streams.files}, {})
+    write_skeletons("ntu_skeletons.tar.xz", sorted((folder / "data").glob("*.skeleton")))
+    write_archive("detection.xz", *detection(folder / "data"))
 
 
 def to_layout(array: np.ndarray) -> np.ndarray:
@@ -145,6 +153,40 @@ def crops(folder: pathlib.Path) -> tuple[dict[str, Any], Arrays, dict[str, float
             evaluation.append(index)
             arrays[f"evaluation/{index}"] = to_layout(golden[name])[:, :, joints]
     return {"train": train, "evaluation": evaluation}, arrays, {}
+
+
+def detection(folder: pathlib.Path) -> tuple[dict[str, Any], Arrays, dict[str, float]]:
+    """Frame probabilities, true intervals, segments and mAPs of untrimmed videos."""
+    golden = np.load(folder / "detection.npz")
+    arrays: Arrays = {}
+    grids = {}
+    for v in range(int(golden["videos"])):
+        arrays[f"{v}/labels"] = golden[f"{v}/labels"].astype(np.int16)
+        arrays[f"{v}/segments"] = golden[f"{v}/segments"]
+        probabilities = golden[f"{v}/frame_prob"]
+        winners = np.unique([0, *golden[f"{v}/segments"][:, 0].astype(int)])
+        arrays[f"{v}/winners"] = winners.astype(np.uint8)
+        # A class after the other: along time, neighbours are alike.
+        arrays[f"{v}/winners_prob"] = probabilities[:, winners].T
+        arrays[f"{v}/others_prob"] = np.delete(probabilities, winners, axis=1).T
+        grids |= {f"{v}/winners_prob": WINNERS_GRID, f"{v}/others_prob": OTHERS_GRID}
+    means = {name: float(golden[name]) for name in golden.files if name.startswith("map_")}
+    return {"videos": int(golden["videos"]), "means": means}, arrays, grids
+
+
+def write_skeletons(name: str, files: list[pathlib.Path]) -> None:
+    """Writes the `.skeleton` files with a constant for each joint's pixels and orientation."""
+    with tarfile.open(HERE / name, "w:xz", preset=9 | lzma.PRESET_EXTREME) as archive:
+        for file in files:
+            lines = [line.split(b" ") for line in file.read_bytes().split(b"\n")]
+            for words in lines:
+                if len(words) == 12:
+                    words[3:11] = [b"0.5"] * 8
+            content = b"\n".join(b" ".join(words) for words in lines)
+            member = tarfile.TarInfo(file.name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    print(f"{name}: {len(files)} files, packed {(HERE / name).stat().st_size:,}")
 
 
 def write_archive(name: str, meta: Any, arrays: Arrays, grids: dict[str, float]) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.parts import Clip, Part, StoredClip
-from tfds_builders.raw_files import BadFile, RawFile, refuse_duplicates
+from tfds_builders.raw_files import BadFile, RawFile
 from tfds_builders.recorded_builder import Record, RecordedBuilder, Report
 from tfds_builders.skeleton_builder import SkeletonConfig
 
@@ -62,11 +62,13 @@ class Builder(RecordedBuilder):
     SUFFIX = ".txt"
 
     def _parts(self, files: Sequence[RawFile], report: Report) -> list[Part]:
-        refuse_duplicates(files)
         # The files of a subject, whose number leads the name, are one part.
-        ordered = sorted(files, key=lambda file: file.name)
-        groups = itertools.groupby(ordered, lambda file: file.name.split("_")[0])
-        return [Part(subject, tuple(some), _parse_files) for subject, some in groups]
+        groups = itertools.groupby(
+            self._by_name(files, report).values(), lambda file: file.name.split("_")[0]
+        )
+        return [
+            Part(subject, tuple((file,) for file in some), parse_file) for subject, some in groups
+        ]
 
     def _records(
         self, clips: Iterable[StoredClip], report: Report
@@ -80,16 +82,13 @@ class Builder(RecordedBuilder):
         return records
 
 
-def _parse_files(files: Sequence[RawFile]) -> Iterator[Clip | BadFile]:
-    for file in files:
-        try:
-            recording = parse_recording(file.file, file.read())
-        except BadFile as flaw:
-            yield flaw
-            continue
-        skeleton = bridge_lost_joints(recording.skeleton)[:, None]
-        info = {"subject": recording.subject, "label": recording.gesture}
-        yield Clip(recording.name, skeleton, info)
+def parse_file(file: RawFile) -> Clip:
+    """The clip of one file; raises BadFile."""
+    recording = parse_recording(file.file, file.read())
+    skeleton = bridge_lost_joints(recording.skeleton)[:, None]
+    return Clip(
+        recording.name, skeleton, {"subject": recording.subject, "label": recording.gesture}
+    )
 
 
 def bridge_lost_joints(skeleton: np.ndarray) -> np.ndarray:

@@ -1,0 +1,223 @@
+"""PKU-MMD's files: videos, labels and splits, every flaw, and thousands of damaged ones."""
+
+import random
+
+import numpy as np
+import pytest
+
+from tests.tfds_builders.mutants import mutant
+from tests.tfds_builders.plain_parsers import Flaw, plain_labels, plain_split, plain_video
+from tests.tfds_builders.raw_writers import labels_text, split_text, video_text
+from tfds_builders.pku_mmd import text_files
+from tfds_builders.pku_mmd.text_files import Interval, parse_labels, parse_split, parse_video
+from tfds_builders.raw_files import BadFile
+
+FILE = "PKU_Skeleton_Renew.zip/0002-L.txt"
+NUM_FRAMES = 900
+
+
+def some_video(frames, seed=0):
+    """(T, 2, 25, 3) whose second person comes and goes."""
+    rng = np.random.default_rng(seed)
+    skeleton = rng.normal(size=(frames, 2, 25, 3)) * 10.0 ** rng.integers(-5, 2, (frames, 2, 25, 3))
+    skeleton[rng.random(frames) < 0.5, 1] = 0.0
+    return skeleton
+
+
+VIDEO = video_text(some_video(4))
+ROWS = [(12, 0, 100, 2), (51, 100, 101, 1), (1, 100, 300, 0), (7, 250, NUM_FRAMES, 2)]
+LABELS = labels_text(ROWS)
+TRAIN, TEST = ["0002-L", "0002-M", "A01N01-L"], ["0003-R", "A26N30-M"]
+SPLIT = split_text(TRAIN, TEST)
+PARSERS = {
+    "video": (VIDEO, lambda content: parse_video(content, FILE), plain_video),
+    "labels": (
+        LABELS,
+        lambda content: parse_labels(content, FILE, NUM_FRAMES),
+        lambda content: plain_labels(content, NUM_FRAMES),
+    ),
+    "split": (SPLIT, lambda content: parse_split(content, FILE), plain_split),
+}
+
+
+@pytest.mark.parametrize("crlf", [False, True])
+def test_a_video_is_read_at_once(monkeypatch, crlf):
+    skeleton = some_video(300)
+    content = video_text(skeleton, crlf)
+    monkeypatch.delattr(text_files, "_whole_lines")  # genuine files take the fast way
+    actual = parse_video(content, FILE)
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, plain_video(content))
+    np.testing.assert_allclose(actual, skeleton, rtol=1e-6)  # 7 digits were written
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        VIDEO[:-1],
+        VIDEO.replace(b"\n", b"\r\n")[:-1],
+        VIDEO.replace(b"\n", b"\r\n", 2),
+        VIDEO.replace(b"\n ", b"\n"),
+        VIDEO + b"\n \n\r\n",
+        b" " + VIDEO.replace(b"\n", b" \t\n"),
+        VIDEO.replace(b" ", b"  "),
+    ],
+    ids=["no end", "cut crlf", "both ends", "no indent", "blank end", "blanks", "two blanks"],
+)
+def test_other_line_ends_and_blanks_change_nothing(content):
+    np.testing.assert_array_equal(parse_video(content, FILE), parse_video(VIDEO, FILE))
+
+
+def test_labels_are_zero_based_half_open_intervals():
+    expected = [Interval(action - 1, *rest) for action, *rest in ROWS]
+    for content in (LABELS, LABELS[:-1], LABELS.replace(b",", b" ,\t"), labels_text(ROWS, True)):
+        assert parse_labels(content, FILE, NUM_FRAMES) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SPLIT,
+        SPLIT[:-1] + b", ",
+        split_text(TRAIN, TEST, crlf=True),
+        SPLIT.replace(b", ", b","),
+        SPLIT.replace(b",", b""),
+        SPLIT.replace(b"Validataion", b"Validation"),
+        SPLIT + b"\n \n",
+    ],
+)
+def test_splits(content):
+    assert parse_split(content, FILE) == {"train": TRAIN, "test": TEST}
+
+
+def changed(content, line, text):
+    """`content` with that line (1-based) replaced."""
+    lines = content.split(b"\n")
+    lines[line - 1] = text
+    return b"\n".join(lines)
+
+
+def word_changed(content, line, word, text):
+    """`content` with that word (0-based) of that line replaced."""
+    words = content.split(b"\n")[line - 1].split()
+    words[word] = text
+    return changed(content, line, b" ".join(words))
+
+
+NUMBER = "a number was expected"
+COUNT = "a whole number of at most 9 digits, was expected"
+EMPTY = "found an empty file where text was expected"
+NO_END = "found the end of the file where"
+FLAWS = {
+    "video empty": ("video", b"", None, EMPTY),
+    "video blank": ("video", b" \n\n", None, EMPTY),
+    "video cut": ("video", VIDEO.rsplit(b" ", 1)[0], 4, "found 149 values where a frame has 150"),
+    "video long line": ("video", changed(VIDEO, 2, b" 1" * 151), 2, "found 151 values where a"),
+    "video two in one": ("video", VIDEO.replace(b"\n", b"", 1), 1, "found 300 values where a"),
+    "video blank line": ("video", VIDEO.replace(b"\n", b"\n\n", 1), 2, "found a blank line where"),
+    "video blank start": ("video", b"\n" + VIDEO, 1, "found a blank line where text was expected"),
+    "video text": ("video", word_changed(VIDEO, 3, 7, b"abc"), 3, f"found 'abc' where {NUMBER}"),
+    "video nan": ("video", word_changed(VIDEO, 3, 7, b"nan"), 3, f"found 'nan' where {NUMBER}"),
+    "video inf": ("video", word_changed(VIDEO, 3, 149, b"inf"), 3, f"found 'inf' where {NUMBER}"),
+    "video huge": ("video", word_changed(VIDEO, 4, 149, b"1e39"), 4, "a number within float32"),
+    "video underscore": ("video", word_changed(VIDEO, 1, 0, b"1_0"), 1, "found '1_0' where a"),
+    "video NUL": ("video", VIDEO + b"\x00", 5, "found 1 values where a frame has 150"),
+    "video not ASCII": ("video", word_changed(VIDEO, 1, 0, b"\xb2"), 1, r"found '\xb2' where a"),
+    "labels empty": ("labels", b"\n", None, EMPTY),
+    "labels text": ("labels", changed(LABELS, 2, b"51,a,101,1"), 2, "found 'a' where the start, a"),
+    "labels float": ("labels", changed(LABELS, 1, b"12,0,1e2,2"), 1, f"the end, {COUNT}"),
+    "labels negative": (
+        "labels",
+        changed(LABELS, 1, b"12,-1,9,2"),
+        1,
+        "found '-1' where the start",
+    ),
+    "labels fields": ("labels", changed(LABELS, 3, b"1,100,300"), 3, "found 3 fields where action"),
+    "labels comma": ("labels", changed(LABELS, 3, b"1,100,300,0,"), 3, "found 5 fields where"),
+    "labels blank field": (
+        "labels",
+        changed(LABELS, 3, b"1,,300,0"),
+        3,
+        "found '' where the start",
+    ),
+    "labels action 0": ("labels", changed(LABELS, 1, b"0,0,9,2"), 1, "action 0 where 1-51 was"),
+    "labels action 52": ("labels", changed(LABELS, 1, b"52,0,9,2"), 1, "action 52 where 1-51 was"),
+    "labels start": (
+        "labels",
+        changed(LABELS, 1, b"12,9,9,2"),
+        1,
+        "found frames 9 to 9 where start",
+    ),
+    "labels end": (
+        "labels",
+        changed(LABELS, 4, b"7,250,901,2"),
+        4,
+        "frames 250 to 901 where start",
+    ),
+    "labels order": ("labels", changed(LABELS, 4, b"7,99,900,2"), 4, "99 out of"),
+    "labels blank line": ("labels", changed(LABELS, 2, b""), 2, "found a blank line where text"),
+    "split empty": ("split", b"", None, EMPTY),
+    "split heading": ("split", changed(SPLIT, 1, b"Train:"), 1, "found 'Train:' where 'Training"),
+    "split test heading": ("split", changed(SPLIT, 3, b"Test:"), 3, "where 'Validataion videos:'"),
+    "split one heading": ("split", b"Training videos:\n", 1, f"{NO_END} a list of videos was"),
+    "split half": ("split", b"Training videos:\nA,B", 2, f"{NO_END} 'Validataion videos:' was"),
+    "split no names": ("split", changed(SPLIT, 2, b" , "), 2, "found no name where a list"),
+    "split no line": ("split", changed(SPLIT, 2, b""), 2, "found a blank line where text was"),
+    "split twice": ("split", changed(SPLIT, 2, b"A, B, A"), 2, "found 'A' a second time (first in"),
+    "split in both": ("split", changed(SPLIT, 4, b"0002-M"), 4, "a second time (first in line 2)"),
+    "split name": (
+        "split",
+        changed(SPLIT, 4, b"../a"),
+        4,
+        "found '../a' where the name of a video",
+    ),
+    "split longer": (
+        "split",
+        SPLIT + b"A\n",
+        5,
+        "found 'A' where the end of the file was expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_flaw_is_named_with_file_and_line(flaw):
+    kind, content, line, reason = FLAWS[flaw]
+    _, parse, plain = PARSERS[kind]
+    with pytest.raises(BadFile) as caught:
+        parse(content)
+    error = caught.value
+    assert (error.file, error.line) == (FILE, line)
+    assert reason in error.reason
+    assert str(error).isascii() and str(error).isprintable()
+    assert str(error).count("; ") == 1
+    with pytest.raises(Flaw) as plainly:
+        plain(content)
+    assert plainly.value.line == line
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", PARSERS)
+def test_500_mutants_are_read_as_the_plain_parser_reads_them(kind, seed):
+    content, parse, plain = PARSERS[kind]
+    rng = random.Random(seed)
+    read = refused = 0
+    for _ in range(500):
+        damaged = mutant(rng, content)
+        try:
+            expected = plain(damaged)
+        except Flaw as flaw:
+            with pytest.raises(BadFile) as caught:
+                parse(damaged)
+            assert (caught.value.file, caught.value.line) == (FILE, flaw.line), damaged
+            refused += 1
+        else:
+            actual = parse(damaged)
+            if kind == "video":
+                assert actual.shape == expected.shape, damaged
+                assert actual.tobytes() == expected.tobytes(), damaged
+            else:
+                assert actual == expected, damaged
+            read += 1
+    assert read > 25  # else the mutants say nothing about one of the two
+    assert refused > 25

@@ -1,0 +1,157 @@
+"""Builder of `ntu_rgbd` from the `.skeleton` files of its authors."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from pcm3_jax.data.normalization import select_bodies
+from tfds_builders.ntu_rgbd.skeleton_file import MAX_SLOTS, parse, parse_name
+from tfds_builders.parts import Clip, Part, StoredClip
+from tfds_builders.raw_files import BadFile, RawFile
+from tfds_builders.recorded_builder import Record, RecordedBuilder, Report
+from tfds_builders.skeleton_builder import SkeletonConfig
+
+_FOLDER = Path(__file__).parent
+ACTIONS = tuple((_FOLDER / "actions.txt").read_text().splitlines())
+# Recordings whose skeletons the authors list as missing or incomplete.
+MISSING = frozenset((_FOLDER / "missing.txt").read_text().split())
+
+TRAIN_SUBJECTS = frozenset(
+    # NTU RGB+D 60
+    [1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38]
+    # and 120
+    + [45, 46, 47, 49, 50, 52, 53, 54, 55, 56, 57, 58, 59, 70, 74, 78, 80, 81, 82, 83, 84, 85, 86]
+    + [89, 91, 92, 93, 94, 95, 97, 98, 100, 103]
+)
+TRAIN_CAMERAS = frozenset([2, 3])
+# NTU RGB+D 60 is set-ups 1 to 17 and actions 1 to 60; the others have actions 61 to 120.
+LAST_SETUP_OF_60 = 17
+# How often each action of either half was recorded.
+_TAKES_OF_60, _TAKES_OF_REST = 948, 960
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Protocol(SkeletonConfig):
+    """Which recordings there are and how they are split.
+
+    Attributes:
+        actions: how many actions; 60 or 120.
+        split_by: "subject", "camera" or "setup".
+        train, test: examples that a complete download gives.
+    """
+
+    actions: int
+    split_by: str
+    train: int
+    test: int
+
+    def is_train(self, subject: int, camera: int, setup: int) -> bool:
+        """Whether a recording belongs to the training split."""
+        return {
+            "subject": subject in TRAIN_SUBJECTS,
+            "camera": camera in TRAIN_CAMERAS,
+            "setup": setup % 2 == 0,
+        }[self.split_by]
+
+
+class Builder(RecordedBuilder):
+    """NTU RGB+D 60 and 120, trimmed recordings."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Ask the ROSE Lab (https://rose1.ntu.edu.sg/dataset/actionRecognition) for the 3D "
+        "skeletons of NTU RGB+D and, for the 120 actions, of NTU RGB+D 120; manual_dir holds the "
+        "zip archives or the unpacked .skeleton files, at any depth."
+    )
+    BUILDER_CONFIGS = [
+        Protocol(
+            name="ntu60_xsub", description="60 actions, 20 of 40 subjects train.",
+            actions=60, split_by="subject", train=40091, test=16487,
+        ),
+        Protocol(
+            name="ntu60_xview", description="60 actions, cameras 2 and 3 train.",
+            actions=60, split_by="camera", train=37646, test=18932,
+        ),
+        Protocol(
+            name="ntu120_xsub", description="120 actions, 53 of 106 subjects train.",
+            actions=120, split_by="subject", train=63026, test=50919,
+        ),
+        Protocol(
+            name="ntu120_xset", description="120 actions, set-ups of even number train.",
+            actions=120, split_by="setup", train=54468, test=59477,
+        ),
+    ]  # fmt: skip
+    HOMEPAGE = "https://rose1.ntu.edu.sg/dataset/actionRecognition"
+    SUFFIX = ".skeleton"
+    MAX_FRAMES = 300
+
+    @property
+    def LABELS(self) -> Sequence[str]:
+        return ACTIONS[: self.builder_config.actions]
+
+    def _parts(self, files: Sequence[RawFile], report: Report) -> list[Part]:
+        wanted = []
+        for name, file in self._by_name(files, report).items():
+            try:
+                recording = parse_name(name)
+            except BadFile as flaw:
+                self._refuse(BadFile(file.file, None, flaw.reason), report)
+                continue
+            if self.builder_config.actions == 60 and recording.setup > LAST_SETUP_OF_60:
+                report.leave_out(name, "not part of NTU RGB+D 60")
+            elif recording.name in MISSING:
+                report.leave_out(name, "listed by the authors as missing or incomplete")
+            else:
+                wanted.append(file)
+        # One part is one subject before one camera in one set-up: SsssCcccPppp.
+        groups = itertools.groupby(wanted, lambda file: file.name[:12])
+        return [Part(name, tuple((file,) for file in some), parse_file) for name, some in groups]
+
+    def _records(
+        self, clips: Iterable[StoredClip], report: Report
+    ) -> Mapping[str, Sequence[Record]]:
+        protocol = self.builder_config
+        report.expected_splits = {"train": protocol.train, "test": protocol.test}
+        report.expected_classes = {
+            name: (_TAKES_OF_60 if label < 60 else _TAKES_OF_REST) - _MISSING_OF_CLASS[label]
+            for label, name in enumerate(self.LABELS)
+        }
+        crowded = []
+        records = {"train": [], "test": []}
+        for clip in clips:
+            _, setup, camera, subject, _, action = parse_name(f"{clip.name}{self.SUFFIX}")
+            place = {"subject": subject, "camera": camera, "setup": setup}
+            split = "train" if protocol.is_train(**place) else "test"
+            fields = {"name": clip.name, "label": action - 1, **place}
+            records[split].append(Record(clip, 0, clip.frames, fields))
+            if clip.info["bodies"] > MAX_SLOTS:
+                crowded.append(clip.name)
+        if crowded:
+            report.notes.append(
+                f"{len(crowded):,} recordings have frames with more than {MAX_SLOTS} bodies, of "
+                f"which the first {MAX_SLOTS} are looked at: {', '.join(crowded)}"
+            )
+        return records
+
+
+_MISSING_OF_CLASS = Counter(int(name[-3:]) - 1 for name in MISSING)
+
+
+def parse_file(file: RawFile) -> Clip:
+    """The clip of one file; raises BadFile."""
+    parsed = parse(file.read(), file.file)
+    skeleton = select_bodies(parsed.skeleton)
+    if not skeleton[: Builder.MAX_FRAMES].any():
+        raise BadFile(
+            file.file,
+            None,
+            f"found no body in the first {Builder.MAX_FRAMES} frames, which are used",
+        )
+    persons = 2 if skeleton[:, 1].any() else 1
+    name = parse_name(file.name).name
+    return Clip(name, skeleton[:, :persons], {"bodies": parsed.bodies})
