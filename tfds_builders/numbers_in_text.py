@@ -47,7 +47,7 @@ class Numbers:
         self.separators = self._bytes[self._ends[1:]]
 
     def counts(self, indices: np.ndarray) -> list[int]:
-        """The numbers at `indices`, which must be counts, of up to 7 digits.
+        """The numbers at `indices`, which must be counts of up to 7 digits (exact in float32).
 
         Raises:
             ValueError: if one is not.
@@ -172,6 +172,27 @@ def lines(content: bytes, file: str) -> Iterator[Line]:
     for number, line in enumerate(content.split(b"\n"), 1):
         words = line.removesuffix(b"\r").replace(b"\t", b" ").split(b" ")
         yield Line(file, number, [word for word in words if word])
+
+
+class Reader:
+    """Hands out lines one by one and refuses a file that ends too early or too late."""
+
+    def __init__(self, lines: Iterator[Line], file: str):
+        self._lines, self._file, self._last_number = lines, file, None
+
+    def take(self, what: str) -> Line:
+        """The next line, called `what`. Raises BadFile if there is none."""
+        line = next(self._lines, None)
+        if line is None:
+            reason = f"found the end of the file where {what} was expected"
+            raise BadFile(self._file, self._last_number, reason)
+        self._last_number = line.number
+        return line
+
+    def finish(self, what: str) -> None:
+        """Raises BadFile if there is one more line; `what` names this end of the file."""
+        for line in self._lines:
+            raise line.bad(f"found {show(line.words[0])} where {what} was expected")
 
 
 def show(text: bytes) -> str:

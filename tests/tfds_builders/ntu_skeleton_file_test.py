@@ -3,6 +3,7 @@
 import functools
 import random
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -154,8 +155,12 @@ FLAWS = {
     "cut in a line": (b"\n".join(LINES[:9])[:-3], 9, "found 11 values where a joint line has 12"),
     "cut between frames": (b"\n".join(LINES[:30]), 30, "the number of bodies of frame 3"),
     "too many frames claimed": (with_line(1, b"4"), len(LINES), "bodies of frame 4 was expected"),
-    "too few frames claimed": (with_line(1, b"2"), 31, "found '2' where the file's 2 frames have"),
-    "text after the end": (GOOD + b"\n\nend", len(LINES) + 3, "found 'end' where the file's 3"),
+    "too few frames claimed": (
+        with_line(1, b"2"),
+        31,
+        "found '2' where the end of the file after its 2",
+    ),
+    "text after the end": (GOOD + b"\n\nend", len(LINES) + 3, "found 'end' where the end of"),
     "no frames": (b"0\n", 1, "found no frames where at least one was expected"),
     "no body": (b"2\n0\n0\n", None, "found no body in its 2 frames, at least one is expected"),
     "joint count": (with_line(4, b"24"), 4, "found 24 joints where 25 were expected"),
@@ -171,7 +176,17 @@ FLAWS = {
     "negative bodies": (with_line(2, b"-1"), 2, "found '-1' where the number of bodies of frame 1"),
     "absurd bodies": (with_line(2, b"1000000000000"), 2, COUNT),
     "many bodies": (with_line(2, b"999999999"), 30, "found 1 values where a body line has 10"),
-    "too few bodies claimed": (with_line(31, b"1"), 59, "where the file's 3 frames have ended"),
+    "many bodies at last": (
+        with_line(31, b"9999999"),
+        len(LINES),
+        "where a body line was expected",
+    ),
+    "many frames within seven digits": (with_line(1, b"9999999"), len(LINES), "of frame 4 was"),
+    "too few bodies claimed": (
+        with_line(31, b"1"),
+        59,
+        "the end of the file after its 3 frames was",
+    ),
     "body line too long": (with_line(3, LINES[2] + b" 1"), 3, "found 11 values where a body line"),
     "joint line too short": (with_line(9, b"1 2 3"), 9, "found 3 values where a joint line has 12"),
     "joint line too long": (
@@ -195,7 +210,7 @@ FLAWS = {
     "not ASCII": (with_word(6, 0, b"\xd9\xa1"), 6, r"found '\xd9\xa1' where a number"),
     "byte order mark": (b"\xef\xbb\xbf" + GOOD, 1, r"found '\xef\xbb\xbf3' where the number of"),
     "NUL": (with_word(6, 0, b"0.5\x00"), 6, r"found '0.5\x00' where a number was expected"),
-    "NULs at the end": (GOOD + b"\x00" * 99, len(LINES) + 1, r"\x00'... where the file's 3 frames"),
+    "NULs at the end": (GOOD + b"\x00" * 99, len(LINES) + 1, r"\x00'... where the end of the file"),
     "lone CR": (
         GOOD.replace(b"\n", b"\r"),
         1,
@@ -219,6 +234,16 @@ def test_a_flaw_is_named_with_file_and_line(flaw):
     with pytest.raises(Flaw) as plain:
         plain_skeleton(content)
     assert plain.value.line == line
+
+
+@pytest.mark.parametrize("flaw", [flaw for flaw in FLAWS if "many" in flaw or "absurd" in flaw])
+def test_a_count_alone_takes_no_memory(flaw):
+    tracemalloc.start()
+    with pytest.raises(BadFile):
+        parse(FLAWS[flaw][0], FILE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6  # the file has 8 kB; the least that such a count could take is a byte each
 
 
 @pytest.mark.parametrize("seed", range(20))

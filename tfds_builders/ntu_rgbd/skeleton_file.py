@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfds_builders.numbers_in_text import Line, Numbers, lines, show
+from tfds_builders.numbers_in_text import Numbers, Reader, lines
 from tfds_builders.raw_files import BadFile
 
 MAX_SLOTS = 4  # the public preprocessing looks at no more bodies
@@ -90,6 +90,8 @@ def _parse_regular(content: bytes) -> ParsedSkeleton:
     for _ in range(counts[0]):
         body_counts.append(at)
         at += 1 + counts[at]
+    if at != len(counts):  # checked before anything as large as a count says is made
+        raise ValueError("not as many bodies as counted")
     bodies_per_frame = [counts[i] for i in body_counts]
     form = b"\n" + b"".join(b"\n" + count * _BODY_FORM for count in bodies_per_frame)
     if not any(bodies_per_frame) or numbers.separators.tobytes() != form:
@@ -105,36 +107,25 @@ def _parse_regular(content: bytes) -> ParsedSkeleton:
 
 def _parse_lines(content: bytes, file: str) -> ParsedSkeleton:
     """Reads any file, line by line."""
-    remaining = (line for line in lines(content, file) if line.words)
-    last = None
-
-    def following(what: str) -> Line:
-        nonlocal last
-        line = next(remaining, None)
-        if line is None:
-            number = last.number if last else None
-            raise BadFile(file, number, f"found the end of the file where {what} was expected")
-        last = line
-        return line
-
-    frames = following("the number of frames").count("the number of frames")
+    reader = Reader((line for line in lines(content, file) if line.words), file)
+    line = reader.take("the number of frames")
+    frames = line.count("the number of frames")
     if not frames:
-        raise last.bad("found no frames where at least one was expected")
+        raise line.bad("found no frames where at least one was expected")
     bodies_per_frame, values = [], []
-    for _ in range(frames):
-        what = f"the number of bodies of frame {len(bodies_per_frame) + 1}"
-        bodies_per_frame.append(following(what).count(what))
+    for frame in range(1, frames + 1):
+        what = f"the number of bodies of frame {frame}"
+        bodies_per_frame.append(reader.take(what).count(what))
         for _ in range(bodies_per_frame[-1]):
-            following("a body line").values(_BODY_VALUES, "a body line", finite=0)
-            joints = following("the number of joints").count("the number of joints")
+            reader.take("a body line").values(_BODY_VALUES, "a body line", finite=0)
+            line = reader.take("the number of joints")
+            joints = line.count("the number of joints")
             if joints != _JOINTS:
-                raise last.bad(f"found {joints} joints where {_JOINTS} were expected")
+                raise line.bad(f"found {joints} joints where {_JOINTS} were expected")
             for _ in range(_JOINTS):
-                line = following("a joint line")
-                values += line.values(_JOINT_VALUES, "a joint line", finite=3)[:3]
-    for line in remaining:
-        found = show(line.words[0])
-        raise line.bad(f"found {found} where the file's {frames} frames have ended")
+                line = reader.take("a joint line")
+                values += line.values(_JOINT_VALUES, "a joint line", finite=3)
+    reader.finish(f"the end of the file after its {frames} frames")
     if not any(bodies_per_frame):
         raise BadFile(file, None, f"found no body in its {frames} frames, at least one is expected")
     return _fill_slots(bodies_per_frame, np.array(values).astype(np.float32))

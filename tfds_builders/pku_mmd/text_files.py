@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfds_builders.numbers_in_text import Line, Numbers, lines, show
+from tfds_builders.numbers_in_text import Line, Numbers, Reader, lines, show
 from tfds_builders.raw_files import BadFile
 
 NUM_ACTIONS = 51
@@ -107,26 +107,16 @@ def parse_split(content: bytes, file: str) -> dict[str, list[str]]:
     Raises:
         BadFile: names the first line that is not as it must be.
     """
-    remaining = _whole_lines(content, file)
-    last = None
-
-    def following(what: str) -> Line:
-        nonlocal last
-        line = next(remaining, None)
-        if line is None:
-            raise last.bad(f"found the end of the file where {what} was expected")
-        last = line
-        return line
-
+    reader = Reader(_whole_lines(content, file), file)
     split: dict[str, list[str]] = {}
     line_of: dict[bytes, int] = {}
     for key, headings in _HEADINGS.items():
         expected = f"{headings[0].decode()!r}"
-        line = following(expected)
+        line = reader.take(expected)
         text = b" ".join(line.words)
         if text not in headings:
             raise line.bad(f"found {show(text)} where {expected} was expected")
-        line = following("a list of videos")
+        line = reader.take("a list of videos")
         names = [name for word in line.words for name in word.split(b",") if name]
         if not names:
             raise line.bad("found no name where a list of videos was expected")
@@ -140,8 +130,7 @@ def parse_split(content: bytes, file: str) -> dict[str, list[str]]:
                 )
             line_of[name] = line.number
         split[key] = [name.decode() for name in names]
-    for line in remaining:
-        raise line.bad(f"found {show(line.words[0])} where the end of the file was expected")
+    reader.finish("the end of the file")
     return split
 
 
