@@ -1,22 +1,71 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv in the repository and activates it.
-# EXTRA=gpu or EXTRA=tpu installs JAX for that device.
+# EXTRA=gpu or EXTRA=tpu installs JAX for that device; EXTRA=none takes the Python that is active.
+#
+# A script may set before: needs, how many arguments it cannot do without; and options, names of
+# its own flags.  --NAME=VALUE among the arguments then becomes the variable NAME, and the other
+# arguments stay as they are.  Under --dry_run nothing is installed, and `run` only prints.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-if [ ! -e .venv/ready ]; then
-    for python in python3.12 python3.11 python3; do
-        # A version manager's shim may exist for a version that is not there.
-        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+# The arguments as the shell would take them back.
+quote() {
+    local argument line=
+    for argument; do
+        [[ $argument =~ ^[[:alnum:]_./=:,@%+-]+$ ]] || argument=${argument@Q}
+        line+=" $argument"
     done
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-        echo "error: Python 3.11 or newer is needed; install it and run this again." >&2
-        exit 1
-    }
-    rm -rf .venv
-    "$python" -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check \
-        --constraint constraints.txt --editable ".[test${EXTRA:+,$EXTRA}]"
-    # Written last, so that an interrupted installation is done again.
-    touch .venv/ready
+    printf '%s' "${line:1}"
+}
+
+# Runs a line of shell.  What --dry_run shows is the very line.
+run() {
+    if [ -n "$dry_run" ]; then printf '%s\n' "$1"; else eval "$1"; fi
+}
+
+# A path of the caller's, who may have been in another directory.
+absolute() {
+    (cd "$caller" && realpath -m -- "$1")
+}
+
+options="dry_run ${options:-}"
+for name in $options; do printf -v "$name" ''; done
+for argument in "$@"; do
+    shift
+    name=${argument%%=*}
+    if [[ $name == --?* && " $options " == *" ${name#--} "* ]]; then
+        # A flag without a value gets its own name, which is not empty.
+        printf -v "${name#--}" '%s' "${argument#*=}"
+    else
+        set -- "$@" "$argument"
+    fi
+done
+if [ $# -lt "${needs:-0}" ]; then
+    sed -n '2,/^[^#]/s/^# //p' "$0" >&2
+    exit 2
 fi
-source .venv/bin/activate
+
+if [ -z "$dry_run" ] && [ "${EXTRA:-}" != none ]; then
+    ready=.venv/ready${EXTRA:+_$EXTRA}
+    if [ ! -e "$ready" ]; then
+        for python in python3.12 python3.11 python3; do
+            # A version manager's shim may exist for a version that is not there.
+            "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+        done
+        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+            echo "error: Python 3.11 or newer is needed; install it and run this again." >&2
+            exit 1
+        }
+        # An extra is added to what is there.
+        if [ ! -e .venv/ready ]; then
+            rm -rf .venv
+            "$python" -m venv .venv
+        fi
+        .venv/bin/pip install --quiet --disable-pip-version-check \
+            --constraint constraints.txt --editable ".[test${EXTRA:+,$EXTRA}]"
+        # Written last, so that an interrupted installation is done again.
+        touch .venv/ready "$ready"
+    fi
+    source .venv/bin/activate
+fi

@@ -23,7 +23,7 @@ from pcm3_jax.loop import Preempted
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run, e.g. configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write everything.")
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of the first of several processes."
+    "coordinator", None, "host:port of the first of several processes; auto on a Cloud TPU."
 )
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes take part.")
 _PROCESS = flags.DEFINE_integer("process", 0, "Which of them this one is, from 0.")
@@ -44,8 +44,7 @@ def main(run: Callable[[ConfigDict, Path], object]) -> None:
         validate(config)
         # float32 is to mean float32 on devices that would take shortcuts; bfloat16 is a setting.
         jax.config.update("jax_default_matmul_precision", "highest")
-        if _COORDINATOR.value:
-            jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        _join_processes()
         run(config, workdir)
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -55,6 +54,22 @@ def main(run: Callable[[ConfigDict, Path], object]) -> None:
     except KeyboardInterrupt:
         print("Interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def _join_processes() -> None:
+    if _COORDINATOR.value == "auto":
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise UserError("--coordinator=auto finds no Cloud TPU; use host:port.") from error
+    elif _COORDINATOR.value:
+        jax.distributed.initialize(
+            _COORDINATOR.value,
+            _PROCESSES.value,
+            _PROCESS.value,
+            # Else JAX would take one GPU a process wherever it notices Slurm or MPI.
+            cluster_detection_method="deactivate",
+        )
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:

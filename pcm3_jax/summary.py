@@ -1,4 +1,4 @@
-"""Prints one table of finished runs: python -m pcm3_jax.summary WORKDIR [WORKDIR …]
+"""Prints one table of finished runs or benchmarks: python -m pcm3_jax.summary WORKDIR [WORKDIR …]
 
 Runs that differ in their seed alone share a row: mean ± standard deviation over them.
 """
@@ -63,6 +63,23 @@ def table(workdirs: list[Path]) -> str:
     return "\n".join(lines)
 
 
+def throughput(workdirs: list[Path]) -> str:
+    """A Markdown table of the benchmarks among the workdirs; "" where there is none."""
+    paths = [workdir / "benchmark.json" for workdir in workdirs]
+    figures = [json.loads(path.read_text()) for path in paths if path.exists()]
+    lines = [
+        "| device | type | devices | batch size | samples/s per device | step (s) | memory (GB) |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for cell in sorted(figures, key=lambda cell: (cell["devices"], cell["batch_size"])):
+        lines.append(
+            f"| {cell['device']} | {cell['dtype']} | {cell['devices']} | {cell['batch_size']} "
+            f"| {cell['samples_per_second_per_device']:.4g} | {cell['step_seconds']:.4g} "
+            f"| {cell['peak_memory_gb']:.3g} |"
+        )
+    return "\n".join(lines) if figures else ""
+
+
 def _cell(numbers: list[float]) -> str:
     if not numbers:
         return "–"
@@ -75,7 +92,8 @@ def main() -> None:
     try:
         if len(sys.argv) < 2:
             raise UserError("Name the workdirs: python -m pcm3_jax.summary WORKDIR [WORKDIR …].")
-        print(table([Path(argument) for argument in sys.argv[1:]]))
+        workdirs = [Path(argument) for argument in sys.argv[1:]]
+        print(throughput(workdirs) or table(workdirs))
     except UserError as error:
         sys.exit(f"error: {error}")
 
