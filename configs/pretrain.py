@@ -1,18 +1,40 @@
-"""PCM³ pretraining with every number of the paper (§4.2) on the joint stream.
+"""PCM³ pretraining with every number of the paper (§4.2), on a benchmark and a stream.
 
-python -m pcm3_jax.main --config=configs/pretrain.py --workdir=runs/pcm3 \
-    --config.data.name=DATA_SET --config.data.dir=DIR
+python -m tfds_builders.build ntu_rgbd/ntu60_xsub --manual_dir=DOWNLOAD --data_dir=data
+python -m pcm3_jax.main --config=configs/pretrain.py:ntu60_xsub --workdir=runs/ntu60_xsub
+python -m pcm3_jax.main --config=configs/pretrain.py:ntu60_xsub-bone --workdir=runs/bone
 
-The authors' program trains the bone and motion streams without prompts and without the
-distillation: add --config.views.stream=bone --config.method.domain_prompts=False
---config.method.task_prompts=False --config.method.kl_weight=0.0
---config.method.contrast_guides_decoder=False.
+BENCHMARK is one of those below, STREAM joint (the default), bone or motion, of which the authors'
+program trains the last two without prompts and without distillation.
 """
 
 from ml_collections import ConfigDict
 
 from pcm3_jax.config import default_config
+from pcm3_jax.errors import UserError
+from pcm3_jax.paper_tables import STREAM_SETTINGS
+
+BENCHMARKS = {
+    "ntu60_xsub": "ntu_rgbd/ntu60_xsub",
+    "ntu60_xview": "ntu_rgbd/ntu60_xview",
+    "ntu120_xsub": "ntu_rgbd/ntu120_xsub",
+    "ntu120_xset": "ntu_rgbd/ntu120_xset",
+    "pku2_xsub": "pku_mmd/part2_xsub",
+}
 
 
-def get_config() -> ConfigDict:
-    return default_config()
+def get_config(recipe: str | None = None) -> ConfigDict:
+    """The recipe BENCHMARK[-STREAM]; without one, joints of the embedded data set."""
+    config = default_config()
+    if recipe is None:
+        return config
+    benchmark, _, stream = recipe.partition("-")
+    if benchmark not in BENCHMARKS or (stream or "joint") not in STREAM_SETTINGS:
+        raise UserError(
+            f"there is no recipe {recipe!r}; use BENCHMARK or BENCHMARK-STREAM with one of "
+            f"{', '.join(BENCHMARKS)} and one of {', '.join(STREAM_SETTINGS)}"
+        )
+    config.data.name = BENCHMARKS[benchmark]
+    config.views.stream = stream or "joint"
+    config.update_from_flattened_dict(STREAM_SETTINGS[config.views.stream])
+    return config

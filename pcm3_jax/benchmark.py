@@ -5,15 +5,26 @@ python -m pcm3_jax.benchmark --config=configs/NAME.py --workdir=DIR [--config.ke
 Runs the configuration's step on random sequences through the resident feed.  Between steps the
 device multiplies two large matrices of the step's type; the step's arithmetic is given as a
 share of that rate, pair by pair, so that a machine whose speed drifts does not blur it.
+
+--config.peers=all compares with the step in PyTorch instead (`pcm3_jax.peers`, which needs
+``pip install "pcm3_jax[peers]"``): one step of each in turn, from the same weights and on the
+same views, on one device.  On a GPU set XLA_PYTHON_CLIENT_PREALLOCATE=false, so that JAX leaves
+PyTorch some of the memory.  CPUs must be idle otherwise: PyTorch's threads wait for each other in
+every operation, so that other programs slow it down far more than ours.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import functools
 import resource
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +33,16 @@ from ml_collections import ConfigDict
 
 from pcm3_jax import command_line
 from pcm3_jax.checkpoint import write_json
+from pcm3_jax.config import require
 from pcm3_jax.data import feed
 from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.errors import UserError
+from pcm3_jax.models.pcm3 import PromptOffsets
 from pcm3_jax.parallel import AXIS, Devices
 from pcm3_jax.skeleton import COORDINATES, FEATURES, JOINTS, PERSONS
 from pcm3_jax.state import build_model, build_optimizer, create_state
-from pcm3_jax.steps import pretrain_step
+from pcm3_jax.steps import pretrain_step, update
+from pcm3_jax.views.pipeline import Views, draw_offsets, draw_views
 
 
 def encoder_flops(config: ConfigDict) -> int:
@@ -83,7 +98,7 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
         donate=True,
     )
     dtype = jnp.dtype(config.model.dtype)
-    size = 2048 if jax.default_backend() == "cpu" else 8192
+    size = product_size()
     product_rate(size, dtype)
 
     seconds, waits, rates = [], [], []
@@ -121,6 +136,139 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
         "compile_seconds": first - median,
         "peak_memory_gb": peak_memory() / 1e9,
     }
+
+
+class Ours:
+    """Our step on given views, in the form of `pcm3_jax.peers.Peer`."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        model, optimizer = build_model(config), build_optimizer(config, config.benchmark.steps + 1)
+        self.state = create_state(model, optimizer, config)
+        step = functools.partial(update, model=model, optimizer=optimizer, config=config)
+        self._update = jax.jit(step, donate_argnums=0)
+
+    def prepare(self, views: Views, offsets: PromptOffsets) -> tuple[Views, PromptOffsets]:
+        return views, offsets
+
+    def step(self, inputs: tuple[Views, PromptOffsets]) -> Mapping[str, Any]:
+        self.state, metrics = jax.block_until_ready(self._update(self.state, *inputs))
+        return metrics
+
+
+class Turn(NamedTuple):
+    """One step of one contestant: its time, its loss, and the device's rate just after it."""
+
+    seconds: float
+    loss: float
+    product_rate: float
+
+
+def compare(config: ConfigDict) -> dict[str, Any]:
+    """Times steps of ours and of the PyTorch peers in turn.
+
+    Returns:
+      What was compared, and figures of "ours" and each peer.  ``ours_times_as_fast`` is a
+      peer's seconds over ours in the same round.
+
+    Raises:
+      UserError: PyTorch is missing or cannot use JAX's device, there are several devices, or
+        a setting asks for another step than the published one.
+    """
+    peers = _import_peers()
+    require(
+        jax.device_count() == 1,
+        f"config.peers is {config.peers!r}, which compares on one device, but JAX sees "
+        f"{jax.device_count()}; hide the others, for instance by CUDA_VISIBLE_DEVICES=0.",
+    )
+    device = peers.set_up(config.benchmark.tf32)
+    contestants = {"ours": Ours(config)}
+    for kind in peers.KINDS if config.peers == "all" else (config.peers,):
+        contestants[kind] = peers.Peer(kind, config, device)
+        contestants[kind].load_state(contestants["ours"].state)
+    turns = take_turns(config, contestants)
+
+    ours = [turn.seconds for turn in turns["ours"][1:]]
+    flops = step_flops(config) * config.optimizer.batch_size
+    figures = {}
+    for name, (first, *others) in turns.items():
+        seconds = [turn.seconds for turn in others]
+        ratios = [theirs / own for theirs, own in zip(seconds, ours, strict=True)]
+        figures[name] = {
+            "step_seconds": statistics.median(seconds),
+            "step_seconds_min": min(seconds),
+            "step_seconds_max": max(seconds),
+            "samples_per_second": config.optimizer.batch_size / statistics.median(seconds),
+            "product_gflop_per_second": statistics.median(t.product_rate for t in others) / 1e9,
+            "share_of_product_rate": statistics.median(
+                flops / turn.seconds / turn.product_rate for turn in others
+            ),
+            "ours_times_as_fast": statistics.median(ratios),
+            "ours_times_as_fast_min": min(ratios),
+            "ours_times_as_fast_max": max(ratios),
+            "first_loss": first.loss,
+        }
+    return {
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "torch": peers.torch.__version__,
+        "dtype": config.model.dtype,
+        "tf32": config.benchmark.tf32,
+        "batch_size": config.optimizer.batch_size,
+        "hidden": config.model.hidden,
+        "frames": config.views.frames,
+        "gflop_per_sample": step_flops(config) / 1e9,
+    } | figures
+
+
+def take_turns(config: ConfigDict, contestants: Mapping[str, Any]) -> dict[str, list[Turn]]:
+    """Rounds in which each contestant takes one step on the same views, drawn by our pipeline.
+
+    The first round compiles and warms up.
+    """
+    batch_size, devices = config.optimizer.batch_size, Devices(config.mapping)
+    sampler = feed.Sampler(batch_size, batch_size, config.seed)
+    recordings = random_recordings(batch_size, 2 * config.views.frames, devices)
+    batches = feed.resident_batches(recordings, sampler, devices, 0)
+
+    @jax.jit
+    def draw(key, frames, batch):
+        # One device's share is all there is, whether or not the mapping put it on an axis.
+        views = draw_views(key, frames, jax.tree.map(jnp.ravel, batch), config.views)
+        return views, draw_offsets(key, config.model.hidden, config.model.prompt_width)
+
+    dtype, size = jnp.dtype(config.model.dtype), product_size()
+    turns = {name: [] for name in contestants}
+    order = collections.deque(contestants)
+    for key in jax.random.split(jax.random.key(config.seed), config.benchmark.steps + 1):
+        views, offsets = draw(key, *next(batches))
+        for name in order:
+            inputs = contestants[name].prepare(views, offsets)
+            jax.block_until_ready((views, offsets))
+            start = time.perf_counter()
+            metrics = contestants[name].step(inputs)
+            seconds = time.perf_counter() - start
+            rate = max(product_rate(size, dtype) for _ in range(3))
+            turns[name].append(Turn(seconds, float(metrics["loss"]), rate))
+        # So that nobody always comes after the same one.
+        order.rotate()
+    return turns
+
+
+def _import_peers() -> ModuleType:
+    try:
+        from pcm3_jax import peers
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UserError(
+            'config.peers needs PyTorch, which is missing; pip install "pcm3_jax[peers]".'
+        ) from error
+    return peers
+
+
+def product_size() -> int:
+    """Rows of a matrix large enough for the device's best rate."""
+    return 2048 if jax.default_backend() == "cpu" else 8192
 
 
 def product_rate(size: int, dtype: jnp.dtype) -> float:
@@ -162,12 +310,26 @@ def random_recordings(count: int, length: int, devices: Devices) -> Recordings:
     )
 
 
+def print_figures(figures: Mapping[str, Any]) -> None:
+    """A line a figure, with those of several contestants side by side."""
+    sides = {name: value for name, value in figures.items() if isinstance(value, dict)}
+    rows = {name: [value] for name, value in figures.items() if name not in sides}
+    if sides:
+        rows[""] = list(sides)
+        rows |= {name: [side[name] for side in sides.values()] for name in [*sides.values()][0]}
+    for name, values in rows.items():
+        texts = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
+        print(f"{name:32} {''.join(f'{text:16}' for text in texts)}".rstrip())
+
+
 def benchmark(config: ConfigDict, workdir: Path) -> dict:
-    """Measures, prints a table and writes ``benchmark.json``."""
-    figures = measure(config)
-    for name, value in figures.items():
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        print(f"{name:32} {text}")
+    """Measures, or compares with peers, prints a table and writes ``benchmark.json``."""
+    precision = contextlib.nullcontext()
+    if config.benchmark.tf32:
+        precision = jax.default_matmul_precision("tensorfloat32")
+    with precision:
+        figures = measure(config) if config.peers == "none" else compare(config)
+    print_figures(figures)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "benchmark.json", figures)
     return figures

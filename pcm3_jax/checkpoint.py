@@ -24,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from pcm3_jax.errors import UserError
 from pcm3_jax.parallel import wait_for_all
+from pcm3_jax.skeleton import of_stream
 
 # What may change between two starts of one run without making it another run.
 FREE_KEYS = (
@@ -33,9 +34,14 @@ FREE_KEYS = (
     "mapping",
     "log_every_steps",
     "benchmark.steps",
+    "benchmark.tf32",
+    "peers",
     "checkpoint.every_epochs",
     "checkpoint.keep",
     "eval.batch_size",
+    "table_cells",
+    "table_runs",
+    "table_seeds",
 )
 # What an evaluation must share with the run whose encoder it takes.
 ENCODER_KEYS = (
@@ -185,6 +191,9 @@ class Checkpoints:
 def load_encoder(run: Path, config: ConfigDict, template: Any) -> Any:
     """The encoder's variables from the last checkpoint of a pretraining run.
 
+    A run of the task ``cmd`` has an encoder of every stream; the one of ``config.views.stream``
+    is taken.
+
     Args:
       run: the run's workdir.
       config: of the task at hand; its encoder settings must be the run's.
@@ -194,8 +203,11 @@ def load_encoder(run: Path, config: ConfigDict, template: Any) -> Any:
       UserError: there is no such run or checkpoint, or it has another encoder.
     """
     theirs, ours = _flat(read_config(run).to_dict()), _flat(config.to_dict())
+    every_stream = theirs.get("task") == "cmd"
     differing = [
-        f"--config.{key}={theirs.get(key)}" for key in ENCODER_KEYS if theirs.get(key) != ours[key]
+        f"--config.{key}={theirs.get(key)}"
+        for key in ENCODER_KEYS
+        if theirs.get(key) != ours[key] and not (every_stream and key == "views.stream")
     ]
     if differing:
         raise UserError(
@@ -219,7 +231,7 @@ def load_encoder(run: Path, config: ConfigDict, template: Any) -> Any:
                 args=ocp.args.PyTreeRestore(template, arrays, partial_restore=True),
             )
         _check_sums(variables, _read_json(path / "checksums" / "metadata"))
-        return variables
+        return of_stream(variables, config.views.stream) if every_stream else variables
 
     return _readable(path, restore)
 

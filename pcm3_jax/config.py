@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from ml_collections import ConfigDict
 
@@ -10,8 +11,20 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.models.pcm3 import POSITIVES
 from pcm3_jax.skeleton import BODY_PARTS, JOINTS, STREAMS
 from pcm3_jax.views.masking import STRATEGIES, masked_units
+from pcm3_jax.views.occlusion import KINDS
 
-TASKS = ("pretrain", "linear_eval", "retrieval", "baseline")
+TASKS = (
+    "pretrain",
+    "cmd",
+    "linear_eval",
+    "fusion",
+    "finetune",
+    "retrieval",
+    "detection",
+    "motion_prediction",
+    "baseline",
+    "table",
+)
 
 
 def default_config() -> ConfigDict:
@@ -19,6 +32,8 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.task = "pretrain"
     config.seed = 0
+    # "small" makes tables of small networks on the embedded data: pcm3_jax/scale.py.
+    config.scale = "paper"
     # Workdir of the pretraining run that linear_eval and retrieval evaluate; "" evaluates a
     # randomly initialised encoder.
     config.encoder = ""
@@ -78,12 +93,17 @@ def default_config() -> ConfigDict:
     config.method.mask_weight = 40.0
     config.method.kl_weight = 1.0
 
+    # Cross-modal mutual distillation, the task "cmd": over how many of a teacher's nearest keys,
+    # and the weight of the distillation beside the contrast.
+    config.cmd = ConfigDict({"neighbours": 8192, "weight": 1.0})
+
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"
     config.optimizer.epochs = 451
     config.optimizer.batch_size = 128
     config.optimizer.learning_rate = 0.02
     config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
     config.optimizer.weight_decay = 1e-4
     # The learning rate is multiplied by decay_factor after each of these epochs.
     config.optimizer.decay_epochs = (351,)
@@ -101,6 +121,73 @@ def default_config() -> ConfigDict:
     # turn.  0 encodes new crops every epoch, which is the exact protocol.
     config.linear.cached_crops = 0
 
+    # Semi-supervised evaluation (Table 2): encoder and linear layer trained together on a share of
+    # the training split, drawn so many times.
+    config.finetune = ConfigDict()
+    config.finetune.fraction = 0.01
+    config.finetune.draws = 5
+    config.finetune.epochs = 80
+    config.finetune.batch_size = 64
+    config.finetune.name = "sgd"
+    config.finetune.learning_rate = 0.01
+    config.finetune.momentum = 0.9
+    config.finetune.nesterov = False
+    config.finetune.weight_decay = 0.0
+    config.finetune.decay_epochs = (50, 70)
+    config.finetune.decay_factor = 0.1
+
+    # Occluded training and test sequences in linear_eval and retrieval (Table 4).
+    config.occlusion = ConfigDict({"kind": "none", "ratio": (0.3, 0.7)})
+
+    # Fusion of streams (Table 1): workdirs of linear evaluations, and the weights of their scores.
+    config.fusion = ConfigDict({"runs": (), "weights": (1.0, 1.0, 1.0)})
+
+    # Detection on untrimmed videos (Table 5): the class of a frame is told from so many frames
+    # around it, taken every stride-th.
+    config.detection = ConfigDict()
+    config.detection.frames = 16
+    config.detection.stride = 4
+    # Every so many-th frame trains in one epoch, from another offset each epoch.
+    config.detection.train_every = 1
+    config.detection.smoothing = 10
+    config.detection.threshold = 0.4
+    config.detection.overlaps = (0.1, 0.3, 0.5)
+    config.detection.epochs = 60
+    config.detection.batch_size = 64
+    config.detection.name = "sgd"
+    config.detection.learning_rate = 0.01
+    config.detection.momentum = 0.9
+    config.detection.nesterov = True
+    config.detection.weight_decay = 0.0
+    config.detection.decay_epochs = (50,)
+    config.detection.decay_factor = 0.1
+
+    # Motion prediction (Table 6), short-term protocol of Martinez et al.
+    config.motion_prediction = ConfigDict()
+    config.motion_prediction.observed = 50
+    config.motion_prediction.future = 10
+    config.motion_prediction.hidden = 1024
+    config.motion_prediction.epochs = 100
+    config.motion_prediction.batch_size = 64
+    config.motion_prediction.name = "adamw"
+    config.motion_prediction.learning_rate = 5e-4
+    config.motion_prediction.momentum = 0.9
+    config.motion_prediction.nesterov = False
+    config.motion_prediction.weight_decay = 0.0
+    config.motion_prediction.decay_epochs = (80,)
+    config.motion_prediction.decay_factor = 0.1
+
+    # Which table of the paper task "table" makes, with which seeds in place of config.seed.
+    config.table = 1
+    config.table_seeds = (0,)
+    # Data sets to make it for instead of the paper's, or "A>B" to pretrain on A and evaluate on B;
+    # those called untrimmed are for detection.
+    config.table_data = ()
+    # A regular expression: run only the cells "ROW/COLUMN" in which it is found.
+    config.table_cells = ""
+    # Where the runs are, for tables to share them; "" is the folder "runs" in the workdir.
+    config.table_runs = ""
+
     # Coordinates alone, for comparison: sequences resampled to so many frames.
     config.baseline = ConfigDict({"frames": 16, "ridge_penalty": 1.0})
 
@@ -113,8 +200,12 @@ def default_config() -> ConfigDict:
     config.mapping = "pmap"
 
     config.log_every_steps = 50
-    # Steps that `python -m pcm3_jax.benchmark` times.
-    config.benchmark = ConfigDict({"steps": 10})
+    # Steps that `python -m pcm3_jax.benchmark` times; and whether float32 products may take
+    # TF32 on a GPU there, ours and the peers' alike.
+    config.benchmark = ConfigDict({"steps": 10, "tf32": False})
+    # PyTorch's versions of the step that it times besides: "frame_by_frame", which works as the
+    # authors' program does, "tuned", or "all".
+    config.peers = "none"
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 5
     config.checkpoint.keep = 2
@@ -127,21 +218,29 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+OPTIMIZERS = ("sgd", "adamw")
 _CHOICES = {
     "task": TASKS,
+    "scale": ("paper", "small"),
     "mapping": ("pmap", "shard_map"),
     "data.feed": ("resident", "stream"),
     "views.stream": tuple(STREAMS),
     "views.mask_strategy": tuple(STRATEGIES),
     "model.recurrence": ("stepwise", "bidirectional"),
     "model.dtype": ("float32", "bfloat16"),
-    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.name": OPTIMIZERS,
+    "finetune.name": OPTIMIZERS,
+    "detection.name": OPTIMIZERS,
+    "motion_prediction.name": OPTIMIZERS,
+    "occlusion.kind": KINDS,
     "method.prompt_placement": ("before_norm", "after_norm"),
+    "peers": ("none", "frame_by_frame", "tuned", "all"),
 }
 
 # Smallest and largest values, both allowed.
 _TINY, _ANY = 1e-12, math.inf
 _RANGES = {
+    "table": (1, 10),
     "data.max_frames": (2, _ANY),
     "data.stream_threads": (1, _ANY),
     "views.frames": (2, _ANY),
@@ -165,6 +264,8 @@ _RANGES = {
     "method.student_temperature": (_TINY, _ANY),
     "method.mask_weight": (0, _ANY),
     "method.kl_weight": (0, _ANY),
+    "cmd.neighbours": (1, _ANY),
+    "cmd.weight": (0, _ANY),
     "optimizer.epochs": (1, _ANY),
     # The partner of a sample is drawn 1 … N - 2 places away.
     "optimizer.batch_size": (3, _ANY),
@@ -178,6 +279,28 @@ _RANGES = {
     "linear.momentum": (0, 1),
     "linear.decay_factor": (0, 1),
     "linear.cached_crops": (0, _ANY),
+    "finetune.fraction": (_TINY, 1),
+    "finetune.draws": (1, _ANY),
+    "detection.frames": (1, _ANY),
+    "detection.stride": (1, _ANY),
+    "detection.train_every": (1, _ANY),
+    "detection.smoothing": (0, _ANY),
+    "detection.threshold": (0, 1),
+    "motion_prediction.observed": (2, _ANY),
+    "motion_prediction.future": (1, _ANY),
+    "motion_prediction.hidden": (1, _ANY),
+    **{
+        f"{task}.{key}": limits
+        for task in ("finetune", "detection", "motion_prediction")
+        for key, limits in {
+            "epochs": (1, _ANY),
+            "batch_size": (1, _ANY),
+            "learning_rate": (_TINY, _ANY),
+            "momentum": (0, 1),
+            "weight_decay": (0, _ANY),
+            "decay_factor": (0, 1),
+        }.items()
+    },
     "baseline.frames": (2, _ANY),
     "baseline.ridge_penalty": (_TINY, _ANY),
     "eval.every_epochs": (0, _ANY),
@@ -204,11 +327,12 @@ def validate(config: ConfigDict) -> None:
         require(low <= value <= high, f"config.{key} is {value}, but must be {bounds}.")
     _validate_views(config)
     _validate_method(config)
+    _validate_table(config)
 
 
 def _validate_views(config: ConfigDict) -> None:
     views = config.views
-    for key in ("views.crop_ratio", "views.eval_train_crop_ratio"):
+    for key in ("views.crop_ratio", "views.eval_train_crop_ratio", "occlusion.ratio"):
         low, high = _pair(config, key)
         require(
             0 < low <= high <= 1, f"config.{key} is {(low, high)}, but must rise within (0, 1]."
@@ -259,6 +383,11 @@ def _validate_method(config: ConfigDict) -> None:
         f"config.method.positives is {method.positives}, but each may appear only once.",
     )
     require(
+        config.task != "cmd" or config.cmd.neighbours <= method.queue_size,
+        f"config.cmd.neighbours is {config.cmd.neighbours}, but must be at most "
+        f"config.method.queue_size, which is {method.queue_size}.",
+    )
+    require(
         bool(method.positives) or method.masked_prediction,
         "config.method.positives is empty and config.method.masked_prediction is False, which "
         "leaves nothing to train.",
@@ -267,6 +396,31 @@ def _validate_method(config: ConfigDict) -> None:
         method.masked_prediction or "predict" not in method.positives,
         "config.method.positives has 'predict', which needs config.method.masked_prediction.",
     )
+
+
+def _validate_table(config: ConfigDict) -> None:
+    require(
+        config.scale == "paper" or config.task == "table",
+        f"config.scale is {config.scale!r}, which only config.task = 'table' takes.",
+    )
+    seeds = config.table_seeds
+    require(
+        0 < len(seeds) == len(set(seeds)) and all(isinstance(seed, int) for seed in seeds),
+        f"config.table_seeds is {seeds}, but must be one or more whole numbers, all different.",
+    )
+    data = config.table_data
+    require(
+        len(set(data)) == len(data) and all(re.fullmatch("[^>]+(>[^>]+)?", name) for name in data),
+        f"config.table_data is {data}, but must be different names of data sets, or 'A>B' for an "
+        "encoder pretrained on A and evaluated on B.",
+    )
+    try:
+        re.compile(config.table_cells)
+    except re.error as error:
+        raise UserError(
+            f"config.table_cells is {config.table_cells!r}, which is no regular expression: "
+            f"{error}."
+        ) from error
 
 
 def _leaf(config: ConfigDict, key: str):

@@ -7,6 +7,8 @@ authors' program (joint, coordinate, person), so that weights move between the t
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,13 @@ def motion_stream(poses: jax.Array) -> jax.Array:
 
 
 STREAMS = {"joint": joint_stream, "bone": bone_stream, "motion": motion_stream}
+# Where streams are stacked along an axis, in checkpoints too, this is their order.
+STREAM_ORDER = tuple(STREAMS)
+
+
+def of_stream(stacked: Any, stream: str) -> Any:
+    """One stream's part of a tree whose leaves lead with the streams in `STREAM_ORDER`."""
+    return jax.tree.map(lambda leaf: leaf[STREAM_ORDER.index(stream)], stacked)
 
 
 def flatten_frames(poses: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from pcm3_jax.models.encoder import unit_length
+from pcm3_jax.models.encoder import Encoder, unit_length
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets, QueryViews
 from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
 
@@ -71,22 +71,39 @@ def build_model(config: ConfigDict, axis_name: str | None = None) -> PCM3:
     )
 
 
-def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer, with weight decay on every parameter.
-
-    "sgd" is the paper's (§4.2), with momentum and the decay coupled, that is, added to the
-    gradient.  "adamw" learns faster in short runs of small networks.
-    """
-    optimizer = config.optimizer
-    schedule = optax.piecewise_constant_schedule(
-        optimizer.learning_rate,
-        {epoch * steps_per_epoch: optimizer.decay_factor for epoch in optimizer.decay_epochs},
+def build_encoder(config: ConfigDict, axis_name: str | None = None) -> Encoder:
+    """The encoder alone of a configuration's network."""
+    model = config.model
+    return Encoder(
+        hidden=model.hidden,
+        layers=model.layers,
+        recurrence=model.recurrence,
+        prompt_placement=config.method.prompt_placement,
+        dtype=jnp.dtype(model.dtype),
+        axis_name=axis_name,
     )
-    if optimizer.name == "adamw":
-        return optax.adamw(schedule, b1=optimizer.momentum, weight_decay=optimizer.weight_decay)
+
+
+def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of pretraining (§4.2)."""
+    return optimizer_of(config.optimizer, steps_per_epoch)
+
+
+def optimizer_of(settings: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of a section of the configuration, with weight decay on every parameter.
+
+    "sgd" is the paper's, with momentum and the decay coupled, that is, added to the gradient.
+    "adamw" learns faster in short runs of small networks.
+    """
+    schedule = optax.piecewise_constant_schedule(
+        settings.learning_rate,
+        {epoch * steps_per_epoch: settings.decay_factor for epoch in settings.decay_epochs},
+    )
+    if settings.name == "adamw":
+        return optax.adamw(schedule, b1=settings.momentum, weight_decay=settings.weight_decay)
     return optax.chain(
-        optax.add_decayed_weights(optimizer.weight_decay),
-        optax.sgd(schedule, momentum=optimizer.momentum),
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.sgd(schedule, momentum=settings.momentum, nesterov=settings.nesterov),
     )
 
 
@@ -105,9 +122,21 @@ def create_state(
     model: PCM3, optimizer: optax.GradientTransformation, config: ConfigDict
 ) -> TrainState:
     """The state before the first step: the key encoder a copy, the queue random unit vectors."""
-    key_params, key_queue = jax.random.split(jax.random.key(config.seed))
-    params, batch_stats = init_variables(model, key_params)
-    queue = jax.random.normal(key_queue, (config.method.queue_size, model.projection))
+    key = jax.random.key(config.seed)
+    return initial_state(*draw_variables(model, config.method.queue_size, key), optimizer)
+
+
+def draw_variables(model: PCM3, queue_size: int, key: jax.Array) -> tuple[Any, Any, jax.Array]:
+    """Initial parameters, running statistics and queue."""
+    key_params, key_queue = jax.random.split(key)
+    queue = jax.random.normal(key_queue, (queue_size, model.projection))
+    return *init_variables(model, key_params), unit_length(queue)
+
+
+def initial_state(
+    params: Any, batch_stats: Any, queue: jax.Array, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step, from what was drawn."""
     # A copy, not an alias: the step donates its state, and no buffer can be donated twice.
     copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
     return TrainState(
@@ -117,7 +146,7 @@ def create_state(
         batch_stats=batch_stats,
         key_params=copy(key_part(params)),
         key_batch_stats=copy({"encoder": batch_stats["encoder"]}),
-        queue=unit_length(queue),
+        queue=queue,
         queue_pointer=jnp.int32(0),
         opt_state=optimizer.init(params),
     )

@@ -43,12 +43,16 @@ def pretrain_step(
     Returns:
       The next state, and metrics averaged over the global batch.
     """
-    # A stream of its own, apart from the keys that initialised the state.
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    key_views, key_offsets = jax.random.split(jax.random.fold_in(key, state.step))
+    key_views, key_offsets = jax.random.split(step_key(config.seed, state.step))
     views = draw_views(key_views, frames, batch, config.views)
     offsets = draw_offsets(key_offsets, model.hidden, model.prompt_width)
     return update(state, views, offsets, model=model, optimizer=optimizer, config=config)
+
+
+def step_key(seed: int, step: jax.Array) -> jax.Array:
+    """The key of everything that a step draws."""
+    # A stream of its own, apart from the keys that initialised the state.
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
 
 
 def update(
@@ -80,22 +84,51 @@ def update(
         return pretrain_loss(params, state, views, offsets, teachers, model, method)
 
     gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    if model.axis_name is not None:
-        gradients, metrics = lax.pmean((gradients, metrics), model.axis_name)
-    metrics["gradient_norm"] = optax.tree.norm(gradients)
-    healthy = state.healthy & jnp.isfinite(metrics["loss"] + metrics["gradient_norm"])
-
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    advanced = TrainState(
-        step=state.step + 1,
-        healthy=healthy,
-        params=optax.apply_updates(state.params, updates),
+    return descend(
+        state,
+        gradients,
+        metrics,
+        optimizer,
+        model.axis_name,
         batch_stats=batch_stats,
         key_params=key_params,
         key_batch_stats=key_batch_stats,
         queue=queue,
         queue_pointer=pointer,
+    )
+
+
+def descend(
+    state: TrainState,
+    gradients: Any,
+    metrics: Metrics,
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None,
+    **moved: Any,
+) -> tuple[TrainState, Metrics]:
+    """The optimizer's step, after which a step's loss or gradient that is not finite is undone.
+
+    Args:
+      state: before the step.
+      gradients, metrics: of this device's samples.
+      axis_name: the devices' axis, over which both are averaged.
+      moved: what else of the state the step has changed.
+
+    Returns:
+      The next state, and the global batch's metrics.
+    """
+    if axis_name is not None:
+        gradients, metrics = lax.pmean((gradients, metrics), axis_name)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
+    healthy = state.healthy & jnp.isfinite(metrics["loss"] + metrics["gradient_norm"])
+
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    advanced = state.replace(
+        step=state.step + 1,
+        healthy=healthy,
+        params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
+        **moved,
     )
     # A choice leaf by leaf joins the loops that compute the update; a branch would copy the state.
     stayed = state.replace(healthy=healthy)

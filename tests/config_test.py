@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import runpy
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from ml_collections import ConfigDict
 import pcm3_jax.config as config_module
 from pcm3_jax.config import default_config, validate
 from pcm3_jax.errors import UserError
+from tfds_builders import build
 
 PACKAGE = Path(config_module.__file__).parent
-CONFIGS = sorted((PACKAGE.parent / "configs").glob("*.py"))
+ROOT = PACKAGE.parent
+CONFIGS = sorted((ROOT / "configs").glob("**/*.py"))
 
 
 def changed(key: str, value) -> ConfigDict:
@@ -48,7 +51,8 @@ def test_the_default_is_valid_and_the_papers():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_is_valid(path):
-    config = importlib.import_module(f"configs.{path.stem}").get_config()
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    config = importlib.import_module(module).get_config()
     validate(config)
     # A recipe changes settings and adds none.
     assert flattened(config).keys() == flattened(default_config()).keys()
@@ -56,6 +60,22 @@ def test_every_recipe_is_valid(path):
 
 def test_there_are_recipes():
     assert CONFIGS
+
+
+PAPER = runpy.run_path("configs/pretrain.py")
+
+
+@pytest.mark.parametrize("stream", ["", "-joint", "-bone", "-motion"])
+@pytest.mark.parametrize("benchmark", PAPER["BENCHMARKS"])
+def test_the_papers_recipes_name_data_sets_that_can_be_built(benchmark, stream):
+    config = PAPER["get_config"](benchmark + stream)
+    validate(config)
+    assert config.views.stream == (stream.removeprefix("-") or "joint")
+    assert config.method.domain_prompts == (stream in ("", "-joint"))
+    builder, _, name = config.data.name.partition("/")
+    assert build.load_builder(builder).config_named(name).name == name
+    with pytest.raises(UserError, match="there is no recipe"):
+        PAPER["get_config"](f"{benchmark}-depth")
 
 
 COUNTS = (
@@ -119,6 +139,13 @@ BAD = [
     ("method.masked_prediction", False),  # the predicted view needs it
     ("method.key_momentum", 1.5),
     ("method.key_momentum", -0.1),
+    ("occlusion.kind", "both"),
+    ("occlusion.ratio", (0.7, 0.3)),
+    ("finetune.fraction", 0.0),
+    ("finetune.fraction", 1.1),
+    ("detection.threshold", 1.5),
+    ("detection.name", "adam"),
+    ("motion_prediction.observed", 1),
 ]
 
 
@@ -198,6 +225,8 @@ def attributes_read() -> set[tuple[str, str]]:
 
 
 READ = attributes_read()
+# Sections whose optimizer and epochs are read by code that they share.
+TRAINED = ("optimizer", "finetune", "detection", "motion_prediction")
 
 
 @pytest.mark.parametrize("leaf", flattened(default_config()))
@@ -205,6 +234,8 @@ def test_every_setting_is_read(leaf):
     section, _, name = leaf.rpartition(".")
     # Sections are passed on as `config`, or named after themselves.
     owners = {"config", section, f"{section}_config"} if section else {"config"}
+    if section in TRAINED:
+        owners |= {"settings"}
     assert any((owner, name) in READ for owner in owners)
 
 

@@ -59,6 +59,10 @@ ABLATIONS = {
         {"positives": ("mask", "inter"), "masked_prediction": False},
         ["nce_mask", "nce_inter", "kl"],
     ),
+    "contrast only": (
+        {"positives": ("intra", "inter"), "masked_prediction": False},
+        ["nce_intra", "nce_inter", "kl"],
+    ),
     "masked prediction only": ({"positives": ()}, ["mask_mse"]),
     # As the bone and motion streams are trained, but with prompts.
     "without kl and guidance": (

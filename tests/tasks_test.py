@@ -9,7 +9,9 @@ import pytest
 from pcm3_jax import tasks
 from pcm3_jax.config import validate
 from pcm3_jax.downstream.linear import top_k_accuracy
+from pcm3_jax.errors import UserError
 from pcm3_jax.parallel import Devices
+from tfds_builders import build
 
 
 def test_retrieval_finds_the_accuracy_that_pretraining_ended_with(
@@ -67,6 +69,109 @@ def test_coordinates_alone_do_better_than_chance(run_config, tmp_path):
     assert set(results) == {"knn_accuracy", "ridge_accuracy"}
     # 18 classes, and 64 sequences to learn them from.
     assert all(0.1 < accuracy < 0.9 for accuracy in results.values())
+
+
+def briefly(config):
+    """The configuration with so little training that only what is learnt at once is learnt."""
+    for task in ("finetune", "detection", "motion_prediction"):
+        config[task].update(epochs=2, batch_size=16, decay_epochs=(1,))
+    config.finetune.update(fraction=0.5, draws=2)
+    config.detection.update(frames=4, stride=4, train_every=40)
+    config.motion_prediction.update(observed=8, future=3, hidden=8)
+    validate(config)
+    return config
+
+
+def test_finetuning_draws_shares_and_continues_where_it_was(finished_run, run_config, tmp_path):
+    config = briefly(run_config)
+    config.encoder = str(finished_run[0])
+    results = tasks.finetune(config, tmp_path)
+    assert results["labelled"] == 32
+    assert len(results["top1_draws"]) == 2
+    assert results["top1"] == pytest.approx(np.mean(results["top1_draws"]))
+    assert results["top1_std"] == pytest.approx(np.std(results["top1_draws"], ddof=1))
+    # From the checkpoints, without a step.
+    assert tasks.finetune(config, tmp_path) == results
+
+
+def test_finetuning_on_everything_learns(run_config, tmp_path):
+    config = briefly(run_config)
+    config.finetune.update(
+        fraction=1.0, draws=1, epochs=40, decay_epochs=(), name="adamw", learning_rate=1e-2
+    )
+    assert tasks.finetune(config, tmp_path)["top1"] > 0.25  # one of 18 classes at random: 0.06
+
+
+def test_detection(finished_run, run_config, tmp_path):
+    config = briefly(run_config)
+    build.build("synthetic_skeletons/n4x2_untrimmed", tmp_path)
+    config.data.update(name="synthetic_skeletons/n4x2_untrimmed", dir=str(tmp_path))
+    config.encoder = str(finished_run[0])
+    results = tasks.detection(config, tmp_path / "run")
+    maps = {f"map_{kind}@{o}" for kind in ("action", "video") for o in (0.1, 0.3, 0.5)}
+    assert results.keys() == maps | {"frame_accuracy"}
+    assert all(0 <= value <= 1 for value in results.values())
+    assert results["map_action@0.1"] >= results["map_action@0.5"]
+
+
+def test_tasks_refuse_the_other_kind_of_data(run_config, tmp_path):
+    with pytest.raises(UserError, match="has recordings of one action, but this task needs whole"):
+        tasks.detection(run_config, tmp_path)
+    build.build("synthetic_skeletons/n4x2_untrimmed", tmp_path)
+    run_config.data.update(name="synthetic_skeletons/n4x2_untrimmed", dir=str(tmp_path))
+    with pytest.raises(UserError, match="has whole videos with their actions, but this task"):
+        tasks.retrieval(run_config, tmp_path)
+
+
+def test_motion_prediction_is_better_than_standing_still(run_config, tmp_path):
+    config = briefly(run_config)
+    # Velocities say more of the next pose, to a small network in a short run.
+    config.views.stream = "motion"
+    config.motion_prediction.update(epochs=20, decay_epochs=(), learning_rate=1e-3)
+    results = tasks.motion_prediction(config, tmp_path)
+    assert results["mpjpe"] < 0.995 * results["zero_velocity"]
+    by_frame = [results[f"mpjpe@{i}"] for i in (1, 2, 3)]
+    assert by_frame == sorted(by_frame)
+    assert results["sequences"] == 32
+
+
+def test_fusion_of_streams(run_config, tmp_path):
+    runs = {}
+    for stream in ("joint", "bone"):
+        run_config.views.stream = stream
+        (tmp_path / stream).mkdir()
+        runs[stream] = tasks.linear_eval(run_config, tmp_path / stream)["top1"]
+    run_config.fusion.update(
+        runs=tuple(str(tmp_path / stream) for stream in runs), weights=(1.0, 0.0)
+    )
+    assert tasks.fusion(run_config, tmp_path)["top1"] == pytest.approx(runs["joint"])
+    run_config.fusion.weights = (1.0, 1.0)
+    scores = [np.load(tmp_path / stream / "scores.npz") for stream in runs]
+    total = sum(np.exp(s["scores"]) / np.exp(s["scores"]).sum(1, keepdims=True) for s in scores)
+    expected = (total.argmax(1) == scores[0]["label"]).mean()
+    assert tasks.fusion(run_config, tmp_path)["top1"] == pytest.approx(expected)
+
+
+def test_fusion_refuses_what_does_not_fit(run_config, tmp_path):
+    run_config.fusion.update(runs=(str(tmp_path),), weights=(1.0,))
+    with pytest.raises(UserError, match="no finished linear evaluation"):
+        tasks.fusion(run_config, tmp_path)
+    run_config.fusion.weights = (1.0, 1.0)
+    with pytest.raises(UserError, match="give one weight for each"):
+        tasks.fusion(run_config, tmp_path)
+
+
+def test_occlusion_changes_what_is_evaluated(finished_run, run_config, tmp_path):
+    run_config.encoder = str(finished_run[0])
+    devices = Devices(run_config.mapping)
+    train_split, _ = tasks.read_splits(run_config, devices)
+    features = {}
+    for kind in ("none", "spatial", "temporal"):
+        run_config.occlusion.kind = kind
+        embedder, variables = tasks._encoder(run_config, devices)
+        features[kind] = embedder.central(variables, train_split)
+    assert np.abs(features["spatial"] - features["none"]).max() > 1e-3
+    assert np.abs(features["temporal"] - features["none"]).max() > 1e-3
 
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.py")), ids=lambda p: p.stem)

@@ -10,6 +10,7 @@ integers.  The streamed feed reads each batch's sequences from disk ahead of tim
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import grain
@@ -118,19 +119,59 @@ def evaluation_batches(
     The batch's partners are its own sequences.
     """
     rows = devices.local_rows(batch_size)
-    share = len(rows) // devices.local_count
-    resident = recordings.frames is not None
-    frames = recordings.frames
     for first in range(0, len(recordings), batch_size):
         ids = (first + rows) % len(recordings)
-        if resident:
-            clips = Clips(recordings.start[ids], recordings.length[ids])
-        else:
-            padded = recordings.padded(ids)
-            frames = devices.shard(padded.reshape(-1, *padded.shape[2:]))
-            start = np.tile(
-                np.arange(share, dtype=np.int32) * recordings.max_frames, devices.local_count
-            )
-            clips = Clips(start, recordings.length[ids])
+        frames, clips = _read(recordings, ids, devices)
         position = ids.astype(np.int32)
         yield frames, devices.shard(Batch(clips, clips, position, position))
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Pieces of sequences with what is to be learnt from them; S of each, int32.
+
+    Attributes:
+      sequence: which of the recordings a piece is from.
+      start: its first frame there.
+      length: its frames.
+      target: its class, or whatever the task needs to know of it.
+    """
+
+    sequence: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+
+def sample_batches(
+    recordings: Recordings, samples: Samples, order: np.ndarray, devices: Devices
+) -> Iterator[tuple[jax.Array, tuple[Clips, np.ndarray, np.ndarray]]]:
+    """Batches (frames, (clips, target, position)) of samples.
+
+    Args:
+      recordings: what the samples are from.
+      samples: pieces of them.
+      order: (batches, B) indices of samples; their places in ``order`` are the positions.
+      devices: the batches are dealt out to them.
+    """
+    rows = devices.local_rows(order.shape[1])
+    for number, indices in enumerate(order):
+        chosen = indices[rows]
+        frames, whole = _read(recordings, samples.sequence[chosen], devices)
+        clips = Clips(whole.start + samples.start[chosen], samples.length[chosen])
+        position = (number * order.shape[1] + rows).astype(np.int32)
+        yield frames, devices.shard((clips, samples.target[chosen], position))
+
+
+def _read(recordings: Recordings, ids: np.ndarray, devices: Devices) -> tuple[jax.Array, Clips]:
+    """Sequences of this process: the frames that hold them and where they lie there."""
+    if recordings.frames is not None:
+        return recordings.frames, Clips(recordings.start[ids], recordings.length[ids])
+    padded = recordings.padded(ids)
+    share = len(ids) // devices.local_count
+    start = np.tile(np.arange(share, dtype=np.int32) * recordings.max_frames, devices.local_count)
+    frames = devices.shard(padded.reshape(-1, *padded.shape[2:]))
+    return frames, Clips(start, recordings.length[ids])

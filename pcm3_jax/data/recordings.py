@@ -21,7 +21,7 @@ class Recordings:
     Attributes:
       split: what they are, for messages.
       length: (S,) int32, frames of each sequence, at most ``max_frames``.
-      label: (S,) int32.
+      label: (S,) int32; of whole videos -1.
       name: S sequence names.
       classes: names of the labels.
       max_frames: longer recordings are cut.
@@ -29,6 +29,7 @@ class Recordings:
         None where they are read from ``source`` when needed.
       start: (S,) int32, where each sequence begins in ``frames``; None with ``source``.
       source: random-access records.
+      actions: of whole videos, each one's (K, 3) int32 rows (label, start, stop).
     """
 
     split: str
@@ -40,6 +41,7 @@ class Recordings:
     frames: jax.Array | None
     start: np.ndarray | None
     source: object
+    actions: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.length)
@@ -56,7 +58,14 @@ class Recordings:
 
 
 def read(
-    name: str, data_dir: str, split: str, max_frames: int, devices: Devices, *, resident: bool
+    name: str,
+    data_dir: str,
+    split: str,
+    max_frames: int,
+    devices: Devices,
+    *,
+    resident: bool,
+    untrimmed: bool = False,
 ) -> Recordings:
     """Reads a split of a data set that `tfds_builders.build` has built.
 
@@ -67,11 +76,12 @@ def read(
       max_frames: longer recordings are cut.
       devices: where the frames are kept.
       resident: whether to keep the frames.
+      untrimmed: whether the sequences are to be whole videos with several actions.
 
     Raises:
       UserError: it is not there, or holds a sequence that cannot be used.
     """
-    folder = _folder(name, data_dir)
+    folder = find(name, data_dir)
     try:
         builder = tfds.builder_from_directory(str(folder))
         splits = sorted(builder.info.splits)
@@ -80,13 +90,25 @@ def read(
         raise _damaged(folder, error) from error
     if source is None:
         raise UserError(f"Data set {name!r} in {data_dir} has no split {split!r}; it has {splits}.")
-    frames, length, label, names = [], [], [], []
+    features = builder.info.features
+    if untrimmed != ("actions" in features):
+        single, whole = "recordings of one action", "whole videos with their actions"
+        has, needed = (single, whole) if untrimmed else (whole, single)
+        raise UserError(
+            f"Data set {name!r} has {has}, but this task needs {needed}: set config.data.name to "
+            "another data set or configuration."
+        )
+    classes = (features["actions"]["label"] if untrimmed else features["label"]).names
+    frames, length, label, actions, names = [], [], [], [], []
     for example in _examples(source, folder):
         skeleton = example["skeleton"][:max_frames]
         sequence = example["name"].decode()
         _check(skeleton, f"Sequence {sequence!r} of {name!r} ({split}) in {data_dir}")
         length.append(len(skeleton))
-        label.append(example["label"])
+        label.append(-1 if untrimmed else example["label"])
+        if untrimmed:
+            columns = (example["actions"][key] for key in ("label", "start", "stop"))
+            actions.append(np.stack([np.asarray(c, np.int32) for c in columns], axis=1))
         names.append(sequence)
         if resident:
             frames.append(skeleton)
@@ -95,8 +117,9 @@ def read(
         split=f"{name} ({split})",
         length=lengths,
         label=np.array(label, np.int32),
+        actions=actions,
         name=names,
-        classes=builder.info.features["label"].names,
+        classes=classes,
         max_frames=max_frames,
         frames=devices.replicate(np.concatenate(frames)) if resident else None,
         start=np.cumsum(lengths, dtype=np.int32) - lengths if resident else None,
@@ -119,7 +142,12 @@ def _damaged(folder: Path, error: Exception) -> UserError:
     )
 
 
-def _folder(name: str, data_dir: str) -> Path:
+def find(name: str, data_dir: str) -> Path:
+    """The folder of a built data set, of its highest version.
+
+    Raises:
+      UserError: it has not been built, or its name leaves open which configuration is meant.
+    """
     root = Path(data_dir).expanduser() / name
     # "name/version" or, where the data set has configurations, "name/config/version".
     found = sorted(root.glob("*/dataset_info.json")) or sorted(root.glob("*/*/dataset_info.json"))

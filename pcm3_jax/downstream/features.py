@@ -15,7 +15,7 @@ from pcm3_jax.data.feed import evaluation_batches
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.parallel import AXIS, Devices
-from pcm3_jax.views.pipeline import Batch, central_view, random_view
+from pcm3_jax.views.pipeline import Batch, occluded_view
 
 # (variables, poses (N, T, M, V, C)) → features (N, F).
 Embedding = Callable[[Any, jax.Array], jax.Array]
@@ -44,20 +44,21 @@ class Embedder:
 
     def central(self, variables: Any, recordings: Recordings) -> np.ndarray:
         """Features under the central crop; ``variables`` holds params and batch_stats."""
-        return self._embed(variables, None, recordings)
+        return self._embed(variables, 0, recordings, central=True)
 
     def random(self, variables: Any, recordings: Recordings, draw: int) -> np.ndarray:
         """Features under the ``draw``-th random crop of every sequence."""
-        key = jax.random.fold_in(jax.random.key(self._config.seed), draw)
-        return self._embed(variables, key, recordings)
+        return self._embed(variables, draw, recordings, central=False)
 
-    def _embed(self, variables, key, recordings: Recordings) -> np.ndarray:
+    def _embed(self, variables, draw: int, recordings: Recordings, *, central: bool):
         resident = recordings.frames is not None
-        kind = (key is None, resident)
+        kind = (central, resident)
         if kind not in self._mapped:
-            self._mapped[kind] = self._devices.map(self._one_batch, frames_sharded=not resident)
+            self._mapped[kind] = self._devices.map(
+                functools.partial(self._one_batch, central=central), frames_sharded=not resident
+            )
         size = self._batch_size(recordings)
-        inputs = self._devices.replicate((variables, key))
+        inputs = self._devices.replicate((variables, np.int32(draw)))
         features = [
             self._mapped[kind](inputs, frames, batch)
             for frames, batch in evaluation_batches(recordings, self._devices, size)
@@ -69,10 +70,11 @@ class Embedder:
         count = self._devices.count
         return min(self._config.eval.batch_size, -(-len(recordings) // count) * count)
 
-    def _one_batch(self, inputs, frames: jax.Array, batch: Batch) -> jax.Array:
-        variables, key = inputs
-        if key is None:
-            poses = central_view(frames, batch.clips, self._config.views)
-        else:
-            poses = random_view(key, frames, batch.clips, batch.position, self._config.views)
+    def _one_batch(self, inputs, frames: jax.Array, batch: Batch, *, central: bool) -> jax.Array:
+        variables, draw = inputs
+        key = jax.random.fold_in(jax.random.key(self._config.seed), draw)
+        poses = occluded_view(
+            key, frames, batch.clips, batch.position, self._config.views, self._config.occlusion,
+            central=central,
+        )  # fmt: skip
         return lax.all_gather(self._embedding(variables, poses), AXIS, tiled=True)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pcm3_jax.downstream.supervised import encode
 from pcm3_jax.models.encoder import Encoder, dense
 from pcm3_jax.models.gru import symmetric_uniform
 from pcm3_jax.skeleton import FEATURES, flatten_frames, unflatten_frames
@@ -38,11 +39,14 @@ class MotionPredictor(nn.Module):
             self.bridge = dense(self.hidden, inputs, self.encoder.dtype)
         self.decoder = _Step(self.hidden, self.encoder.dtype)
 
-    def __call__(self, observed: jax.Array, future_frames: int, train: bool) -> jax.Array:
+    def __call__(
+        self, observed: jax.Array, last: jax.Array, future_frames: int, train: bool
+    ) -> jax.Array:
         """Predicts ``future_frames`` frames.
 
         Args:
-          observed: poses (N, T_observed, M, V, C).
+          observed: the stream that the encoder reads (N, T_observed, M, V, C).
+          last: the last observed pose (N, M, V, C).
           future_frames: static.
           train: whether the encoder normalises by batch statistics, and moves the running ones,
             so that ``batch_stats`` must be mutable.
@@ -50,14 +54,7 @@ class MotionPredictor(nn.Module):
         Returns:
           Poses (N, future_frames, M, V, C), float32.
         """
-        frames = flatten_frames(observed.astype(jnp.float32))
-        if train:
-            features, moments = self.encoder(frames[None], None)
-            self.encoder.record(moments)
-            features = features[:, 0]
-        else:
-            features = self.encoder.frozen(frames)
-        state = self.encoder.sequence_feature(features)
+        state = encode(self.encoder, observed, train)
         if state.shape[-1] != self.hidden:
             state = self.bridge(state)
         steps = nn.scan(
@@ -66,7 +63,7 @@ class MotionPredictor(nn.Module):
             split_rngs={"params": False},
             length=future_frames,
         )
-        _, future = steps(self.decoder, (state, frames[:, -1]), None)
+        _, future = steps(self.decoder, (state, flatten_frames(last.astype(jnp.float32))), None)
         return unflatten_frames(jnp.moveaxis(future, 0, 1))
 
 
@@ -106,16 +103,19 @@ def present_persons(poses: jax.Array) -> jax.Array:
     return (poses != 0).any((-2, -1))
 
 
-def mpjpe(prediction: jax.Array, truth: jax.Array, present: jax.Array) -> jax.Array:
-    """Mean per-joint position error of every horizon, (T,), in millimetres.
+def position_errors(prediction: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Joint position errors of each sequence and horizon, and how many joints they are of.
 
-    The mean runs over the sequences and the joints of persons who are present; it is NaN at a
-    horizon where nobody is.
+    Only persons who are present in the target frame count.  MPJPE is the sum of the first over
+    the sum of the second.
 
     Args:
       prediction, truth: poses (N, T, M, V, C) in metres.
-      present: (N, T, M) booleans, `present_persons` of the target frames.
+
+    Returns:
+      Millimetres (N, T), summed over the joints of the persons who are present, and counts (N, T).
     """
+    present = present_persons(truth).astype(jnp.float32)
     # A norm whose gradient is zero, not NaN, where a joint is met exactly.
     errors = 1000 * optax.safe_norm(prediction - truth, 0.0, axis=-1)
-    return errors.mean((0, 2, 3), where=present[..., None])
+    return (errors.sum(-1) * present).sum(-1), truth.shape[-2] * present.sum(-1)

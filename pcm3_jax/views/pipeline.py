@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from pcm3_jax.models.pcm3 import PromptOffsets, QueryViews
 from pcm3_jax.skeleton import STREAMS
 from pcm3_jax.views import augment, masking, mixing
+from pcm3_jax.views.occlusion import visibility
 
 
 @flax.struct.dataclass
@@ -70,11 +71,8 @@ def draw_views(key: jax.Array, frames: jax.Array, batch: Batch, config: ConfigDi
     key_intra, key_key, key_target, key_mask, key_mix = jax.random.split(key, 5)
 
     def draw(view_key, clips: Clips, position: jax.Array, *, jittering: bool) -> jax.Array:
-        def one(position, start, length):
-            sample_key = jax.random.fold_in(view_key, position)
-            return _augment(sample_key, frames, start, length, jittering, config)
-
-        return jax.vmap(one)(position, clips.start, clips.length)
+        poses = draw_poses(view_key, frames, clips, position, config, jittering=jittering)
+        return STREAMS[config.stream](poses)
 
     intra = draw(key_intra, batch.clips, batch.position, jittering=True)
     # The partner's query view is drawn again here, exactly as on the device that owns it.
@@ -99,8 +97,29 @@ def draw_views(key: jax.Array, frames: jax.Array, batch: Batch, config: ConfigDi
     )
 
 
+def draw_poses(
+    key: jax.Array,
+    frames: jax.Array,
+    clips: Clips,
+    position: jax.Array,
+    config: ConfigDict,
+    *,
+    jittering: bool,
+) -> jax.Array:
+    """Draws one augmented view (N, T, M, V, C) of each clip, before it becomes a stream.
+
+    ``position`` (N,) numbers the samples of the global batch, so that each has draws of its own.
+    """
+
+    def one(position, start, length):
+        sample_key = jax.random.fold_in(key, position)
+        return _augment(sample_key, frames, start, length, jittering, config)
+
+    return jax.vmap(one)(position, clips.start, clips.length)
+
+
 def _augment(key, frames, start, length, jittering: bool, config: ConfigDict) -> jax.Array:
-    """One augmented view (T, M, V, C) of one sequence, in the configured stream."""
+    """One augmented view (T, M, V, C) of one sequence."""
     key_crop, key_which, key_shear, key_jitter = jax.random.split(key, 4)
     offset, crop = augment.random_crop(key_crop, length, config.crop_ratio, config.min_crop_frames)
     poses = augment.crop_resize(frames, start + offset, crop, config.frames)
@@ -111,7 +130,7 @@ def _augment(key, frames, start, length, jittering: bool, config: ConfigDict) ->
         )
         jittered = augment.jitter(poses, joints, matrix)
         changed = jnp.where(jax.random.bernoulli(key_which), jittered, changed)
-    return STREAMS[config.stream](changed)
+    return changed
 
 
 def draw_offsets(key: jax.Array, hidden: int, width: int) -> PromptOffsets:
@@ -126,28 +145,44 @@ def central_view(frames: jax.Array, clips: Clips, config: ConfigDict) -> jax.Arr
 
     def one(start, length):
         offset, crop = augment.central_crop(length, config.eval_crop_ratio)
-        poses = augment.crop_resize(frames, start + offset, crop, config.frames)
-        return STREAMS[config.stream](poses)
+        return augment.crop_resize(frames, start + offset, crop, config.frames)
 
-    return jax.vmap(one)(clips.start, clips.length)
+    return STREAMS[config.stream](jax.vmap(one)(clips.start, clips.length))
 
 
-def random_view(
-    key: jax.Array, frames: jax.Array, clips: Clips, position: jax.Array, config: ConfigDict
+def occluded_view(
+    key: jax.Array,
+    frames: jax.Array,
+    clips: Clips,
+    position: jax.Array,
+    config: ConfigDict,
+    occlusion: ConfigDict,
+    *,
+    central: bool,
 ) -> jax.Array:
-    """Randomly cropped views (N, T, M, V, C) to train classifiers on.
+    """Views to train and test classifiers on (N, T, M, V, C), occluded as Table 4 has it.
 
-    ``position`` (N,) numbers the sequences, so that each has draws of its own.
+    Args:
+      key: the same on every device.
+      frames: packed frames (F, M, V, C) that the clips point into.
+      clips: N sequences.
+      position: (N,) numbers the sequences, so that each has draws of its own.
+      config: the ``views`` section of the configuration.
+      occlusion: the ``occlusion`` section.
+      central: whether to take the central crop or a random one.
     """
 
     def one(position, start, length):
-        offset, crop = augment.random_crop(
-            jax.random.fold_in(key, position),
-            length,
-            config.eval_train_crop_ratio,
-            config.min_crop_frames,
-        )
+        sample_key = jax.random.fold_in(key, position)
+        if central:
+            offset, crop = augment.central_crop(length, config.eval_crop_ratio)
+        else:
+            offset, crop = augment.random_crop(
+                sample_key, length, config.eval_train_crop_ratio, config.min_crop_frames
+            )
         poses = augment.crop_resize(frames, start + offset, crop, config.frames)
-        return STREAMS[config.stream](poses)
+        visible = visibility(jax.random.fold_in(sample_key, 1), config.frames, occlusion)
+        # Before the stream is computed: what a sensor does not see has no motion either.
+        return STREAMS[config.stream](poses * visible[:, None, :, None])
 
     return jax.vmap(one)(position, clips.start, clips.length)

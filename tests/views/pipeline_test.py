@@ -208,7 +208,11 @@ def test_random_view_is_cropped_and_nothing_else():
     count = 200
     clips = Clips(np.zeros(count, int), np.full(count, 70))
 
-    random_view = quick(lambda k, position: pipeline.random_view(k, ramp, clips, position, config))
+    nothing = ConfigDict({"kind": "none", "ratio": (0.3, 0.7)})
+
+    @quick
+    def random_view(key, position):
+        return pipeline.occluded_view(key, ramp, clips, position, config, nothing, central=False)
 
     def draw(seed, position):
         return np.asarray(random_view(jax.random.key(seed), position))
@@ -226,3 +230,25 @@ def test_random_view_is_cropped_and_nothing_else():
     turned = draw(0, np.arange(count)[::-1])
     np.testing.assert_array_equal(turned[::-1], views)
     assert (draw(1, np.arange(count)) != views).any()
+
+
+@pytest.mark.parametrize("stream", ["joint", "motion"])
+def test_occlusion_comes_before_the_stream(stream):
+    config = views_config(stream=stream)
+    position = np.arange(len(WHOLE.clips.start))
+
+    def view(kind):
+        occlusion = ConfigDict({"kind": kind, "ratio": (0.3, 0.7)})
+        return np.asarray(
+            quick(
+                lambda key: pipeline.occluded_view(
+                    key, jnp.asarray(FRAMES), WHOLE.clips, position, config, occlusion, central=True
+                )
+            )(jax.random.key(0))
+        )
+
+    clean = quick(lambda f: pipeline.central_view(f, WHOLE.clips, config))(jnp.asarray(FRAMES))
+    np.testing.assert_allclose(view("none"), clean, rtol=0, atol=TOLERANCE)
+    hidden = (view("temporal") == 0).all((2, 3, 4))
+    # A block of 5 to 11 of 16 frames; of motion, whose last frame is always zero, one less.
+    assert (hidden.sum(1) >= 4).all() and (hidden.sum(1) <= 12).all()

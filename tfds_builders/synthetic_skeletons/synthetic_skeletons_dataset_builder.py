@@ -16,29 +16,43 @@ from tfds_builders.skeleton_builder import (
     Shard,
     SkeletonBuilder,
     SkeletonConfig,
+    trimmed_features,
+    untrimmed_features,
 )
 from tfds_builders.synthetic_skeletons import generator
 
 _SHARD_SIZE = 8 * generator.CHUNK
-_SIZED = re.compile(r"n(\d+)x(\d+)")
+_SIZED = re.compile(r"n(\d+)x(\d+)(_untrimmed)?")
 
 
 @dataclass(eq=False, kw_only=True)
 class SizeConfig(SkeletonConfig):
-    """How many clips each split has."""
+    """How many clips, or untrimmed videos, each split has."""
 
     train: int
     test: int
+    untrimmed: bool = False
 
 
 class Builder(SkeletonBuilder):
-    """Synthetic clips, cross-subject; also of any size, by a config name `n<train>x<test>`."""
+    """Synthetic clips, cross-subject.
+
+    Also of any size, by a config name `n<train>x<test>`, or of whole videos
+    `n<train>x<test>_untrimmed`.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
         SizeConfig(name="default", description="3,000 and 1,000 clips.", train=3000, test=1000),
         SizeConfig(name="tiny", description="For tests.", train=96, test=48),
+        SizeConfig(
+            name="untrimmed",
+            description="120 and 40 videos of several actions.",
+            train=120,
+            test=40,
+            untrimmed=True,
+        ),
     ]
     LABELS = generator.LABELS
 
@@ -53,44 +67,63 @@ class Builder(SkeletonBuilder):
                 raise UserError(
                     f"{str(error).removesuffix('.')} or a size such as n20000x5000."
                 ) from None
-        train, test = map(int, sized.groups())
+        train, test = int(sized[1]), int(sized[2])
         if not train or not test:
             raise UserError(f"the config {name!r} has an empty split; ask for one clip or more.")
         config = SizeConfig(
-            name=name, description=f"{train:,} and {test:,} clips.", train=train, test=test
+            name=name,
+            description=f"{train:,} and {test:,} clips.",
+            train=train,
+            test=test,
+            untrimmed=bool(sized[3]),
         )
         # Entered among the known ones: TFDS logs a warning for any other.
         return cls.builder_configs.setdefault(name, config)
 
+    def _features(self):
+        features = untrimmed_features if self.builder_config.untrimmed else trimmed_features
+        return features(self.LABELS)
+
     def _shards(self) -> Mapping[str, Sequence[Shard]]:
         config = self.builder_config
+        # Videos are ten times as long as clips.
+        shard_size = _SHARD_SIZE // 8 if config.untrimmed else _SHARD_SIZE
         return {
             split: [
-                self._shard(split, start, min(start + _SHARD_SIZE, size))
-                for start in range(0, size, _SHARD_SIZE)
+                self._shard(split, start, min(start + shard_size, size))
+                for start in range(0, size, shard_size)
             ]
             for split, size in (("train", config.train), ("test", config.test))
         }
 
     def _shard(self, split: str, start: int, stop: int) -> Shard:
-        what = (split, start, stop, self.builder_config.coordinates)
-        mark = workers.fingerprint(self.name, str(self.version), *what)
-        return Shard(functools.partial(_examples, *what), stop - start, mark)
+        config = self.builder_config
+        make = _videos if config.untrimmed else _clips
+        what = (split, start, stop, config.coordinates)
+        mark = workers.fingerprint(self.name, str(self.version), config.untrimmed, *what)
+        return Shard(functools.partial(make, *what), stop - start, mark)
 
 
-def _examples(split: str, start: int, stop: int, coordinates: str) -> Iterator[tuple[str, Example]]:
+def _clips(split: str, start: int, stop: int, coordinates: str) -> Iterator[tuple[str, Example]]:
     for index, clip in enumerate(generator.generate(split, start, stop), start):
         name = f"{split}_{index:07d}"
-        skeleton = COORDINATES[coordinates](select_bodies(clip.skeleton))
-        yield (
-            name,
-            {
-                "skeleton": skeleton,
-                "label": clip.label,
-                "name": name,
-                "subject": clip.performer,
-                "camera": clip.camera,
-                "setup": 0,
-                "num_frames": len(skeleton),
-            },
-        )
+        yield name, _example(name, clip, coordinates) | {"label": clip.label}
+
+
+def _videos(split: str, start: int, stop: int, coordinates: str) -> Iterator[tuple[str, Example]]:
+    for index, video in enumerate(generator.generate_untrimmed(split, start, stop), start):
+        name = f"{split}_{index:07d}"
+        keys = ("label", "start", "stop")
+        actions = [dict(zip(keys, map(int, row), strict=True)) for row in video.intervals]
+        yield name, _example(name, video, coordinates) | {"actions": actions}
+
+
+def _example(name: str, made: generator.Clip | generator.Video, coordinates: str) -> Example:
+    return {
+        "skeleton": COORDINATES[coordinates](select_bodies(made.skeleton)),
+        "name": name,
+        "subject": made.performer,
+        "camera": made.camera,
+        "setup": 0,
+        "num_frames": len(made.skeleton),
+    }
