@@ -163,7 +163,7 @@ def linear_eval(config: ConfigDict, workdir: Path) -> Results:
     crops = config.linear.cached_crops or config.linear.epochs
     # With cached crops every crop is encoded once; else this holds nothing worth keeping.
     cache = functools.lru_cache(maxsize=crops if config.linear.cached_crops else 1)
-    features = cache(lambda crop: embedder.random(variables, train_split, crop))
+    features = cache(lambda crop: jnp.asarray(embedder.random(variables, train_split, crop)))
     classifier = train_classifier(
         lambda epoch: features(epoch % crops),
         train_split.label,

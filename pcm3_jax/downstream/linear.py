@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 
 def train_classifier(
-    features: Callable[[int], np.ndarray], labels: np.ndarray, classes: int, config: ConfigDict,
+    features: Callable[[int], jax.Array], labels: np.ndarray, classes: int, config: ConfigDict,
     seed: int,
 ) -> dict[str, jax.Array]:  # fmt: skip
     """Trains a linear classifier with SGD on the features of each epoch's crops.
 
     Args:
-      features: epoch → (S, F) features, from 0.
+      features: epoch → (S, F) features on the device, from 0.
       labels: (S,).
       classes: number of classes.
       config: the ``linear`` section of the configuration.
@@ -39,7 +39,8 @@ def train_classifier(
     key = jax.random.key(seed)
     width = features(0).shape[1]
     params = {
-        "kernel": 0.01 * jax.random.normal(key, (width, classes)),
+        # Transposed inside: its gradient is then one product of the features as they lie.
+        "weight": 0.01 * jax.random.normal(key, (width, classes)).T,
         "bias": jnp.zeros(classes),
     }
     opt_state = optimizer.init(params)
@@ -47,7 +48,7 @@ def train_classifier(
     for epoch in range(config.epochs):
         order = _epoch_order(jax.random.fold_in(key, epoch), count, steps, batch_size)
         params, opt_state = _epoch(params, opt_state, features(epoch), labels, order, optimizer)
-    return params
+    return {"kernel": params["weight"].T, "bias": params["bias"]}
 
 
 def _epoch_order(key, count: int, steps: int, batch_size: int) -> jax.Array:
@@ -60,7 +61,7 @@ def _epoch_order(key, count: int, steps: int, batch_size: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="optimizer", donate_argnums=(0, 1))
 def _epoch(params, opt_state, features, labels, order, optimizer):
     def loss(params, rows):
-        scores = features[rows] @ params["kernel"] + params["bias"]
+        scores = jnp.einsum("nf,kf->nk", features[rows], params["weight"]) + params["bias"]
         losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels[rows])
         real = rows >= 0
         return (losses * real).sum() / real.sum()

@@ -1,5 +1,6 @@
 """1-NN retrieval by cosine against scikit-learn."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -43,9 +44,21 @@ def test_a_feature_of_zeros_is_like_nothing():
     assert nearest_neighbours(gallery, np.array([[2, 2.1]], np.float32)).tolist() == [1]
 
 
-def test_queries_are_compared_in_chunks_of_one_size(monkeypatch):
-    monkeypatch.setattr(retrieval, "_QUERIES", 8)
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("block", ["_QUERIES", "_GALLERY"])
+def test_blocks_and_devices_find_the_same(monkeypatch, block, backend):
     gallery, queries = make_features(40, 1), make_features(21, 2)
-    chunked = nearest_neighbours(gallery, queries)
-    monkeypatch.undo()
-    np.testing.assert_array_equal(chunked, nearest_neighbours(gallery, queries))
+    gallery[30] = gallery[2]  # of equals the first
+    whole = nearest_neighbours(gallery, queries)
+    monkeypatch.setattr(retrieval, block, 8)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    np.testing.assert_array_equal(nearest_neighbours(gallery, queries), whole)
+
+
+def test_a_gallery_on_disk(tmp_path):
+    gallery, queries = make_features(40, 1), make_features(21, 2)
+    np.save(tmp_path / "gallery.npy", gallery)
+    on_disk = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    np.testing.assert_array_equal(
+        nearest_neighbours(on_disk, queries), nearest_neighbours(gallery, queries)
+    )
