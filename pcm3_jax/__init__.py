@@ -1,0 +1,26 @@
+"""PCM³: self-supervised representations of 3-D skeleton actions.
+
+`load` gives a trained model for use; everything else is in the modules.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcm3_jax.library import Model, load
+
+__all__ = ["Model", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported before it is asked for: builders and tools need no JAX.
+    if name in __all__:
+        from pcm3_jax import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,178 @@
+"""What a trained model is outside of a run: its configuration and named arrays, in one file.
+
+The file is in safetensors' format with the configuration among its metadata.  Arrays are named
+by their path, ``params/encoder/gru/layer_0/input_kernel``; `pcm3_jax.weights` says which there are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pcm3_jax.checkpoint import _check_sums, _read_json, _readable, read_config
+from pcm3_jax.config import default_config
+from pcm3_jax.errors import UserError
+from pcm3_jax.files import replaced
+from pcm3_jax.skeleton import of_stream
+from pcm3_jax.state import build_model, init_variables
+from pcm3_jax.weights import TRAINING, Weights, check, template
+
+_FORMAT = "pcm3_jax"
+_PRETRAINING = ("pretrain", "cmd")
+
+
+def load(path: Path, *, training: bool = False, stream: str | None = None) -> Weights:
+    """Reads a model.
+
+    Args:
+      path: the workdir of a pretraining run (its last checkpoint is taken) or of a linear
+        evaluation, one checkpoint ``WORKDIR/checkpoints/STEP``, or a file that `save` wrote.
+      training: whether to read the parts of `TRAINING` as well, where there are any.
+      stream: whose encoder to take from a run of the task ``cmd``, instead of
+        ``config.views.stream``'s.
+
+    Raises:
+      UserError: there is nothing of the kind, or it is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"There is no {path}: name a workdir, a checkpoint or a safetensors file.")
+    if path.is_file():
+        return _read(path)
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        run = path.parent.parent
+        return _of_run(_run_config(run), path.absolute(), training, stream)
+    config = _run_config(path)
+    if config.task == "linear_eval":
+        return _of_evaluation(path, config)
+    if config.task not in _PRETRAINING:
+        raise UserError(
+            f"The run in {path} is of task {config.task!r}, which leaves no model; name the "
+            f"workdir of a run of {', '.join(_PRETRAINING)} or linear_eval."
+        )
+    folder = (path / "checkpoints").absolute()
+    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+    if not steps:
+        raise UserError(f"The run in {path} has not saved a checkpoint yet.")
+    return _of_run(config, folder / str(max(steps)), training, stream)
+
+
+def save(path: Path, weights: Weights) -> None:
+    """Writes a model to a safetensors file, whole or not at all."""
+    flat = flatten_dict(weights.tree, sep="/")
+    metadata = {
+        "format": _FORMAT,
+        "config": weights.config.to_json(),
+        "classes": json.dumps(weights.classes),
+    }
+    arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
+    with replaced(path) as partial:
+        save_file(arrays, partial, metadata)
+
+
+def save_classifier(workdir: Path, classifier: dict[str, Any], classes: Sequence[str]) -> None:
+    """Writes ``classifier.npz`` beside a linear evaluation's results, from the first process."""
+    if jax.process_index() == 0:
+        arrays = {name: np.asarray(array) for name, array in classifier.items()}
+        with replaced(workdir / "classifier.npz") as partial, open(partial, "wb") as file:
+            np.savez(file, classes=np.array(classes, str), **arrays)
+
+
+def _read(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise UserError(
+                    f"{path} is a safetensors file of another program; write one with `python -m "
+                    "pcm3_jax.convert export` or `from_torch`."
+                )
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tree = unflatten_dict(flat, sep="/")
+        config = _complete(json.loads(metadata["config"]))
+        classes = tuple(map(str, json.loads(metadata["classes"])))
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a safetensors file ({error}); a PyTorch checkpoint must first go "
+            "through `python -m pcm3_jax.convert from_torch`."
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+    return check(Weights(config, tree, classes), str(path))
+
+
+def _run_config(run: Path) -> ConfigDict:
+    try:
+        return _complete(read_config(run).to_dict())
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{run / 'config.json'} is no configuration of ours: {error}.") from error
+
+
+def _complete(config: dict[str, Any]) -> ConfigDict:
+    """Settings that are younger than the run get their defaults."""
+    complete = default_config()
+    complete.update(ConfigDict(_tuples(config)))
+    return complete
+
+
+def _tuples(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(tree) if isinstance(tree, list) else tree
+
+
+def _of_run(config: ConfigDict, path: Path, training: bool, stream: str | None) -> Weights:
+    wanted = template(config)
+    if not training:
+        wanted = {name: part for name, part in wanted.items() if name not in TRAINING}
+    one_of_many = config.task == "cmd"
+    if one_of_many:
+        config.views.stream = stream or config.views.stream
+        variables = ("params", "batch_stats")
+        wanted = {name: {"encoder": wanted[name]["encoder"]} for name in variables}
+    arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+
+    def restore() -> Any:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.restore(
+                path / "state", args=ocp.args.PyTreeRestore(wanted, arrays, partial_restore=True)
+            )
+        _check_sums(tree, _read_json(path / "checksums" / "metadata"))
+        return of_stream(tree, config.views.stream) if one_of_many else tree
+
+    return check(Weights(config, _readable(path, restore)), f"Checkpoint {path}")
+
+
+def _of_evaluation(workdir: Path, config: ConfigDict) -> Weights:
+    path = workdir / "classifier.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            classifier = {name: file[name] for name in ("kernel", "bias")}
+            classes = tuple(map(str, file["classes"]))
+    except FileNotFoundError:
+        raise UserError(
+            f"The run in {workdir} has left no {path.name}: run its command again."
+        ) from None
+    except Exception as error:  # a damaged archive raises anything
+        raise UserError(f"{path} is damaged ({error}): run its command again.") from error
+    if config.encoder:
+        encoder = load(Path(config.encoder), stream=config.views.stream)
+        config, tree = encoder.config, encoder.tree
+    else:
+        model = build_model(config)
+        params, stats = init_variables(model, jax.random.key(config.seed))
+        tree = {
+            "params": {"encoder": params["encoder"]},
+            "batch_stats": {"encoder": stats["encoder"]},
+        }
+        tree = jax.tree.map(np.asarray, tree)
+    return check(Weights(config, tree | {"classifier": classifier}, classes), str(workdir))

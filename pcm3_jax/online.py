@@ -1,0 +1,156 @@
+"""Encoding frame by frame, where every direction runs forward (stepwise recurrence)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pcm3_jax.data.normalization import SPINE
+from pcm3_jax.errors import UserError
+from pcm3_jax.input_views import seen_in_stream
+from pcm3_jax.models.pcm3 import PCM3
+from pcm3_jax.sequences import Sequence, read_sequence
+from pcm3_jax.skeleton import PERSONS, STREAMS, flatten_frames
+
+# (variables, state (L, 2, H), pose (2, 25, 3)) → the state and the feature (2H,) after it.
+Step = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def build_step(model: PCM3) -> Step:
+    """The recurrence of one frame, compiled once for all streams of a model."""
+
+    @jax.jit
+    def step(variables, state, pose):
+        normalised = model.apply(
+            variables, flatten_frames(pose), method=lambda m, x: m.encoder.input_norm.frozen(x)
+        )
+        layers = variables["params"]["encoder"]["gru"]
+        inputs, states = normalised.astype(model.dtype), []
+        for index in range(model.layers):
+            states.append(_cell(layers[f"layer_{index}"], state[index], inputs, model.dtype))
+            inputs = states[-1].reshape(-1).astype(model.dtype)
+        return jnp.stack(states), inputs.astype(jnp.float32)
+
+    return step
+
+
+def _cell(params: Any, state: jax.Array, inputs: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """PyTorch's GRU cell for the directions (D, H) of one layer; ``inputs`` (F,)."""
+
+    def product(x, kernel):
+        # One vector for each direction, even where both are the same: a CPU would otherwise
+        # turn the kernel round first, which takes seven times as long.
+        return jnp.einsum(
+            "df,dfk->dk", x.astype(dtype), kernel.astype(dtype),
+            preferred_element_type=jnp.float32,
+        )  # fmt: skip
+
+    both = jnp.broadcast_to(inputs, (2, *inputs.shape))
+    x = product(both, params["input_kernel"]) + params["input_bias"]
+    h = product(state, params["recurrent_kernel"]) + params["recurrent_bias"]
+    x_r, x_z, x_n = jnp.split(x, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(h, 3, axis=-1)
+    r, z = nn.sigmoid(x_r + h_r), nn.sigmoid(x_z + h_z)
+    n = jnp.tanh(x_n + r * h_n)
+    return n + z * (state - n)
+
+
+class Stream:
+    """Features of a sequence while it happens, from `Model.stream`.
+
+    Memory and the work of a frame stay the same however long it goes on.
+
+    Attributes:
+      frames: how many have been pushed.
+    """
+
+    def __init__(self, step: Step, variables: Any, config: ConfigDict) -> None:
+        """Raises UserError where one direction would have to wait for the end."""
+        if config.model.recurrence != "stepwise":
+            raise UserError(
+                "The model's config.model.recurrence is 'bidirectional', which reads sequences "
+                "from their end; only a 'stepwise' model can take frames as they arrive."
+            )
+        self._step, self._variables, self._stream = step, variables, config.views.stream
+        # On the device as all later states are, lest the first frame compile on its own.
+        self._start = jnp.zeros((config.model.layers, 2, config.model.hidden))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all frames."""
+        self.frames = 0
+        self._state = self._start
+        self._last: Sequence | None = None
+
+    def push(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Takes the next frame.
+
+        Args:
+          frame: (M, 25, 3) with M = 1 or 2, normalised metres; it may be all zeros where
+            nobody is seen.
+          mask: None, or booleans that broadcast to (M, 25), True where a joint is missing.
+
+        Returns:
+          (2H,) float32, what ``model.embed(frames, normalize=False, resample=False)`` gives for
+          all frames so far.
+
+        Raises:
+          UserError: the frame has another shape or type, or holds what is no coordinate.
+        """
+        frame = np.asarray(frame)
+        what = f"Frame {self.frames}"
+        if frame.ndim != 3:
+            raise UserError(f"{what} has shape {frame.shape}; it must be (persons, 25, 3).")
+        missing = None if mask is None else np.asarray(mask)
+        now = read_sequence(frame[None], what, missing, may_be_empty=True)
+        last, self._last = self._last, now
+        self.frames += 1
+        with jax.default_matmul_precision("highest"):
+            if self._stream != "motion":
+                seen = seen_in_stream(now.visible, self._stream)
+                poses = np.asarray(STREAMS[self._stream](now.poses))
+                self._state, feature = self._advance(poses * seen[..., None])
+                return np.asarray(feature)
+            # Motion leads to the next frame: only now is that of the last frame known, and this
+            # one's, zero so far, must not stay in the state.
+            if last is not None:
+                both = last.visible & now.visible
+                self._state, _ = self._advance((now.poses - last.poses) * both[..., None])
+            return np.asarray(self._advance(np.zeros_like(now.poses))[1])
+
+    def _advance(self, poses: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        return self._step(self._variables, self._state, poses[0])
+
+
+class OnlineNormalization:
+    """Normalises frames while they arrive, as whole sequences are (`pcm3_jax.sequences`).
+
+    Everything is turned as the first frame is in which the first person's spine is seen, and
+    centred on that joint, or on where it was last seen.  Unlike in a whole sequence, nobody who
+    is absent is filled in from other frames.
+    """
+
+    def __init__(self, normalization: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._normalization = normalization
+        self._first: np.ndarray | None = None
+        self._spine: np.ndarray | None = None
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+        """Normalises (M, 25, 3) metres to (2, 25, 3); None until the first spine is seen."""
+        poses = np.zeros((PERSONS, *frame.shape[1:]))
+        poses[: len(frame)] = frame
+        seen = poses.any(axis=-1, keepdims=True)
+        if seen[0, SPINE]:
+            self._spine = poses[0, SPINE].copy()
+        if self._spine is None:
+            return None
+        poses[0, SPINE] = self._spine
+        if self._first is None:
+            self._first = poses
+        return self._normalization(np.stack([self._first, poses]))[1] * seen

@@ -1,0 +1,105 @@
+"""A trained model's configuration and arrays, and what they must be."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from pcm3_jax.config import validate
+from pcm3_jax.errors import UserError
+from pcm3_jax.state import build_model, init_variables, key_part
+
+# What a file may hold of a training state, besides the network itself.
+TRAINING = ("key_params", "key_batch_stats", "queue", "queue_pointer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model's configuration and arrays.
+
+    Attributes:
+      config: complete and valid.
+      tree: {"params": …, "batch_stats": …}, of which parts other than the encoder may lack; where
+        known, {"classifier": {"kernel": (2H, classes), "bias": (classes,)}} and the parts of
+        `TRAINING`.
+      classes: names of the classifier's classes.
+    """
+
+    config: ConfigDict
+    tree: dict[str, Any]
+    classes: tuple[str, ...] = ()
+
+
+def template(config: ConfigDict) -> dict[str, Any]:
+    """Shapes of every part that a model of this configuration may have, but the classifier."""
+    model = build_model(config)
+    params, stats = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
+    queue = jax.ShapeDtypeStruct((config.method.queue_size, model.projection), np.float32)
+    return {
+        "params": params,
+        "batch_stats": stats,
+        "key_params": key_part(params),
+        "key_batch_stats": {"encoder": stats["encoder"]},
+        "queue": queue,
+        "queue_pointer": jax.ShapeDtypeStruct((), np.int32),
+    }
+
+
+def check(weights: Weights, what: str) -> Weights:
+    """Returns the weights if every part that is there is complete, of its shape, and finite.
+
+    Raises:
+      UserError: names the first array that is not.
+    """
+    try:
+        try:
+            validate(weights.config)
+        except UserError as error:
+            raise UserError(f"{what} cannot be used: {error}") from error
+        model, params = weights.config.model, weights.tree["params"]
+        sizes = [("encoder", model.layers)]
+        sizes += [("decoder", model.decoder_layers)] if "decoder" in params else []
+        for part, layers in sizes:
+            # Before anything is built that large.
+            if len(params[part]["gru"]) != layers:
+                raise UserError(f"{what} has another number of layers than its configuration.")
+        wanted = template(weights.config)
+        if "classifier" in weights.tree:
+            shapes = {"kernel": (2 * model.hidden, len(weights.classes))}
+            shapes["bias"] = shapes["kernel"][1:]
+            wanted["classifier"] = {
+                name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()
+            }
+        problem = _difference(weights.tree, wanted)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{what} holds no usable model ({type(error).__name__}: {error})."
+        ) from error
+    if problem:
+        raise UserError(f"{what} does not fit its configuration: {problem}.")
+    return weights
+
+
+def _difference(tree: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """What is wrong with the tree, as a clause; whole modules and parts may lack."""
+    for name in ("params", "batch_stats"):
+        wanted = wanted | {name: {k: v for k, v in wanted[name].items() if k in tree[name]}}
+        if "encoder" not in wanted[name]:
+            return f"{name}/encoder is missing"
+    wanted = {name: part for name, part in wanted.items() if name in tree}
+    ours, theirs = flatten_dict(tree, sep="/"), flatten_dict(wanted, sep="/")
+    odd = sorted(ours.keys() ^ theirs.keys())
+    if odd:
+        return f"{ascii(odd[0])[:80]} is {'unknown' if odd[0] in ours else 'missing'}"
+    for name, array in ours.items():
+        shape, dtype = theirs[name].shape, theirs[name].dtype
+        if (array.shape, array.dtype) != (shape, dtype):
+            return f"{name} is {array.dtype} {array.shape} instead of {dtype} {shape}"
+        if not np.isfinite(array).all():
+            return f"{name} has a value that is not finite"
+    return None
