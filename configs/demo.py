@@ -7,7 +7,7 @@ python -m pcm3_jax.main --config=configs/demo.py --workdir=runs/demo
 from ml_collections import ConfigDict
 
 from pcm3_jax.config import default_config
-from pcm3_jax.scale import SMALL
+from pcm3_jax.tables.scale import SMALL
 
 
 def get_config() -> ConfigDict:

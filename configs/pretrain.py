@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
-from pcm3_jax.paper_tables import STREAM_SETTINGS
+from pcm3_jax.tables.paper import STREAM_SETTINGS
 
 BENCHMARKS = {
     "ntu60_xsub": "ntu_rgbd/ntu60_xsub",

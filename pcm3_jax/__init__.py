@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcm3_jax.library import Model, load
+    from pcm3_jax.inference.library import Model, load
 
 __all__ = ["Model", "load"]
 
@@ -16,7 +16,7 @@ __all__ = ["Model", "load"]
 def __getattr__(name: str) -> Any:
     # Not imported before it is asked for: builders and tools need no JAX.
     if name in __all__:
-        from pcm3_jax import library
+        from pcm3_jax.inference import library
 
         return getattr(library, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

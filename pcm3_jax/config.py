@@ -32,7 +32,7 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.task = "pretrain"
     config.seed = 0
-    # "small" makes tables of small networks on the embedded data: pcm3_jax/scale.py.
+    # "small" makes tables of small networks on the embedded data: pcm3_jax/tables/scale.py.
     config.scale = "paper"
     # Workdir of the pretraining run that linear_eval and retrieval evaluate; "" evaluates a
     # randomly initialised encoder.

@@ -22,13 +22,14 @@ import jax
 import numpy as np
 from jax import export
 
-from pcm3_jax import files, model_file, torch_file
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import commands, model_file
+from pcm3_jax.inference.weights import Weights, check
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, STREAMS
 from pcm3_jax.state import TrainState, build_model
-from pcm3_jax.torch_layout import GRU_LEAVES, PROMPTS, config_of, renamed, tensors_to_torch
-from pcm3_jax.weights import Weights, check
+from pcm3_jax.torch_format import file as torch_file
+from pcm3_jax.torch_format.layout import GRU_LEAVES, PROMPTS, config_of, renamed, tensors_to_torch
 
 
 def params_from_torch(tensors: Mapping[str, np.ndarray], encoder: str = "encoder_q") -> Any:
@@ -169,10 +170,10 @@ def _gru(tensors, name, suffixes):
 
 def run(argv: list[str]) -> None:
     """The command line.  Raises UserError for what cannot be read, written or converted."""
-    parser = files.Arguments(
+    parser = commands.Arguments(
         prog="python -m pcm3_jax.convert",
         description=__doc__,
-        formatter_class=files.AS_WRITTEN,
+        formatter_class=commands.AS_WRITTEN,
     )
     parser.add_argument("direction", choices=("from_torch", "to_torch", "export", "stablehlo"))
     parser.add_argument("source", type=Path, metavar="MODEL")
@@ -189,14 +190,14 @@ def run(argv: list[str]) -> None:
             model_file.save(flags.out, weights)
         elif flags.direction == "stablehlo":
             content = stablehlo(weights)
-            with files.replaced(flags.out) as partial:
+            with commands.replaced(flags.out) as partial:
                 partial.write_bytes(content)
         else:
             tensors = tensors_to_torch(weights)
-            with files.replaced(flags.out) as partial:
+            with commands.replaced(flags.out) as partial:
                 torch_file.write(partial, tensors, weights.config.optimizer.epochs)
-    print(f"{files.shown(str(flags.out))}: {flags.out.stat().st_size / 1e6:.1f} MB")
+    print(f"{commands.shown(str(flags.out))}: {flags.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    files.main(run)
+    commands.main(run)

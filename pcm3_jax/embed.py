@@ -17,14 +17,14 @@ from typing import TextIO
 
 import numpy as np
 
-from pcm3_jax import files, library, skeleton_files
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import commands, library, skeleton_files
 
 
 def run(argv: list[str]) -> None:
     """The command line.  Raises UserError for what cannot be read or written."""
-    parser = files.Arguments(
-        prog="python -m pcm3_jax.embed", description=__doc__, formatter_class=files.AS_WRITTEN
+    parser = commands.Arguments(
+        prog="python -m pcm3_jax.embed", description=__doc__, formatter_class=commands.AS_WRITTEN
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--model", required=True, type=Path)
@@ -34,7 +34,7 @@ def run(argv: list[str]) -> None:
     )
     flags = parser.parse_args(argv)
     if flags.out and flags.out.suffix not in (".npz", ".csv"):
-        raise UserError(f"--out={files.shown(str(flags.out))} must end in .npz or .csv.")
+        raise UserError(f"--out={commands.shown(str(flags.out))} must end in .npz or .csv.")
     model = library.load(flags.model)
     names, features = [], []
     for recordings in map(skeleton_files.read, flags.files):
@@ -49,7 +49,7 @@ def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
     if out is None:
         write_csv(sys.stdout, names, features)
         return
-    with files.replaced(out) as partial:
+    with commands.replaced(out) as partial:
         if out.suffix == ".npz":
             with open(partial, "wb") as file:
                 np.savez(file, names=np.array(names, str), features=features)
@@ -57,7 +57,9 @@ def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
             # Names of files can have bytes that are no text.
             with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 write_csv(file, names, features)
-    print(f"{files.shown(str(out))}: {features.shape[0]} sequences, {features.shape[1]} features")
+    print(
+        f"{commands.shown(str(out))}: {features.shape[0]} sequences, {features.shape[1]} features"
+    )
 
 
 def write_csv(file: TextIO, names: list[str], features: np.ndarray) -> None:
@@ -65,9 +67,9 @@ def write_csv(file: TextIO, names: list[str], features: np.ndarray) -> None:
     writer.writerow(["name", *(f"feature_{i}" for i in range(features.shape[1]))])
     for name, row in zip(names, features, strict=True):
         # Nine digits are what it takes to read the same float32 again.
-        label = name if file is not sys.stdout else files.shown(name)
+        label = name if file is not sys.stdout else commands.shown(name)
         writer.writerow([label, *(f"{value:.9g}" for value in row)])
 
 
 if __name__ == "__main__":
-    files.main(run)
+    commands.main(run)

@@ -18,10 +18,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pcm3_jax import files, library, skeleton_files
 from pcm3_jax.errors import UserError
-from pcm3_jax.online import OnlineNormalization
-from pcm3_jax.sequences import MAX_METRES, normalization_of
+from pcm3_jax.inference import commands, library, skeleton_files
+from pcm3_jax.inference.online import OnlineNormalization
+from pcm3_jax.inference.sequences import MAX_METRES, normalization_of
 from pcm3_jax.skeleton import COORDINATES, JOINTS
 
 # Longer than any line of 150 numbers; what is longer has no end, perhaps.
@@ -30,8 +30,8 @@ _LONGEST_LINE = 1 << 16
 
 def run(argv: list[str]) -> None:
     """The command line.  Raises UserError for what cannot be read."""
-    parser = files.Arguments(
-        prog="python -m pcm3_jax.predict", description=__doc__, formatter_class=files.AS_WRITTEN
+    parser = commands.Arguments(
+        prog="python -m pcm3_jax.predict", description=__doc__, formatter_class=commands.AS_WRITTEN
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--model", required=True, type=Path)
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> None:
     for name in flags.files:
         for recording in skeleton_files.read(name):
             labels = model.classify([recording.skeletons], flags.k, normalize=not flags.normalized)
-            print(f"{files.shown(recording.name)}: {_text(labels[0])}", flush=True)
+            print(f"{commands.shown(recording.name)}: {_text(labels[0])}", flush=True)
 
 
 def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> None:
@@ -101,8 +101,8 @@ def read_frames(lines: BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _text(labels: list[tuple[str, float]]) -> str:
-    return ", ".join(f"{files.shown(label)} {100 * share:.1f} %" for label, share in labels)
+    return ", ".join(f"{commands.shown(label)} {100 * share:.1f} %" for label, share in labels)
 
 
 if __name__ == "__main__":
-    files.main(run)
+    commands.main(run)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pcm3_jax import cmd, tables
+from pcm3_jax import cmd
 from pcm3_jax.checkpoint import load_encoder
 from pcm3_jax.data import feed, recordings
 from pcm3_jax.downstream import detection as detecting
@@ -26,8 +26,8 @@ from pcm3_jax.downstream.motion_prediction import (
 )
 from pcm3_jax.downstream.retrieval import knn_accuracy
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.model_file import save_classifier
 from pcm3_jax.loop import Schedule, train
-from pcm3_jax.model_file import save_classifier
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.parallel import AXIS, Devices
 from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, STREAMS, of_stream
@@ -40,6 +40,7 @@ from pcm3_jax.state import (
     init_variables,
 )
 from pcm3_jax.steps import pretrain_step
+from pcm3_jax.tables import runner
 from pcm3_jax.views.pipeline import occluded_view
 
 Results = dict[str, Any]
@@ -379,7 +380,7 @@ TASKS = {
     "detection": detection,
     "motion_prediction": motion_prediction,
     "baseline": baseline,
-    "table": tables.table,
+    "table": runner.table,
 }
 
 

@@ -11,9 +11,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from pcm3_jax import convert, embed, files, library, model_file, predict, skeleton_files
+from pcm3_jax import convert, embed, predict
 from pcm3_jax.data.normalization import normalize_sequence, select_bodies
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import commands, library, model_file, skeleton_files
 from tests import golden_vectors
 from tests.tfds_builders.raw_writers import skeleton_text, video_text
 
@@ -290,7 +291,7 @@ def test_a_user_error_is_one_line_and_exit_code_1(monkeypatch):
         raise UserError("What, where, what to do.")
 
     with pytest.raises(SystemExit) as stop:
-        files.main(fail)
+        commands.main(fail)
     assert stop.value.code == "error: What, where, what to do."
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import pcm3_jax
-from pcm3_jax import convert, library, tasks
+from pcm3_jax import convert, tasks
 from pcm3_jax.data.normalization import SPINE, normalize_sequence
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import library
+from pcm3_jax.inference.online import OnlineNormalization
 from pcm3_jax.main import run
-from pcm3_jax.online import OnlineNormalization
 from pcm3_jax.parallel import Devices
 from pcm3_jax.skeleton import unflatten_frames
 from tests import golden_vectors

@@ -15,10 +15,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from pcm3_jax import main, paper_tables, tables, tasks
+from pcm3_jax import main, tasks
 from pcm3_jax.config import default_config, validate
 from pcm3_jax.errors import UserError
-from pcm3_jax.scale import SMALL, leaf, scaled
+from pcm3_jax.tables import paper, runner
+from pcm3_jax.tables.scale import SMALL, leaf, scaled
 from tfds_builders import build as tfds_build
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tables"
@@ -114,7 +115,7 @@ def build(folder, *names):
 @pytest.fixture
 def data(tmp_path):
     """Every data set of the tables, at both scales."""
-    names = {name.rpartition(">")[2] for name in paper_tables.LABELS}
+    names = {name.rpartition(">")[2] for name in paper.LABELS}
     return build(tmp_path / "data", *sorted(names))
 
 
@@ -234,7 +235,7 @@ def test_detection_is_a_transfer(fakes, data, tmp_path):
     pretrained, evaluated = fakes.ran
     assert pretrained.data.name == "ntu_rgbd/ntu60_xsub"
     assert evaluated.data.name == "pku_mmd/part1_xsub_untrimmed"
-    assert evaluated.encoder.endswith(tables._fingerprint(pretrained, ()))
+    assert evaluated.encoder.endswith(runner._fingerprint(pretrained, ()))
 
 
 def test_the_ablations_set_what_they_are_named_after(fakes, data, tmp_path):
@@ -242,10 +243,10 @@ def test_the_ablations_set_what_they_are_named_after(fakes, data, tmp_path):
     for number in (7, 8, 9, 10):
         base = scaled(recipe(number, data__dir=data, scale="small"))
         base.scale = "paper"
-        plan = tables.Plan(base, tmp_path)
-        table = paper_tables.TABLES[number]
+        plan = runner.Plan(base, tmp_path)
+        table = paper.TABLES[number]
         for row in table.rows:
-            for column in table.columns(paper_tables.benchmarks(table, (), "small")):
+            for column in table.columns(paper.benchmarks(table, (), "small")):
                 (pretrained,) = plan.evaluation(row, column, column.terms[0], 0).needs
                 methods[number, row.name] = pretrained.config.method
                 methods[number, column.heading] = pretrained.config.views
@@ -343,10 +344,10 @@ def test_rows_have_the_papers_marks(fakes, data, tmp_path):
 
 @pytest.mark.parametrize("number", RUNS)
 def test_published_figures_have_a_column_and_mostly_a_row(number):
-    table = paper_tables.TABLES[number]
+    table = paper.TABLES[number]
     headings = [column.heading for column in table.columns(table.benchmarks)]
     assert len(set(headings)) == len(headings)
-    figures = paper_tables.published(number)
+    figures = paper.published(number)
     assert all(set(row) <= set(headings) for row in figures.values())
     names = [row.name for row in table.rows]
     assert len(set(names)) == len(names)

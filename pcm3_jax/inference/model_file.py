@@ -22,10 +22,10 @@ from safetensors.numpy import save_file
 from pcm3_jax.checkpoint import _check_sums, _read_json, _readable, read_config
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
-from pcm3_jax.files import replaced
+from pcm3_jax.inference.commands import replaced
+from pcm3_jax.inference.weights import TRAINING, Weights, check, template
 from pcm3_jax.skeleton import of_stream
 from pcm3_jax.state import build_model, init_variables
-from pcm3_jax.weights import TRAINING, Weights, check, template
 
 _FORMAT = "pcm3_jax"
 _PRETRAINING = ("pretrain", "cmd")

@@ -1,4 +1,4 @@
-"""Runs what a table of the paper needs; `paper_tables` says what that is.
+"""Runs what a table of the paper needs; `paper` says what that is.
 
 The runs lie in one folder that all tables can share, each under a name that ends in a hash of
 its settings: what two cells or two tables have in common is run once, and what has finished is
@@ -20,14 +20,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pcm3_jax import table_report
 from pcm3_jax.checkpoint import FREE_KEYS
 from pcm3_jax.config import default_config, validate
 from pcm3_jax.data import recordings
 from pcm3_jax.errors import UserError
-from pcm3_jax.paper_tables import STREAM_SETTINGS, TABLES, Column, Row, Term, benchmarks
 from pcm3_jax.parallel import wait_for_all
-from pcm3_jax.scale import leaf, scaled
+from pcm3_jax.tables import report
+from pcm3_jax.tables.paper import STREAM_SETTINGS, TABLES, Column, Row, Term, benchmarks
+from pcm3_jax.tables.scale import leaf, scaled
 
 # What the runs of a table do not depend on.
 _OWN_KEYS = ("scale", "table", "table_cells", "table_data", "table_runs", "table_seeds")
@@ -199,9 +199,9 @@ def table(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     for cell in sorted(cells, key=turn):
         measured[cell] = _measure(cells[cell], metrics[cell[0]], runner, cell in chosen)
-        document = table_report.document(config, spec, columns, measured)
+        document = report.document(config, spec, columns, measured)
         if jax.process_index() == 0:
-            table_report.write(document, workdir)
+            report.write(document, workdir)
     if not any(measured[cell]["runs"] for cell in chosen):
         reason = next(iter(measured[min(chosen, key=list(cells).index)]["reasons"]))
         raise UserError(f"No cell of table {config.table} can be run: {reason}")

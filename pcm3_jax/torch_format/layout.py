@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.weights import Weights
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.skeleton import FEATURES
 from pcm3_jax.state import key_part
-from pcm3_jax.weights import Weights
 
 GRU_LEAVES = {
     "input_kernel": "weight_ih",

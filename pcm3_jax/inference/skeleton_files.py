@@ -12,8 +12,8 @@ import numpy as np
 
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.errors import UserError
-from pcm3_jax.files import shown
-from pcm3_jax.sequences import read_sequence
+from pcm3_jax.inference.commands import shown
+from pcm3_jax.inference.sequences import read_sequence
 
 FORMATS = ".skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz"
 # Published results go by the first frames of a .skeleton file, from before normalisation on.

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pcm3_jax.checkpoint import write_json
-from pcm3_jax.paper_tables import Column, Table, published
+from pcm3_jax.tables.paper import Column, Table, published
 
 _NO_VALUE = "–"
 

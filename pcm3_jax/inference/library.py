@@ -18,21 +18,21 @@ import numpy as np
 from flax.linen import relu
 from ml_collections import ConfigDict
 
-from pcm3_jax import model_file
 from pcm3_jax.errors import UserError
-from pcm3_jax.input_views import InputViews
-from pcm3_jax.models.pcm3 import PCM3
-from pcm3_jax.online import Stream, build_step
-from pcm3_jax.sequences import (
+from pcm3_jax.inference import model_file
+from pcm3_jax.inference.input_views import InputViews
+from pcm3_jax.inference.online import Stream, build_step
+from pcm3_jax.inference.sequences import (
     Sequence,
     no_normalization,
     normalization_of,
     normalize,
     read_sequences,
 )
+from pcm3_jax.inference.weights import Weights
+from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.skeleton import flatten_frames, unflatten_frames
 from pcm3_jax.state import build_model
-from pcm3_jax.weights import Weights
 
 # Of one sequence that is encoded as it is: the features of every frame are in memory at once.
 MAX_FRAMES_AS_THEY_ARE = 16_384

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pcm3_jax import torch_pickle
 from pcm3_jax.errors import UserError
-from pcm3_jax.torch_pickle import Refused, Storage, Tensor
+from pcm3_jax.torch_format import unpickler
+from pcm3_jax.torch_format.unpickler import Refused, Storage, Tensor
 
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
 # Under which name programs save the tensors, where they save something else besides.
@@ -69,19 +69,19 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> tuple[Any, Callable[[Stora
 
     has_order = f"{folder}byteorder" in archive.namelist()
     order = ">" if has_order and member("byteorder") == b"big" else "<"
-    value = torch_pickle.read(io.BytesIO(member("data.pkl")))
+    value = unpickler.read(io.BytesIO(member("data.pkl")))
     return value, lambda storage: member(f"data/{storage.key}"), order
 
 
 def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[Storage], bytes], str]:
-    if torch_pickle.read(file) != _OLD_MAGIC:
+    if unpickler.read(file) != _OLD_MAGIC:
         raise Refused("it is no PyTorch checkpoint")
-    torch_pickle.read(file)  # the protocol's version
-    system = torch_pickle.read(file)
+    unpickler.read(file)  # the protocol's version
+    system = unpickler.read(file)
     order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
     storages: dict[str, Storage] = {}
-    value = torch_pickle.read(file, storages)
-    keys = torch_pickle.read(file)
+    value = unpickler.read(file, storages)
+    keys = unpickler.read(file)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise Refused("it has no list of its storages")
     places = {}

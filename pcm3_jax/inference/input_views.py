@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pcm3_jax.sequences import Sequence
+from pcm3_jax.inference.sequences import Sequence
 from pcm3_jax.skeleton import PARENTS, STREAMS
 from pcm3_jax.views.pipeline import Clips, central_view
 

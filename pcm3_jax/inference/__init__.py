@@ -1,0 +1,1 @@
+"""Using a trained model: features, labels and reconstructions of skeletons from anywhere."""

@@ -1,0 +1,1 @@
+"""The tables of the paper: what they need, running it, and showing it."""

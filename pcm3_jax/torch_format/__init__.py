@@ -1,0 +1,1 @@
+"""Checkpoints in the form of PyTorch, read and written without it."""
