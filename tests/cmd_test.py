@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pcm3_jax import cmd, tasks
+from pcm3_jax import cmd
 from pcm3_jax.config import default_config, validate
+from pcm3_jax.downstream import frozen, inputs
 from pcm3_jax.errors import UserError
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets
 from pcm3_jax.skeleton import STREAM_ORDER, STREAMS, of_stream
@@ -189,9 +190,9 @@ def test_two_devices_train_as_one(program, cmd_run, tmp_path):
 def test_every_branch_is_evaluated(cmd_run, run_config, tmp_path, stream):
     run_config.encoder = str(cmd_run)
     run_config.views.stream = stream
-    results = tasks.linear_eval(run_config, tmp_path)
+    results = frozen.linear_eval(run_config, tmp_path)
     assert 0 < results["top1"] <= results["top5"] <= 1
-    knn = tasks.retrieval(run_config, tmp_path)["knn_accuracy"]
+    knn = frozen.retrieval(run_config, tmp_path)["knn_accuracy"]
     assert 0 < knn <= 1
     if stream == "joint":
         # The branch that pretraining was configured to evaluate.
@@ -206,7 +207,7 @@ def test_the_encoder_loaded_is_the_streams(cmd_run, run_config):
     run_config.encoder = str(cmd_run)
     for index, stream in enumerate(STREAM_ORDER):
         run_config.views.stream = stream
-        loaded = tasks._encoder_variables(run_config)
+        loaded = inputs.encoder_variables(run_config)
         encoder, stats = loaded["params"]["encoder"], loaded["batch_stats"]["encoder"]
         np.testing.assert_array_equal(encoder["gru"]["layer_0"]["input_kernel"], kernel[index])
         np.testing.assert_array_equal(stats["input_norm"]["mean"], mean[index])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import pcm3_jax
-from pcm3_jax import convert, tasks
+from pcm3_jax import convert
 from pcm3_jax.data.normalization import SPINE, normalize_sequence
+from pcm3_jax.downstream import inputs
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import library
 from pcm3_jax.inference.online import OnlineNormalization
@@ -60,8 +61,8 @@ def test_importing_the_package_costs_nothing():
 def test_features_are_those_of_evaluation(finished_run, run_config):
     run_config.encoder = str(finished_run[0])
     devices = Devices(run_config.mapping)
-    embedder, variables = tasks._encoder(run_config, devices)
-    _, split = tasks.read_splits(run_config, devices)
+    embedder, variables = inputs.encoder(run_config, devices)
+    _, split = inputs.read_splits(run_config, devices)
     expected = embedder.central(variables, split)
     frames = np.asarray(split.frames)
     ends = zip(split.start, split.start + split.length, strict=True)
@@ -88,7 +89,7 @@ def test_a_linear_evaluation_brings_its_classifier(finished_run, run_config, tmp
     run_config.update(task="linear_eval", encoder=str(finished_run[0]))
     results = run(run_config, tmp_path / "probe")
     model = pcm3_jax.load(tmp_path / "probe")
-    _, split = tasks.read_splits(run_config, Devices(run_config.mapping))
+    _, split = inputs.read_splits(run_config, Devices(run_config.mapping))
     frames = np.asarray(split.frames)
     sequences = [frames[s : s + n] for s, n in zip(split.start, split.length, strict=True)]
     labels = model.classify(sequences, normalize=False)

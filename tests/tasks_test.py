@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcm3_jax import tasks
+from pcm3_jax import pretraining
 from pcm3_jax.config import validate
+from pcm3_jax.downstream import features, frozen, inputs, trained
 from pcm3_jax.downstream.linear import top_k_accuracy
 from pcm3_jax.errors import UserError
 from pcm3_jax.parallel import Devices
@@ -20,15 +21,15 @@ def test_retrieval_finds_the_accuracy_that_pretraining_ended_with(
     """The same encoder, from its checkpoint."""
     workdir, (_, out, _) = finished_run
     run_config.encoder = str(workdir)
-    accuracy = tasks.retrieval(run_config, tmp_path)["knn_accuracy"]
+    accuracy = frozen.retrieval(run_config, tmp_path)["knn_accuracy"]
     assert f'"knn_accuracy": {accuracy}' in out.splitlines()[-1]
 
 
 def test_a_random_encoder_is_another(finished_run, run_config, data_dir):
     devices = Devices(run_config.mapping)
-    _, random = tasks._encoder(run_config, devices)
+    _, random = inputs.encoder(run_config, devices)
     run_config.encoder = str(finished_run[0])
-    _, trained = tasks._encoder(run_config, devices)
+    _, trained = inputs.encoder(run_config, devices)
     kernels = [v["params"]["encoder"]["gru"]["layer_0"]["input_kernel"] for v in (random, trained)]
     assert kernels[0].shape == kernels[1].shape
     assert np.abs(kernels[0] - kernels[1]).max() > 0.01
@@ -42,14 +43,14 @@ def test_linear_evaluation_encodes_each_crop_once(
     run_config.linear.cached_crops = cached_crops
     run_config.linear.epochs = 5
     draws, tested = [], []
-    random, top_k = tasks.Embedder.random, top_k_accuracy
+    random, top_k = features.Embedder.random, top_k_accuracy
     monkeypatch.setattr(
-        tasks.Embedder, "random", lambda *args: (draws.append(args[-1]), random(*args))[1]
+        features.Embedder, "random", lambda *args: (draws.append(args[-1]), random(*args))[1]
     )
     monkeypatch.setattr(
-        tasks, "top_k_accuracy", lambda *args: (tested.append(args), top_k(*args))[1]
+        frozen, "top_k_accuracy", lambda *args: (tested.append(args), top_k(*args))[1]
     )
-    results = tasks.linear_eval(run_config, tmp_path)
+    results = frozen.linear_eval(run_config, tmp_path)
     assert draws == ([0, 1] if cached_crops else [0, 1, 2, 3, 4])
     assert 0 <= results["top1"] <= results["top5"] <= 1
     (scores, labels, k), (_, _, other_k) = tested
@@ -59,13 +60,13 @@ def test_linear_evaluation_encodes_each_crop_once(
 
 def test_tasks_run_on_streamed_data_alike(finished_run, run_config, tmp_path):
     run_config.encoder = str(finished_run[0])
-    resident = tasks.retrieval(run_config, tmp_path)
+    resident = frozen.retrieval(run_config, tmp_path)
     run_config.data.feed = "stream"
-    assert tasks.retrieval(run_config, tmp_path) == resident
+    assert frozen.retrieval(run_config, tmp_path) == resident
 
 
 def test_coordinates_alone_do_better_than_chance(run_config, tmp_path):
-    results = tasks.baseline(run_config, tmp_path)
+    results = frozen.baseline(run_config, tmp_path)
     assert set(results) == {"knn_accuracy", "ridge_accuracy"}
     # 18 classes, and 64 sequences to learn them from.
     assert all(0.1 < accuracy < 0.9 for accuracy in results.values())
@@ -85,13 +86,13 @@ def briefly(config):
 def test_finetuning_draws_shares_and_continues_where_it_was(finished_run, run_config, tmp_path):
     config = briefly(run_config)
     config.encoder = str(finished_run[0])
-    results = tasks.finetune(config, tmp_path)
+    results = trained.finetune(config, tmp_path)
     assert results["labelled"] == 32
     assert len(results["top1_draws"]) == 2
     assert results["top1"] == pytest.approx(np.mean(results["top1_draws"]))
     assert results["top1_std"] == pytest.approx(np.std(results["top1_draws"], ddof=1))
     # From the checkpoints, without a step.
-    assert tasks.finetune(config, tmp_path) == results
+    assert trained.finetune(config, tmp_path) == results
 
 
 def test_finetuning_on_everything_learns(run_config, tmp_path):
@@ -99,7 +100,7 @@ def test_finetuning_on_everything_learns(run_config, tmp_path):
     config.finetune.update(
         fraction=1.0, draws=1, epochs=40, decay_epochs=(), name="adamw", learning_rate=1e-2
     )
-    assert tasks.finetune(config, tmp_path)["top1"] > 0.25  # one of 18 classes at random: 0.06
+    assert trained.finetune(config, tmp_path)["top1"] > 0.25  # one of 18 classes at random: 0.06
 
 
 def test_detection(finished_run, run_config, tmp_path):
@@ -107,7 +108,7 @@ def test_detection(finished_run, run_config, tmp_path):
     build.build("synthetic_skeletons/n4x2_untrimmed", tmp_path)
     config.data.update(name="synthetic_skeletons/n4x2_untrimmed", dir=str(tmp_path))
     config.encoder = str(finished_run[0])
-    results = tasks.detection(config, tmp_path / "run")
+    results = trained.detection(config, tmp_path / "run")
     maps = {f"map_{kind}@{o}" for kind in ("action", "video") for o in (0.1, 0.3, 0.5)}
     assert results.keys() == maps | {"frame_accuracy"}
     assert all(0 <= value <= 1 for value in results.values())
@@ -116,11 +117,11 @@ def test_detection(finished_run, run_config, tmp_path):
 
 def test_tasks_refuse_the_other_kind_of_data(run_config, tmp_path):
     with pytest.raises(UserError, match="has recordings of one action, but this task needs whole"):
-        tasks.detection(run_config, tmp_path)
+        trained.detection(run_config, tmp_path)
     build.build("synthetic_skeletons/n4x2_untrimmed", tmp_path)
     run_config.data.update(name="synthetic_skeletons/n4x2_untrimmed", dir=str(tmp_path))
     with pytest.raises(UserError, match="has whole videos with their actions, but this task"):
-        tasks.retrieval(run_config, tmp_path)
+        frozen.retrieval(run_config, tmp_path)
 
 
 def test_motion_prediction_is_better_than_standing_still(run_config, tmp_path):
@@ -128,7 +129,7 @@ def test_motion_prediction_is_better_than_standing_still(run_config, tmp_path):
     # Velocities say more of the next pose, to a small network in a short run.
     config.views.stream = "motion"
     config.motion_prediction.update(epochs=20, decay_epochs=(), learning_rate=1e-3)
-    results = tasks.motion_prediction(config, tmp_path)
+    results = trained.motion_prediction(config, tmp_path)
     assert results["mpjpe"] < 0.995 * results["zero_velocity"]
     by_frame = [results[f"mpjpe@{i}"] for i in (1, 2, 3)]
     assert by_frame == sorted(by_frame)
@@ -140,35 +141,35 @@ def test_fusion_of_streams(run_config, tmp_path):
     for stream in ("joint", "bone"):
         run_config.views.stream = stream
         (tmp_path / stream).mkdir()
-        runs[stream] = tasks.linear_eval(run_config, tmp_path / stream)["top1"]
+        runs[stream] = frozen.linear_eval(run_config, tmp_path / stream)["top1"]
     run_config.fusion.update(
         runs=tuple(str(tmp_path / stream) for stream in runs), weights=(1.0, 0.0)
     )
-    assert tasks.fusion(run_config, tmp_path)["top1"] == pytest.approx(runs["joint"])
+    assert frozen.fusion(run_config, tmp_path)["top1"] == pytest.approx(runs["joint"])
     run_config.fusion.weights = (1.0, 1.0)
     scores = [np.load(tmp_path / stream / "scores.npz") for stream in runs]
     total = sum(np.exp(s["scores"]) / np.exp(s["scores"]).sum(1, keepdims=True) for s in scores)
     expected = (total.argmax(1) == scores[0]["label"]).mean()
-    assert tasks.fusion(run_config, tmp_path)["top1"] == pytest.approx(expected)
+    assert frozen.fusion(run_config, tmp_path)["top1"] == pytest.approx(expected)
 
 
 def test_fusion_refuses_what_does_not_fit(run_config, tmp_path):
     run_config.fusion.update(runs=(str(tmp_path),), weights=(1.0,))
     with pytest.raises(UserError, match="no finished linear evaluation"):
-        tasks.fusion(run_config, tmp_path)
+        frozen.fusion(run_config, tmp_path)
     run_config.fusion.weights = (1.0, 1.0)
     with pytest.raises(UserError, match="give one weight for each"):
-        tasks.fusion(run_config, tmp_path)
+        frozen.fusion(run_config, tmp_path)
 
 
 def test_occlusion_changes_what_is_evaluated(finished_run, run_config, tmp_path):
     run_config.encoder = str(finished_run[0])
     devices = Devices(run_config.mapping)
-    train_split, _ = tasks.read_splits(run_config, devices)
+    train_split, _ = inputs.read_splits(run_config, devices)
     features = {}
     for kind in ("none", "spatial", "temporal"):
         run_config.occlusion.kind = kind
-        embedder, variables = tasks._encoder(run_config, devices)
+        embedder, variables = inputs.encoder(run_config, devices)
         features[kind] = embedder.central(variables, train_split)
     assert np.abs(features["spatial"] - features["none"]).max() > 1e-3
     assert np.abs(features["temporal"] - features["none"]).max() > 1e-3
@@ -184,6 +185,6 @@ def test_every_recipe_trains(path, data_dir, tmp_path):
     config.optimizer.update(batch_size=32, epochs=1, decay_epochs=())
     validate(config)
     (tmp_path / "run").mkdir()
-    results = tasks.pretrain(config, tmp_path / "run")
+    results = pretraining.pretrain(config, tmp_path / "run")
     assert results["steps"] == 2
     assert 0 <= results["knn_accuracy"] <= 1

@@ -1,0 +1,194 @@
+"""Evaluations that train the encoder further: finetuning, detection, motion prediction."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pcm3_jax.data import feed, recordings
+from pcm3_jax.downstream import detection as detecting
+from pcm3_jax.downstream import supervised, windows
+from pcm3_jax.downstream.inputs import encoder_variables, read_splits
+from pcm3_jax.downstream.linear import top_k_accuracy
+from pcm3_jax.downstream.motion_prediction import (
+    MotionPredictor,
+    position_errors,
+    zero_velocity,
+)
+from pcm3_jax.parallel import AXIS, Devices
+from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, STREAMS
+from pcm3_jax.state import build_encoder
+from pcm3_jax.views.pipeline import occluded_view
+
+Results = dict[str, Any]
+
+# Shapes of variables do not depend on the number of frames.
+_POSE_SHAPE = (2, PERSONS, JOINTS, COORDINATES)
+
+
+def finetune(config: ConfigDict, workdir: Path) -> Results:
+    """Accuracy after training encoder and classifier on a share of the labels (Table 2)."""
+    devices = Devices(config.mapping)
+    train_split, test_split = read_splits(config, devices)
+    settings = config.finetune
+    count = max(1, round(settings.fraction * len(train_split)))
+    model = supervised.Classifier(build_encoder(config, AXIS), len(train_split.classes))
+    views = functools.partial(occluded_view, config=config.views, occlusion=config.occlusion)
+    loss = supervised.classification_loss(model, functools.partial(views, central=False))
+    whole = _whole_sequences(test_split, np.arange(len(test_split)))
+
+    def scores(variables, frames, clips):
+        # The same places for every batch: without occlusion this view draws nothing.
+        poses = views(
+            jax.random.key(config.seed), frames, clips, jnp.arange(len(clips.start)), central=True
+        )
+        return model.apply(variables, poses, train=False)
+
+    def evaluate(variables) -> dict[str, float]:
+        found = supervised.predict(
+            scores, variables, test_split, whole, config.eval.batch_size, devices
+        )
+        return {"top1": top_k_accuracy(found, test_split.label, 1)}
+
+    accuracies = []
+    for draw in range(settings.draws):
+        rng = np.random.default_rng((config.seed, draw))
+        chosen = np.sort(rng.permutation(len(train_split))[:count])
+        samples = _whole_sequences(train_split, chosen)
+        poses = jnp.zeros((1, *_POSE_SHAPE))
+        start = _start(model, config, draw, poses, train=False)
+        metrics = supervised.fit(
+            start, loss, train_split, lambda _, s=samples: s, evaluate, settings, config, devices,
+            workdir / f"draw_{draw}",
+        )  # fmt: skip
+        accuracies.append(metrics["top1"])
+    return {
+        "top1": float(np.mean(accuracies)),
+        "top1_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,
+        "top1_draws": accuracies,
+        "labelled": count,
+    }
+
+
+def detection(config: ConfigDict, workdir: Path) -> Results:
+    """Mean average precision of actions found in untrimmed videos (Table 5)."""
+    devices = Devices(config.mapping)
+    train_split, test_split = read_splits(config, devices, untrimmed=True)
+    settings = config.detection
+    window = (settings.frames, settings.stride)
+    model = supervised.Classifier(build_encoder(config, AXIS), 1 + len(train_split.classes))
+
+    def views(key, frames, clips, position):
+        return STREAMS[config.views.stream](windows.take(frames, clips, *window))
+
+    def probabilities(variables, frames, clips):
+        poses = views(None, frames, clips, None)
+        return jax.nn.softmax(model.apply(variables, poses, train=False))
+
+    every_frame = windows.detection_samples(test_split, *window)
+
+    def evaluate(variables) -> dict[str, float]:
+        found = supervised.predict(
+            probabilities, variables, test_split, every_frame, config.eval.batch_size, devices
+        )
+        segments = [
+            detecting.segments(detecting.smooth(video, settings.smoothing), settings.threshold)
+            for video in np.split(found, np.cumsum(test_split.length)[:-1])
+        ]
+        metrics = {"frame_accuracy": float((found.argmax(1) == every_frame.target).mean())}
+        for overlap in settings.overlaps:
+            for name, mean_ap in (
+                ("action", detecting.mean_ap_action),
+                ("video", detecting.mean_ap_video),
+            ):
+                metrics[f"map_{name}@{overlap}"] = mean_ap(segments, test_split.actions, overlap)
+        return metrics
+
+    def draw(epoch: int):
+        offset = np.random.default_rng((config.seed, epoch, 1)).integers(settings.train_every)
+        return windows.detection_samples(train_split, *window, settings.train_every, offset)
+
+    poses = jnp.zeros((1, *_POSE_SHAPE))
+    return supervised.fit(
+        _start(model, config, 0, poses, train=False),
+        supervised.classification_loss(model, views),
+        train_split, draw, evaluate, settings, config, devices, workdir,
+    )  # fmt: skip
+
+
+def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
+    """Error of predicted poses in millimetres (Table 6), beside that of standing still."""
+    devices = Devices(config.mapping)
+    train_split, test_split = read_splits(config, devices)
+    settings = config.motion_prediction
+    observed, span = settings.observed, settings.observed + settings.future
+    model = MotionPredictor(build_encoder(config, AXIS), settings.hidden)
+
+    def inputs(frames, clips):
+        """What is observed, as the encoder reads it, the last pose, and the poses that follow."""
+        poses = windows.take(frames, clips, span)
+        seen, future = poses[:, :observed], poses[:, observed:]
+        return STREAMS[config.views.stream](seen), seen[:, -1], future
+
+    def loss(params, batch_stats, frames, batch, key):
+        seen, last, future = inputs(frames, batch[0])
+        prediction, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            seen, last, settings.future, train=True, mutable=["batch_stats"],
+        )  # fmt: skip
+        total, count = position_errors(prediction, future)
+        return total.sum() / jnp.maximum(count.sum(), 1), updated["batch_stats"]
+
+    def errors(variables, frames, clips):
+        seen, last, future = inputs(frames, clips)
+        prediction = model.apply(variables, seen, last, settings.future, train=False)
+        still = zero_velocity(last[:, None], settings.future)
+        total, count = position_errors(prediction, future)
+        return jnp.stack([total, position_errors(still, future)[0], count], axis=1)
+
+    tested = windows.prediction_samples(test_split, span)
+
+    def evaluate(variables) -> dict[str, Any]:
+        found = supervised.predict(
+            errors, variables, test_split, tested, config.eval.batch_size, devices
+        )
+        predicted, still, count = found.sum(0, dtype=np.float64)
+        metrics = {"sequences": len(tested)}
+        for name, total in (("mpjpe", predicted), ("zero_velocity", still)):
+            metrics[name] = float(total.sum() / count.sum())
+            metrics |= {f"{name}@{i + 1}": float(e) for i, e in enumerate(total / count)}
+        return metrics
+
+    def draw(epoch: int):
+        rng = np.random.default_rng((config.seed, epoch, 1))
+        return windows.prediction_samples(train_split, span, rng)
+
+    poses = jnp.zeros((1, *_POSE_SHAPE))
+    start = _start(model, config, 0, poses, poses[:, 0], settings.future, train=False)
+    return supervised.fit(
+        start, loss, train_split, draw, evaluate, settings, config, devices, workdir
+    )
+
+
+def _start(model, config: ConfigDict, draw: int, *inputs, **options) -> dict[str, Any]:
+    """Initial variables of a model with an encoder: the configuration's encoder, the rest random.
+
+    ``inputs`` and ``options`` are those of a call.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), draw)
+    fresh = jax.jit(lambda: model.clone().init(key, *inputs, **options))()
+    encoder = encoder_variables(config)
+    return {kind: {**fresh[kind], **encoder[kind]} for kind in ("params", "batch_stats")}
+
+
+def _whole_sequences(split: recordings.Recordings, ids: np.ndarray) -> feed.Samples:
+    """Sequences from their first to their last frame, with their labels."""
+    return feed.Samples(
+        ids.astype(np.int32), np.zeros(len(ids), np.int32), split.length[ids], split.label[ids]
+    )
