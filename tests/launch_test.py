@@ -19,7 +19,7 @@ import pytest
 import yaml
 from absl.testing import flagsaver
 
-from pcm3_jax import command_line, main, summary
+from pcm3_jax import command_line, summary
 from pcm3_jax.checkpoint import write_json
 from tests.running import assert_same_run, losses
 
@@ -220,11 +220,10 @@ def test_auto_lets_jax_find_the_processes(program, tmp_path, monkeypatch):
     assert calls == [(), ("host:1", 3, 2)]
 
 
-def test_auto_where_there_is_nothing_to_find(program, tmp_path, monkeypatch):
-    argv = ["main", f"--config={program.config_file}", f"--workdir={tmp_path}"]
-    monkeypatch.setattr(sys, "argv", [*argv, "--coordinator=auto"])
-    with flagsaver.flagsaver(), pytest.raises(SystemExit, match="finds no Cloud TPU"):
-        command_line.main(main.run)
+def test_auto_where_there_is_nothing_to_find(program, tmp_path):
+    code, _, error = program.run(tmp_path / "run", "--coordinator=auto")
+    assert code == 1
+    assert error == "error: --coordinator=auto finds no Cloud TPU; use host:port.\n"
 
 
 def test_kubernetes():

@@ -10,7 +10,7 @@ from etils import epath
 from pcm3_jax.data import recordings
 from pcm3_jax.errors import UserError
 from pcm3_jax.parallel import Devices
-from tfds_builders.skeleton_builder import Shard, SkeletonBuilder
+from tfds_builders.skeleton_builder import Shard, SkeletonBuilder, SkeletonConfig
 
 NAME = "synthetic_skeletons/n64x32"
 
@@ -19,6 +19,7 @@ class Handmade(SkeletonBuilder):
     """Writes sequences as they are given, whatever is wrong with them."""
 
     VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [SkeletonConfig(name="all", description="The only one.")]
     LABELS = ("wave", "bow")
     # Where TFDS looks for a description; there is none.
     pkg_dir_path = epath.Path(__file__).parent
@@ -44,7 +45,7 @@ class Handmade(SkeletonBuilder):
                     },
                 )
 
-        return {"train": [Shard(examples, len(self._sequences))]}
+        return {"train": [Shard(examples, len(self._sequences), "handmade")]}
 
 
 def write(folder, sequences) -> None:
