@@ -21,7 +21,9 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     results = {"task": config.task, **tasks.TASKS[config.task](config, workdir)}
     if jax.process_index() == 0:
         write_json(workdir / "results.json", results)
-        print(json.dumps(results))
+        # A whole table would be one very long line.
+        table = {"task": "table", "table": config.table, "results": str(workdir / "results.md")}
+        print(json.dumps(table if config.task == "table" else results))
     return results
 
 

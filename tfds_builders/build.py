@@ -83,7 +83,9 @@ def build(
     )
     print(f"{dataset} is built in {builder.data_path}: {counts} examples.")
     if isinstance(builder, RecordedBuilder):
-        print(builder.report.text())
+        print(
+            f"{builder.report.text()}\nAll of it is in {Path(builder.data_path) / 'report.json'}."
+        )
     return builder
 
 
@@ -131,9 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="whether a raw file that cannot be used ends the build or is left out and reported",
     )
     arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
-        parser.error(f"--workers={arguments.workers} must be 1 or more.")
     try:
+        if arguments.workers < 1:
+            raise UserError(f"--workers={arguments.workers} must be 1 or more.")
         build(
             arguments.dataset,
             arguments.data_dir,

@@ -100,6 +100,11 @@ def test_missing_or_empty_manual_dir(tmp_path, capsys, manual_dir):
     assert str(tmp_path / manual_dir) in capsys.readouterr().err
 
 
+def test_workers_are_counted_from_one(tmp_path, capsys):
+    assert build.main(["synthetic_skeletons/tiny", f"--data_dir={tmp_path}", "--workers=0"]) == 1
+    assert capsys.readouterr().err == "error: --workers=0 must be 1 or more.\n"
+
+
 def test_data_dir_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert build.main(["synthetic_skeletons/tiny", f"--data_dir={tmp_path / 'file'}"]) == 1
