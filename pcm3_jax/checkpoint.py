@@ -107,7 +107,7 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     try:
-        return ConfigDict(_tuples(json.loads(path.read_text())))
+        return ConfigDict(tuples(json.loads(path.read_text())))
     except FileNotFoundError:
         raise UserError(f"There is no run in {workdir}: {path} is missing.") from None
     except ValueError as error:
@@ -116,8 +116,13 @@ def read_config(workdir: Path) -> ConfigDict:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file so that it is either the old one or the new one, never a part."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_json`, any text."""
     partial = _partial(path)
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(text)
     partial.replace(path)
 
 
@@ -220,20 +225,35 @@ def load_encoder(run: Path, config: ConfigDict, template: Any) -> Any:
             f"There is no checkpoint in {folder}: config.encoder must name the workdir of a "
             "pretraining run that has saved one."
         )
+    return restore_arrays(
+        folder / str(max(steps)), template, config.views.stream if every_stream else None
+    )
+
+
+def restore_arrays(checkpoint: Path, template: Any, stream: str | None = None) -> Any:
+    """A part of a checkpoint's state, as NumPy arrays.
+
+    Args:
+      checkpoint: folder of one step.
+      template: the part that is wanted, with shapes and types.
+      stream: takes its branch of a `cmd` run's.
+
+    Raises:
+      UserError: the checkpoint is damaged or of another layout.
+    """
     # As NumPy arrays they are the same in every process, whatever devices they came from.
     arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
-    path = folder / str(max(steps))
 
     def restore() -> Any:
         with ocp.PyTreeCheckpointer() as checkpointer:
             variables = checkpointer.restore(
-                path / "state",
+                checkpoint / "state",
                 args=ocp.args.PyTreeRestore(template, arrays, partial_restore=True),
             )
-        _check_sums(variables, _read_json(path / "checksums" / "metadata"))
-        return of_stream(variables, config.views.stream) if every_stream else variables
+        _check_sums(variables, _read_json(checkpoint / "checksums" / "metadata"))
+        return variables if stream is None else of_stream(variables, stream)
 
-    return _readable(path, restore)
+    return _readable(checkpoint, restore)
 
 
 def _readable(path: Path, restore: Callable[[], Any]) -> Any:
@@ -275,8 +295,8 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _tuples(tree: Any) -> Any:
+def tuples(tree: Any) -> Any:
     """JSON has no tuples; all of a configuration's sequences are."""
     if isinstance(tree, dict):
-        return {key: _tuples(value) for key, value in tree.items()}
+        return {key: tuples(value) for key, value in tree.items()}
     return tuple(tree) if isinstance(tree, list) else tree

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from pcm3_jax import cmd
@@ -17,7 +16,7 @@ from pcm3_jax.downstream.inputs import read_splits, retrieval_accuracy
 from pcm3_jax.loop import Schedule, train
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.parallel import AXIS, Devices
-from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, of_stream
+from pcm3_jax.skeleton import of_stream
 from pcm3_jax.state import (
     TrainState,
     build_model,
@@ -27,10 +26,6 @@ from pcm3_jax.state import (
 from pcm3_jax.steps import pretrain_step
 
 Results = dict[str, Any]
-
-_WHOLE = np.iinfo(np.int32).max
-# Shapes of variables do not depend on the number of frames.
-_POSE_SHAPE = (2, PERSONS, JOINTS, COORDINATES)
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> Results:

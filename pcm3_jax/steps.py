@@ -109,7 +109,7 @@ def descend(
     """The optimizer's step, after which a step's loss or gradient that is not finite is undone.
 
     Args:
-      state: before the step.
+      state: before the step; a `TrainState`, or another with its fields of the same names.
       gradients, metrics: of this device's samples.
       axis_name: the devices' axis, over which both are averaged.
       moved: what else of the state the step has changed.

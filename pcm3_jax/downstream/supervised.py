@@ -23,6 +23,7 @@ from pcm3_jax.models.encoder import Encoder
 from pcm3_jax.parallel import AXIS, Devices
 from pcm3_jax.skeleton import flatten_frames
 from pcm3_jax.state import optimizer_of
+from pcm3_jax.steps import descend
 
 # (params, batch_stats, frames, batch, key) → (loss of this device's share, batch_stats).
 Loss = Callable[..., tuple[jax.Array, Any]]
@@ -107,19 +108,7 @@ def supervised_step(
     (value, batch_stats), gradients = jax.value_and_grad(loss, has_aux=True)(
         state.params, state.batch_stats, frames, batch, key
     )
-    gradients, value = lax.pmean((gradients, value), AXIS)
-    norm = optax.tree.norm(gradients)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    advanced = State(
-        step=state.step + 1,
-        healthy=state.healthy & jnp.isfinite(value + norm),
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-    )
-    stayed = state.replace(healthy=advanced.healthy)
-    chosen = jax.tree.map(functools.partial(jnp.where, advanced.healthy), advanced, stayed)
-    return chosen, {"loss": value, "gradient_norm": norm}
+    return descend(state, gradients, {"loss": value}, optimizer, AXIS, batch_stats=batch_stats)
 
 
 def fit(

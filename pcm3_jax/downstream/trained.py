@@ -29,7 +29,7 @@ from pcm3_jax.views.pipeline import occluded_view
 Results = dict[str, Any]
 
 # Shapes of variables do not depend on the number of frames.
-_POSE_SHAPE = (2, PERSONS, JOINTS, COORDINATES)
+_POSES = np.zeros((1, 2, PERSONS, JOINTS, COORDINATES), np.float32)
 
 
 def finetune(config: ConfigDict, workdir: Path) -> Results:
@@ -56,13 +56,13 @@ def finetune(config: ConfigDict, workdir: Path) -> Results:
         )
         return {"top1": top_k_accuracy(found, test_split.label, 1)}
 
+    encoder = encoder_variables(config)
     accuracies = []
     for draw in range(settings.draws):
         rng = np.random.default_rng((config.seed, draw))
         chosen = np.sort(rng.permutation(len(train_split))[:count])
         samples = _whole_sequences(train_split, chosen)
-        poses = jnp.zeros((1, *_POSE_SHAPE))
-        start = _start(model, config, draw, poses, train=False)
+        start = _start(model, encoder, _key(config, draw), _POSES, train=False)
         metrics = supervised.fit(
             start, loss, train_split, lambda _, s=samples: s, evaluate, settings, config, devices,
             workdir / f"draw_{draw}",
@@ -114,9 +114,8 @@ def detection(config: ConfigDict, workdir: Path) -> Results:
         offset = np.random.default_rng((config.seed, epoch, 1)).integers(settings.train_every)
         return windows.detection_samples(train_split, *window, settings.train_every, offset)
 
-    poses = jnp.zeros((1, *_POSE_SHAPE))
     return supervised.fit(
-        _start(model, config, 0, poses, train=False),
+        _start(model, encoder_variables(config), _key(config), _POSES, train=False),
         supervised.classification_loss(model, views),
         train_split, draw, evaluate, settings, config, devices, workdir,
     )  # fmt: skip
@@ -169,21 +168,25 @@ def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
         rng = np.random.default_rng((config.seed, epoch, 1))
         return windows.prediction_samples(train_split, span, rng)
 
-    poses = jnp.zeros((1, *_POSE_SHAPE))
-    start = _start(model, config, 0, poses, poses[:, 0], settings.future, train=False)
+    start = _start(
+        model, encoder_variables(config), _key(config),
+        _POSES, _POSES[:, 0], settings.future, train=False,
+    )  # fmt: skip
     return supervised.fit(
         start, loss, train_split, draw, evaluate, settings, config, devices, workdir
     )
 
 
-def _start(model, config: ConfigDict, draw: int, *inputs, **options) -> dict[str, Any]:
-    """Initial variables of a model with an encoder: the configuration's encoder, the rest random.
+def _key(config: ConfigDict, draw: int = 0) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(config.seed), draw)
+
+
+def _start(model, encoder: Any, key: jax.Array, *inputs, **options) -> dict[str, Any]:
+    """Initial variables of a model: those of its encoder as given, the rest drawn by ``key``.
 
     ``inputs`` and ``options`` are those of a call.
     """
-    key = jax.random.fold_in(jax.random.key(config.seed), draw)
     fresh = jax.jit(lambda: model.clone().init(key, *inputs, **options))()
-    encoder = encoder_variables(config)
     return {kind: {**fresh[kind], **encoder[kind]} for kind in ("params", "batch_stats")}
 
 

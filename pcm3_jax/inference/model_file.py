@@ -19,12 +19,11 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pcm3_jax.checkpoint import _check_sums, _read_json, _readable, read_config
+from pcm3_jax.checkpoint import read_config, restore_arrays, tuples
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.commands import replaced
 from pcm3_jax.inference.weights import TRAINING, Weights, check, template
-from pcm3_jax.skeleton import of_stream
 from pcm3_jax.state import build_model, init_variables
 
 _FORMAT = "pcm3_jax"
@@ -120,14 +119,8 @@ def _run_config(run: Path) -> ConfigDict:
 def _complete(config: dict[str, Any]) -> ConfigDict:
     """Settings that are younger than the run get their defaults."""
     complete = default_config()
-    complete.update(ConfigDict(_tuples(config)))
+    complete.update(ConfigDict(tuples(config)))
     return complete
-
-
-def _tuples(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _tuples(value) for key, value in tree.items()}
-    return tuple(tree) if isinstance(tree, list) else tree
 
 
 def _of_run(config: ConfigDict, path: Path, training: bool, stream: str | None) -> Weights:
@@ -139,17 +132,8 @@ def _of_run(config: ConfigDict, path: Path, training: bool, stream: str | None) 
         config.views.stream = stream or config.views.stream
         variables = ("params", "batch_stats")
         wanted = {name: {"encoder": wanted[name]["encoder"]} for name in variables}
-    arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-
-    def restore() -> Any:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.restore(
-                path / "state", args=ocp.args.PyTreeRestore(wanted, arrays, partial_restore=True)
-            )
-        _check_sums(tree, _read_json(path / "checksums" / "metadata"))
-        return of_stream(tree, config.views.stream) if one_of_many else tree
-
-    return check(Weights(config, _readable(path, restore)), f"Checkpoint {path}")
+    tree = restore_arrays(path, wanted, config.views.stream if one_of_many else None)
+    return check(Weights(config, tree), f"Checkpoint {path}")
 
 
 def _of_evaluation(workdir: Path, config: ConfigDict) -> Weights:

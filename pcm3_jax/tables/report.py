@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import write_json
+from pcm3_jax.checkpoint import write_json, write_text
 from pcm3_jax.tables.paper import Column, Table, published
 
 _NO_VALUE = "–"
@@ -73,9 +73,7 @@ def write(document: dict[str, Any], workdir: Path) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(grid)
     for name, content in (("results.csv", text.getvalue()), ("results.md", _markdown(document))):
-        partial = workdir / f"{name}.partial"
-        partial.write_text(content)
-        partial.replace(workdir / name)
+        write_text(workdir / name, content)
     write_json(workdir / "results.json", document)
 
 

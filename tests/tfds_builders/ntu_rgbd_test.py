@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from pcm3_jax.data.normalization import center_sequence, normalize_sequence
 from tests.tfds_builders import irds_as_ntu
+from tests.tfds_builders.built import read_built
 from tests.tfds_builders.raw_writers import skeleton_text
 from tfds_builders import build, skeleton_builder
 from tfds_builders.ntu_rgbd import ntu_rgbd_dataset_builder as ntu
@@ -60,15 +60,6 @@ def raw(tmp_path):
     return folder
 
 
-def read(builder):
-    """{split: {name: example}} of a built data set."""
-    reader = tfds.builder_from_directory(str(builder.data_path))
-    return {
-        split: {example["name"].decode(): example for example in reader.as_data_source(split)}
-        for split in reader.info.splits
-    }
-
-
 def contents(folder):
     """The bytes of every shard and of the metadata, but for the memory used."""
     found = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
@@ -88,7 +79,7 @@ def contents(folder):
 )
 def test_protocols(tmp_path, raw, config, in_train, count):
     builder = build.build(f"ntu_rgbd/{config}", tmp_path / "data", raw)
-    examples = read(builder)
+    examples = read_built(builder)
     assert sum(map(len, examples.values())) == count
     for split, some in examples.items():
         assert some
@@ -112,7 +103,9 @@ def test_a_second_protocol_parses_nothing_and_skeletons_are_right(tmp_path, monk
         "ntu120_xset_centered": center_sequence,
         "ntu120_xset_recorded": lambda skeleton: skeleton,
     }.items():
-        examples = read(build.build(f"ntu_rgbd/{config}", tmp_path / "data", tmp_path / "raw"))
+        examples = read_built(
+            build.build(f"ntu_rgbd/{config}", tmp_path / "data", tmp_path / "raw")
+        )
         for name, example in (examples["train"] | examples["test"]).items():
             moves = bodies[name]
             skeleton = np.zeros((len(moves), 2, 25, 3), np.float32)
@@ -127,7 +120,7 @@ def test_a_changed_file_is_parsed_again(tmp_path, raw):
     build.build("ntu_rgbd/ntu60_xsub", tmp_path / "data", raw)
     path = raw / "nturgb+d_skeletons" / f"{NAMES[0]}.skeleton"
     path.write_bytes(skeleton_text([[body(np.random.default_rng(9))]] * 11))
-    examples = read(build.build("ntu_rgbd/ntu60_xview", tmp_path / "data", raw))
+    examples = read_built(build.build("ntu_rgbd/ntu60_xview", tmp_path / "data", raw))
     assert (examples["train"] | examples["test"])[NAMES[0]]["num_frames"] == 11
 
 
@@ -294,7 +287,7 @@ def test_finished_shards_are_not_written_again(tmp_path, raw, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             build.build("ntu_rgbd/ntu60_xsub", tmp_path / "data", raw)
     monkeypatch.setattr(skeleton_builder.writer, "ExampleWriter", None)
-    examples = read(build.build("ntu_rgbd/ntu60_xsub", tmp_path / "data", raw))
+    examples = read_built(build.build("ntu_rgbd/ntu60_xsub", tmp_path / "data", raw))
     assert {split: len(some) for split, some in examples.items()} == {"train": 8, "test": 8}
 
 
@@ -321,8 +314,8 @@ def test_memory_of_a_worker(tmp_path):
 
 def test_intellirehabds_as_skeleton_files_gives_the_same_arrays(tmp_path, recordings):
     names = irds_as_ntu.write(recordings, tmp_path / "raw")
-    ours = read(build.build("intellirehabds", tmp_path / "data", recordings))
-    theirs = read(build.build("ntu_rgbd/ntu60_xsub", tmp_path / "data", tmp_path / "raw"))
+    ours = read_built(build.build("intellirehabds", tmp_path / "data", recordings))
+    theirs = read_built(build.build("ntu_rgbd/ntu60_xsub", tmp_path / "data", tmp_path / "raw"))
     assert len(names) == sum(map(len, ours.values()))
     for split, examples in ours.items():
         assert len(theirs[split]) == len(examples)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from pcm3_jax.data.normalization import normalize_sequence
+from tests.tfds_builders.built import read_built
 from tests.tfds_builders.raw_writers import labels_text, split_text, video_text
 from tfds_builders import build
 from tfds_builders.pku_mmd import pku_mmd_dataset_builder as pku
@@ -56,15 +56,6 @@ def raw(tmp_path):
     return folder
 
 
-def read(builder):
-    """{split: {name: example}} of a built data set."""
-    reader = tfds.builder_from_directory(str(builder.data_path))
-    return {
-        split: {example["name"].decode(): example for example in reader.as_data_source(split)}
-        for split in reader.info.splits
-    }
-
-
 @pytest.mark.parametrize(
     ("config", "train", "test"),
     [
@@ -77,13 +68,13 @@ def read(builder):
     ],
 )
 def test_protocols(tmp_path, raw, config, train, test):
-    examples = read(build.build(f"pku_mmd/{config}", tmp_path / "data", raw))
+    examples = read_built(build.build(f"pku_mmd/{config}", tmp_path / "data", raw))
     assert (examples["train"].keys(), examples["test"].keys()) == (train, test)
 
 
 def test_trimmed_actions(tmp_path, raw):
     builder = build.build("pku_mmd/part1_xsub", tmp_path / "data", raw)
-    examples = read(builder)
+    examples = read_built(builder)
     # Seven digits are stored; see the tests of NTU RGB+D.
     expected = normalize_sequence(video("0002-L", 360)[20:320])
     long = examples["train"]["0002-L_1"]
@@ -99,14 +90,14 @@ def test_trimmed_actions(tmp_path, raw):
 
 
 def test_whole_videos(tmp_path, raw):
-    examples = read(build.build("pku_mmd/part1_xsub_untrimmed", tmp_path / "data", raw))
+    examples = read_built(build.build("pku_mmd/part1_xsub_untrimmed", tmp_path / "data", raw))
     one = examples["train"]["0002-L"]
     # As recorded, seven digits of coordinates up to 7 m.
     np.testing.assert_allclose(one["skeleton"], video("0002-L", 360), atol=1e-6)
     actions = {key: list(values) for key, values in one["actions"].items()}
     assert actions == {"label": [0, 50], "start": [3, 20], "stop": [20, 350]}
     assert not examples["train"]["0002-M"]["skeleton"][:, 1].any()
-    normalized = read(
+    normalized = read_built(
         build.build("pku_mmd/part1_xsub_untrimmed_normalized", tmp_path / "data", raw)
     )
     np.testing.assert_allclose(
@@ -128,8 +119,8 @@ def test_zip_archives_give_the_same(tmp_path, raw):
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
         for path in raw.rglob("*.txt"):
             out.write(path, path.relative_to(raw))
-    expected = read(build.build("pku_mmd/part1_xsub", tmp_path / "one", raw))
-    actual = read(build.build("pku_mmd/part1_xsub", tmp_path / "two", archive, processes=2))
+    expected = read_built(build.build("pku_mmd/part1_xsub", tmp_path / "one", raw))
+    actual = read_built(build.build("pku_mmd/part1_xsub", tmp_path / "two", archive, processes=2))
     for split, examples in expected.items():
         assert actual[split].keys() == examples.keys()
         for name, example in examples.items():
