@@ -38,9 +38,10 @@ from pcm3_jax.data import feed
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
 from pcm3_jax.models.pcm3 import PromptOffsets
+from pcm3_jax.optimizer import build_optimizer, scaled_to_batch
 from pcm3_jax.parallel import AXIS, Devices
 from pcm3_jax.skeleton import COORDINATES, FEATURES, JOINTS, PERSONS
-from pcm3_jax.state import build_model, build_optimizer, create_state
+from pcm3_jax.state import build_model, create_state
 from pcm3_jax.steps import pretrain_step, update
 from pcm3_jax.views.pipeline import Views, draw_offsets, draw_views
 
@@ -324,6 +325,7 @@ def print_figures(figures: Mapping[str, Any]) -> None:
 
 def benchmark(config: ConfigDict, workdir: Path) -> dict:
     """Measures, or compares with peers, prints a table and writes ``benchmark.json``."""
+    config = scaled_to_batch(config)
     precision = contextlib.nullcontext()
     if config.benchmark.tf32:
         precision = jax.default_matmul_precision("tensorfloat32")

@@ -97,17 +97,12 @@ def default_config() -> ConfigDict:
     # and the weight of the distillation beside the contrast.
     config.cmd = ConfigDict({"neighbours": 8192, "weight": 1.0})
 
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"
-    config.optimizer.epochs = 451
-    config.optimizer.batch_size = 128
-    config.optimizer.learning_rate = 0.02
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = False
-    config.optimizer.weight_decay = 1e-4
-    # The learning rate is multiplied by decay_factor after each of these epochs.
-    config.optimizer.decay_epochs = (351,)
-    config.optimizer.decay_factor = 0.1
+    config.optimizer = _optimizer(
+        epochs=451, batch_size=128, learning_rate=0.02, decay_epochs=(351,), weight_decay=1e-4
+    )
+    # The batch that learning_rate, key_momentum and queue_size are meant for; they are then
+    # adapted to batch_size (`pcm3_jax.optimizer.scaled_to_batch`).  0 takes them as they are.
+    config.optimizer.reference_batch_size = 0
 
     # Linear evaluation (Table 1).
     config.linear = ConfigDict()
@@ -123,18 +118,11 @@ def default_config() -> ConfigDict:
 
     # Semi-supervised evaluation (Table 2): encoder and linear layer trained together on a share of
     # the training split, drawn so many times.
-    config.finetune = ConfigDict()
+    config.finetune = _optimizer(
+        epochs=80, batch_size=64, learning_rate=0.01, decay_epochs=(50, 70)
+    )
     config.finetune.fraction = 0.01
     config.finetune.draws = 5
-    config.finetune.epochs = 80
-    config.finetune.batch_size = 64
-    config.finetune.name = "sgd"
-    config.finetune.learning_rate = 0.01
-    config.finetune.momentum = 0.9
-    config.finetune.nesterov = False
-    config.finetune.weight_decay = 0.0
-    config.finetune.decay_epochs = (50, 70)
-    config.finetune.decay_factor = 0.1
 
     # Occluded training and test sequences in linear_eval and retrieval (Table 4).
     config.occlusion = ConfigDict({"kind": "none", "ratio": (0.3, 0.7)})
@@ -144,7 +132,9 @@ def default_config() -> ConfigDict:
 
     # Detection on untrimmed videos (Table 5): the class of a frame is told from so many frames
     # around it, taken every stride-th.
-    config.detection = ConfigDict()
+    config.detection = _optimizer(
+        epochs=60, batch_size=64, learning_rate=0.01, decay_epochs=(50,), nesterov=True
+    )
     config.detection.frames = 16
     config.detection.stride = 4
     # Every so many-th frame trains in one epoch, from another offset each epoch.
@@ -152,30 +142,14 @@ def default_config() -> ConfigDict:
     config.detection.smoothing = 10
     config.detection.threshold = 0.4
     config.detection.overlaps = (0.1, 0.3, 0.5)
-    config.detection.epochs = 60
-    config.detection.batch_size = 64
-    config.detection.name = "sgd"
-    config.detection.learning_rate = 0.01
-    config.detection.momentum = 0.9
-    config.detection.nesterov = True
-    config.detection.weight_decay = 0.0
-    config.detection.decay_epochs = (50,)
-    config.detection.decay_factor = 0.1
 
     # Motion prediction (Table 6), short-term protocol of Martinez et al.
-    config.motion_prediction = ConfigDict()
+    config.motion_prediction = _optimizer(
+        epochs=100, batch_size=64, learning_rate=5e-4, decay_epochs=(80,), name="adamw"
+    )
     config.motion_prediction.observed = 50
     config.motion_prediction.future = 10
     config.motion_prediction.hidden = 1024
-    config.motion_prediction.epochs = 100
-    config.motion_prediction.batch_size = 64
-    config.motion_prediction.name = "adamw"
-    config.motion_prediction.learning_rate = 5e-4
-    config.motion_prediction.momentum = 0.9
-    config.motion_prediction.nesterov = False
-    config.motion_prediction.weight_decay = 0.0
-    config.motion_prediction.decay_epochs = (80,)
-    config.motion_prediction.decay_factor = 0.1
 
     # Which table of the paper task "table" makes, with which seeds in place of config.seed.
     config.table = 1
@@ -212,13 +186,39 @@ def default_config() -> ConfigDict:
     return config
 
 
+def _optimizer(
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    decay_epochs: tuple[int, ...],
+    name: str = "sgd",
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> ConfigDict:
+    """The settings of one training, which several tasks have."""
+    settings = ConfigDict({"name": name, "epochs": epochs, "batch_size": batch_size})
+    settings.learning_rate = learning_rate
+    # Epochs over which the learning rate rises to that, linearly.
+    settings.warmup_epochs = 0
+    # It is multiplied by decay_factor after each of these epochs.
+    settings.decay_epochs = decay_epochs
+    settings.decay_factor = 0.1
+    settings.momentum = 0.9
+    settings.nesterov = nesterov
+    settings.weight_decay = weight_decay
+    return settings
+
+
 def require(condition: bool, message: str) -> None:
     """Raises a `UserError` unless the condition holds."""
     if not condition:
         raise UserError(message)
 
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "lars")
+# The sections that `_optimizer` makes.
+TRAININGS = ("optimizer", "finetune", "detection", "motion_prediction")
 _CHOICES = {
     "task": TASKS,
     "scale": ("paper", "small"),
@@ -228,10 +228,7 @@ _CHOICES = {
     "views.mask_strategy": tuple(STRATEGIES),
     "model.recurrence": ("stepwise", "bidirectional"),
     "model.dtype": ("float32", "bfloat16"),
-    "optimizer.name": OPTIMIZERS,
-    "finetune.name": OPTIMIZERS,
-    "detection.name": OPTIMIZERS,
-    "motion_prediction.name": OPTIMIZERS,
+    **{f"{section}.name": OPTIMIZERS for section in TRAININGS},
     "occlusion.kind": KINDS,
     "method.prompt_placement": ("before_norm", "after_norm"),
     "peers": ("none", "frame_by_frame", "tuned", "all"),
@@ -266,13 +263,22 @@ _RANGES = {
     "method.kl_weight": (0, _ANY),
     "cmd.neighbours": (1, _ANY),
     "cmd.weight": (0, _ANY),
-    "optimizer.epochs": (1, _ANY),
+    **{
+        f"{section}.{key}": limits
+        for section in TRAININGS
+        for key, limits in {
+            "epochs": (1, _ANY),
+            "batch_size": (1, _ANY),
+            "learning_rate": (_TINY, _ANY),
+            "warmup_epochs": (0, _ANY),
+            "momentum": (0, 1),
+            "weight_decay": (0, _ANY),
+            "decay_factor": (0, 1),
+        }.items()
+    },
     # The partner of a sample is drawn 1 … N - 2 places away.
     "optimizer.batch_size": (3, _ANY),
-    "optimizer.learning_rate": (_TINY, _ANY),
-    "optimizer.momentum": (0, 1),
-    "optimizer.weight_decay": (0, _ANY),
-    "optimizer.decay_factor": (0, 1),
+    "optimizer.reference_batch_size": (0, _ANY),
     "linear.epochs": (1, _ANY),
     "linear.batch_size": (1, _ANY),
     "linear.learning_rate": (_TINY, _ANY),
@@ -289,18 +295,6 @@ _RANGES = {
     "motion_prediction.observed": (2, _ANY),
     "motion_prediction.future": (1, _ANY),
     "motion_prediction.hidden": (1, _ANY),
-    **{
-        f"{task}.{key}": limits
-        for task in ("finetune", "detection", "motion_prediction")
-        for key, limits in {
-            "epochs": (1, _ANY),
-            "batch_size": (1, _ANY),
-            "learning_rate": (_TINY, _ANY),
-            "momentum": (0, 1),
-            "weight_decay": (0, _ANY),
-            "decay_factor": (0, 1),
-        }.items()
-    },
     "baseline.frames": (2, _ANY),
     "baseline.ridge_penalty": (_TINY, _ANY),
     "eval.every_epochs": (0, _ANY),

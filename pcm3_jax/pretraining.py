@@ -15,14 +15,10 @@ from pcm3_jax.downstream.features import Embedder, encoder_embedding
 from pcm3_jax.downstream.inputs import read_splits, retrieval_accuracy
 from pcm3_jax.loop import Schedule, train
 from pcm3_jax.models.pcm3 import PCM3
+from pcm3_jax.optimizer import build_optimizer, scaled_to_batch
 from pcm3_jax.parallel import AXIS, Devices
 from pcm3_jax.skeleton import of_stream
-from pcm3_jax.state import (
-    TrainState,
-    build_model,
-    build_optimizer,
-    create_state,
-)
+from pcm3_jax.state import TrainState, build_model, create_state
 from pcm3_jax.steps import pretrain_step
 
 Results = dict[str, Any]
@@ -55,6 +51,7 @@ def _pretrain(
 
     ``evaluated`` takes the evaluated network's variables from the state's.
     """
+    config = scaled_to_batch(config)
     devices = Devices(config.mapping)
     train_split, test_split = read_splits(config, devices)
     optimizer_config = config.optimizer

@@ -84,29 +84,6 @@ def build_encoder(config: ConfigDict, axis_name: str | None = None) -> Encoder:
     )
 
 
-def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of pretraining (§4.2)."""
-    return optimizer_of(config.optimizer, steps_per_epoch)
-
-
-def optimizer_of(settings: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of a section of the configuration, with weight decay on every parameter.
-
-    "sgd" is the paper's, with momentum and the decay coupled, that is, added to the gradient.
-    "adamw" learns faster in short runs of small networks.
-    """
-    schedule = optax.piecewise_constant_schedule(
-        settings.learning_rate,
-        {epoch * steps_per_epoch: settings.decay_factor for epoch in settings.decay_epochs},
-    )
-    if settings.name == "adamw":
-        return optax.adamw(schedule, b1=settings.momentum, weight_decay=settings.weight_decay)
-    return optax.chain(
-        optax.add_decayed_weights(settings.weight_decay),
-        optax.sgd(schedule, momentum=settings.momentum, nesterov=settings.nesterov),
-    )
-
-
 def init_variables(model: PCM3, key: jax.Array) -> tuple[Any, Any]:
     """Initial parameters and running statistics."""
     poses = jnp.zeros((2, 2, PERSONS, JOINTS, COORDINATES))

@@ -14,8 +14,8 @@ from pcm3_jax.config import default_config, validate
 from pcm3_jax.downstream import frozen, inputs
 from pcm3_jax.errors import UserError
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets
+from pcm3_jax.optimizer import build_optimizer
 from pcm3_jax.skeleton import STREAM_ORDER, STREAMS, of_stream
-from pcm3_jax.state import build_optimizer
 from pcm3_jax.views.pipeline import Batch, Clips
 from tests import restatement
 from tests.parallel_test import assert_close_runs

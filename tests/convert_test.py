@@ -16,8 +16,9 @@ from pcm3_jax import convert
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import library, model_file
+from pcm3_jax.optimizer import build_optimizer
 from pcm3_jax.skeleton import flatten_frames
-from pcm3_jax.state import build_model, build_optimizer, create_state
+from pcm3_jax.state import build_model, create_state
 from pcm3_jax.torch_format import file as torch_file
 from tests import golden_vectors
 

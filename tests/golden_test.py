@@ -15,8 +15,9 @@ from pcm3_jax import convert, moco, steps
 from pcm3_jax.config import default_config
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.models.pcm3 import PCM3, POSITIVES, PromptOffsets, QueryViews
+from pcm3_jax.optimizer import build_optimizer
 from pcm3_jax.skeleton import STREAMS, part_membership
-from pcm3_jax.state import TrainState, build_model, build_optimizer, create_state, key_part
+from pcm3_jax.state import TrainState, build_model, create_state, key_part
 from pcm3_jax.views import augment, mixing
 from pcm3_jax.views.pipeline import Clips, Views, central_view
 from tests import golden_vectors

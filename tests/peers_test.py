@@ -14,7 +14,8 @@ import pytest
 from pcm3_jax import benchmark, convert, steps
 from pcm3_jax.errors import UserError
 from pcm3_jax.models.pcm3 import PromptOffsets, QueryViews
-from pcm3_jax.state import build_model, build_optimizer, create_state
+from pcm3_jax.optimizer import build_optimizer
+from pcm3_jax.state import build_model, create_state
 from pcm3_jax.views.pipeline import Views
 from tests import golden_vectors
 from tests.golden_test import golden_config, golden_mix

@@ -1,4 +1,4 @@
-"""The state before the first step, and the optimizer."""
+"""The state before the first step."""
 
 import functools
 import types
@@ -11,7 +11,8 @@ import pytest
 from pcm3_jax import state as state_module
 from pcm3_jax.config import default_config
 from pcm3_jax.models.pcm3 import POSITIVES
-from pcm3_jax.state import build_model, build_optimizer, create_state
+from pcm3_jax.optimizer import build_optimizer
+from pcm3_jax.state import build_model, create_state
 
 HIDDEN, DECODER_HIDDEN, WIDTH, FEATURES = 40, 36, 20, 150
 
@@ -189,46 +190,6 @@ def test_a_mapped_model_is_initialised_outside_of_its_mapping(small_config):
     assert shapes("data") == shapes(None)
 
 
-def test_optimizer_is_pytorchs_sgd():
-    config = default_config()
-    config.optimizer.update(
-        learning_rate=0.5, momentum=0.8, weight_decay=0.1, decay_epochs=(2, 3), decay_factor=0.1
-    )
-    steps_per_epoch = 3
-    optimizer = build_optimizer(config, steps_per_epoch)
-    rng = np.random.default_rng(0)
-    ours = {"a": jnp.asarray(rng.normal(size=4), jnp.float32), "b": jnp.float32(1.5)}
-    stated = {name: np.asarray(p, float) for name, p in ours.items()}
-    buffers = dict.fromkeys(stated, 0.0)
-    opt_state = optimizer.init(ours)
-    for step in range(12):
-        gradients = {name: rng.normal(size=p.shape) for name, p in stated.items()}
-        updates, opt_state = optimizer.update(jax.tree.map(jnp.float32, gradients), opt_state, ours)
-        ours = {name: p + updates[name] for name, p in ours.items()}
-        rate = {0: 0.5, 1: 0.5, 2: 0.05, 3: 0.005}[step // steps_per_epoch]
-        for name in stated:
-            buffers[name] = 0.8 * buffers[name] + gradients[name] + 0.1 * stated[name]
-            stated[name] = stated[name] - rate * buffers[name]
-            # Float32 rounding over twelve steps of numbers below 10.
-            np.testing.assert_allclose(ours[name], stated[name], rtol=0, atol=5e-6)
-
-
-def test_published_schedule_drops_once_after_351_epochs():
-    config = default_config()
-    optimizer = build_optimizer(config, steps_per_epoch=2)
-    params = {"x": jnp.float32(1.0)}
-    config.optimizer.weight_decay = 0.0
-    fresh = optimizer.init(params)
-    sizes = []
-    for step in (0, 2 * 351 - 1, 2 * 351, 2 * 451 - 1):
-        counted = jax.tree.map(lambda x, s=step: jnp.asarray(s, x.dtype) if x.ndim == 0 and
-                               x.dtype == jnp.int32 else x, fresh)  # fmt: skip
-        updates, _ = optimizer.update({"x": jnp.float32(1.0)}, counted, params)
-        # The gradient and the decay, 1e-4 of a parameter of one.
-        sizes.append(-float(updates["x"]) / 1.0001)
-    assert sizes == pytest.approx([0.02, 0.02, 0.002, 0.002], rel=1e-6)
-
-
 def test_weight_decay_reaches_every_parameter():
     state = initial()[0]
     optimizer = build_optimizer(default_config(), 10)
@@ -241,14 +202,3 @@ def test_weight_decay_reaches_every_parameter():
         state.params,
     )
     assert "prompts" in state.params
-
-
-def test_adamw_is_loshchilovs():
-    """Decoupled decay: the first step is the sign of the gradient plus the decayed parameter."""
-    config = default_config()
-    config.optimizer.update(name="adamw", learning_rate=0.01, weight_decay=0.1)
-    optimizer = build_optimizer(config, 10)
-    params = {"x": jnp.array([2.0, -4.0])}
-    updates, _ = optimizer.update({"x": jnp.array([0.3, 5.0])}, optimizer.init(params), params)
-    # The bias correction divides by 1 - 0.999 in float32, which has five digits.
-    np.testing.assert_allclose(updates["x"], [-0.01 * (1 + 0.2), -0.01 * (1 - 0.4)], rtol=1e-4)

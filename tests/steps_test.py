@@ -9,7 +9,8 @@ import pytest
 
 from pcm3_jax import steps
 from pcm3_jax.models.pcm3 import POSITIVES
-from pcm3_jax.state import TrainState, build_model, build_optimizer, create_state, key_part
+from pcm3_jax.optimizer import build_optimizer
+from pcm3_jax.state import TrainState, build_model, create_state, key_part
 from pcm3_jax.views.pipeline import Batch, Clips
 from tests import restatement
 

@@ -20,9 +20,9 @@ from pcm3_jax.data.feed import Samples, sample_batches
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.loop import Schedule, train
 from pcm3_jax.models.encoder import Encoder
+from pcm3_jax.optimizer import optimizer_of
 from pcm3_jax.parallel import AXIS, Devices
 from pcm3_jax.skeleton import flatten_frames
-from pcm3_jax.state import optimizer_of
 from pcm3_jax.steps import descend
 
 # (params, batch_stats, frames, batch, key) → (loss of this device's share, batch_stats).

@@ -9,8 +9,9 @@ import pytest
 
 from pcm3_jax import steps
 from pcm3_jax.models.pcm3 import PCM3, POSITIVES, Prompts
+from pcm3_jax.optimizer import build_optimizer
 from pcm3_jax.skeleton import flatten_frames
-from pcm3_jax.state import build_model, build_optimizer, create_state
+from pcm3_jax.state import build_model, create_state
 from tests import restatement
 
 
