@@ -32,6 +32,7 @@ FREE_KEYS = (
     "data.feed",
     "data.stream_threads",
     "mapping",
+    "model.rematerialise",
     "log_every_steps",
     "benchmark.steps",
     "benchmark.tf32",

@@ -76,6 +76,8 @@ def default_config() -> ConfigDict:
     config.model.prompt_width = 128
     # Type of the matrix products; all else is float32.
     config.model.dtype = "float32"
+    # Compute gates once more for the backward pass instead of keeping them: for larger batches.
+    config.model.rematerialise = False
 
     config.method = ConfigDict()
     config.method.positives = POSITIVES

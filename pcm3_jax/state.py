@@ -67,6 +67,7 @@ def build_model(config: ConfigDict, axis_name: str | None = None) -> PCM3:
         prompt_placement=method.prompt_placement,
         prompt_width=model.prompt_width,
         dtype=jnp.dtype(model.dtype),
+        rematerialise=model.rematerialise,
         axis_name=axis_name,
     )
 
@@ -81,6 +82,7 @@ def build_encoder(config: ConfigDict, axis_name: str | None = None) -> Encoder:
         prompt_placement=config.method.prompt_placement,
         dtype=jnp.dtype(model.dtype),
         axis_name=axis_name,
+        rematerialise=model.rematerialise,
     )
 
 

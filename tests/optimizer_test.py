@@ -16,6 +16,7 @@ from pcm3_jax.optimizer import (
     optimizer_of,
     scaled_to_batch,
 )
+from tests.running import losses
 
 
 def test_optimizer_is_pytorchs_sgd():
@@ -148,3 +149,16 @@ def test_a_key_encoder_follows_as_fast_per_sample():
     momentum = recipe(128, 512).method.key_momentum
     key = functools.reduce(lambda k, _: 0.999 * k + 0.001, range(4), 0.0)
     assert momentum * 0.0 + (1 - momentum) == pytest.approx(key)
+
+
+def test_a_run_scales_its_recipe(program, tmp_path):
+    """The run's batch is 16."""
+    short = "--config.optimizer.epochs=1"
+    scaled, spelt_out = tmp_path / "scaled", tmp_path / "spelt_out"
+    for workdir, numbers in (
+        (scaled, {"optimizer.reference_batch_size": 8}),
+        (spelt_out, {"optimizer.learning_rate": 0.04, "method.key_momentum": 0.999**2}),
+    ):
+        settings = [f"--config.{key}={value}" for key, value in numbers.items()]
+        assert program.run(workdir, short, *settings)[0] == 0
+    np.testing.assert_array_equal(losses(scaled), losses(spelt_out))

@@ -26,12 +26,13 @@ class Decoder(nn.Module):
     prompt_placement: str
     dtype: jnp.dtype
     axis_name: str | None
+    rematerialise: bool
 
     def setup(self) -> None:
         self.reduce = dense(self.hidden, self.inputs, self.dtype)
         self.norm = BatchNorm(self.hidden, self.axis_name)
         self.mix = dense(self.hidden, self.hidden, self.dtype)
-        self.gru = GRU(self.hidden, self.layers, dtype=self.dtype)
+        self.gru = GRU(self.hidden, self.layers, dtype=self.dtype, rematerialise=self.rematerialise)
         self.reconstruct = dense(FEATURES, self.hidden, self.dtype)
 
     def __call__(self, features: jax.Array, prompt: jax.Array | None) -> tuple[jax.Array, Moments]:

@@ -39,6 +39,7 @@ class Encoder(nn.Module):
     prompt_placement: str
     dtype: jnp.dtype
     axis_name: str | None
+    rematerialise: bool
 
     def setup(self) -> None:
         self.input_norm = BatchNorm(FEATURES, self.axis_name)
@@ -49,6 +50,7 @@ class Encoder(nn.Module):
             recurrence=self.recurrence,
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=self.dtype,
+            rematerialise=self.rematerialise,
         )
 
     def __call__(self, frames: jax.Array, prompts: jax.Array | None) -> tuple[jax.Array, Moments]:

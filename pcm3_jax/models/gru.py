@@ -8,6 +8,7 @@ gradient is again one large product after it, instead of one rank-N update a fra
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -72,14 +73,9 @@ def gru_scan(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
 
 def _forward(x, weight, bias):
     def step(h, x_t):
-        x_r, x_z, x_n = x_t
         recurrent = _product(h.astype(weight.dtype), weight, "nh,hk->nk") + bias
-        h_r, h_z, h_n = jnp.split(recurrent, 3, axis=-1)
-        r = nn.sigmoid(x_r + h_r)
-        z = nn.sigmoid(x_z + h_z)
-        n = jnp.tanh(x_n + r * h_n)
-        h = n + z * (h - n)
-        return h, (h.astype(weight.dtype), (r, z, n, h_n))
+        h, gates = _cell(x_t, jnp.split(recurrent, 3, axis=-1), h)
+        return h, (h.astype(weight.dtype), gates)
 
     start = jnp.zeros((x.shape[1], weight.shape[0]), jnp.float32)
     # Split before the scan: sliced from one frame's array, the gates' loops do not vectorise.
@@ -87,11 +83,31 @@ def _forward(x, weight, bias):
     return states, (states, gates, weight)
 
 
+def _cell(x, recurrent, h):
+    """The next state (…, H), and what its gradient needs."""
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = x, recurrent
+    r = nn.sigmoid(x_r + h_r)
+    z = nn.sigmoid(x_z + h_z)
+    n = jnp.tanh(x_n + r * h_n)
+    return n + z * (h - n), (r, z, n, h_n)
+
+
+def _previous(states):
+    """The state each frame started from."""
+    return jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+
+
 def _backward(saved, d_states):
     states, gates, weight = saved
-    transposed = weight.T
-    # The state each frame started from.
-    previous = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    previous = _previous(states)
+    start = jnp.zeros(gates[0].shape[1:], jnp.float32)
+    _, d_x, d_recurrent = _scan_backward(start, d_states, previous, gates, weight.T)
+    d_weight = _product(previous, d_recurrent.astype(weight.dtype), "tnh,tnk->hk")
+    return d_x, d_weight.astype(weight.dtype), d_recurrent.sum((0, 1))
+
+
+def _scan_backward(d_last, d_states, previous, gates, transposed):
+    """The cotangents of the first state, of the input gates and of the recurrent products."""
 
     def step(d_h, frame):
         d_state, h, (r, z, n, h_n) = frame
@@ -100,17 +116,73 @@ def _backward(saved, d_states):
         d_update = d_h * (h - n) * z * (1 - z)
         d_reset = d_new * h_n * r * (1 - r)
         d_recurrent = jnp.concatenate([d_reset, d_update, d_new * r], -1)
-        product = _product(d_recurrent.astype(weight.dtype), transposed, "nk,kh->nh")
+        product = _product(d_recurrent.astype(transposed.dtype), transposed, "nk,kh->nh")
         d_x = jnp.concatenate([d_reset, d_update, d_new], -1)
         return d_h * z + product, (d_x, d_recurrent)
 
-    start = jnp.zeros(gates[0].shape[1:], jnp.float32)
-    _, (d_x, d_recurrent) = lax.scan(step, start, (d_states, previous, gates), reverse=True)
-    d_weight = _product(previous, d_recurrent.astype(weight.dtype), "tnh,tnk->hk")
-    return d_x, d_weight.astype(weight.dtype), d_recurrent.sum((0, 1))
+    d_first, (d_x, d_recurrent) = lax.scan(step, d_last, (d_states, previous, gates), reverse=True)
+    return d_first, d_x, d_recurrent
 
 
 gru_scan.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def rematerialised_gru(
+    inputs: jax.Array, kernel: jax.Array, input_bias: jax.Array, weight: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """`input_gates` and `gru_scan` in one, keeping nothing but the inputs and the states.
+
+    From the states, the gates of several frames are again one large product; the backward pass
+    goes through the sequence in parts of `PART_FRAMES` frames and holds one part's at a time.
+    """
+    return gru_scan(input_gates(inputs, kernel) + input_bias, weight, bias)
+
+
+# Frames whose gates are kept at a time: the larger, the fewer updates of the gradients.
+PART_FRAMES = 16
+
+
+def _rematerialised_forward(inputs, kernel, input_bias, weight, bias):
+    states = rematerialised_gru(inputs, kernel, input_bias, weight, bias)
+    return states, (inputs, states, kernel, input_bias, weight, bias)
+
+
+def _rematerialised_backward(saved, d_states):
+    inputs, states, kernel, input_bias, weight, bias = saved
+    length = len(inputs)
+    frames = max(n for n in range(1, PART_FRAMES + 1) if length % n == 0)
+    parts = jax.tree.map(
+        lambda x: x.reshape(-1, frames, *x.shape[1:]), (inputs, _previous(states), d_states)
+    )
+
+    def part(carry, arrays):
+        d_h, gradients = carry
+        inputs, previous, d_states = arrays
+        x = input_gates(inputs, kernel) + input_bias
+        recurrent = _product(previous, weight, "tnh,hk->tnk") + bias
+        _, gates = _cell(*(jnp.split(y, 3, axis=-1) for y in (x, recurrent)), previous)
+        d_h, d_x, d_recurrent = _scan_backward(d_h, d_states, previous, gates, weight.T)
+        d_inputs, d_kernel = _input_gates_backward((inputs, kernel), d_x)
+        d_weight = _product(previous, d_recurrent.astype(weight.dtype), "tnh,tnk->hk")
+        new = d_kernel, d_x.sum((0, 1)), d_weight, d_recurrent.sum((0, 1))
+        return (d_h, jax.tree.map(jnp.add, gradients, new)), d_inputs
+
+    start = jnp.zeros(states.shape[1:], jnp.float32)
+    # The sums stay float32, whatever the parameters' type in the products.
+    zeros = [jnp.zeros(p.shape, jnp.float32) for p in (kernel, input_bias, weight, bias)]
+    (_, gradients), d_inputs = lax.scan(part, (start, tuple(zeros)), parts, reverse=True)
+    d_kernel, d_input_bias, d_weight, d_bias = gradients
+    return (
+        d_inputs.reshape(inputs.shape),
+        d_kernel.astype(kernel.dtype),
+        d_input_bias,
+        d_weight.astype(weight.dtype),
+        d_bias,
+    )
+
+
+rematerialised_gru.defvjp(_rematerialised_forward, _rematerialised_backward)
 
 
 def _each_direction(function, *arrays) -> list[jax.Array]:
@@ -137,6 +209,7 @@ class GRULayer(nn.Module):
     recurrence: Recurrence
     kernel_init: nn.initializers.Initializer
     dtype: jnp.dtype
+    rematerialise: bool
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -156,15 +229,20 @@ class GRULayer(nn.Module):
         recurrent_bias = self.param("recurrent_bias", bias_init, shape)
 
         inputs = inputs.astype(self.dtype)
+        to_gates = input_kernel.astype(self.dtype), input_bias
+        recurrent = recurrent_kernel.astype(self.dtype), recurrent_bias
         backward_in_time = self.recurrence == "bidirectional" and self.directions == 2
-        x = _each_direction(
-            lambda kernel, bias: input_gates(inputs, kernel) + bias,
-            input_kernel.astype(self.dtype),
-            input_bias,
-        )
-        if backward_in_time:
-            x[1] = x[1][::-1]
-        states = _each_direction(gru_scan, x, recurrent_kernel.astype(self.dtype), recurrent_bias)
+        if not self.rematerialise:
+            x = _each_direction(lambda kernel, bias: input_gates(inputs, kernel) + bias, *to_gates)
+            if backward_in_time:
+                x[1] = x[1][::-1]
+            states = _each_direction(gru_scan, x, *recurrent)
+        elif backward_in_time:
+            turned = [inputs, inputs[::-1]]
+            states = _each_direction(rematerialised_gru, turned, *to_gates, *recurrent)
+        else:
+            function = functools.partial(rematerialised_gru, inputs)
+            states = _each_direction(function, *to_gates, *recurrent)
         if backward_in_time:
             states[1] = states[1][::-1]
         return jnp.concatenate(states, axis=-1)
@@ -179,12 +257,14 @@ class GRU(nn.Module):
     recurrence: Recurrence = "stepwise"
     kernel_init: nn.initializers.Initializer | None = None
     dtype: jnp.dtype = jnp.float32
+    rematerialise: bool = False
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """(T, N, F) inputs to the last layer's (T, N, D * H) states.
 
-        Without ``kernel_init`` the kernels get PyTorch's default, U(±1/√H).
+        Without ``kernel_init`` the kernels get PyTorch's default, U(±1/√H).  With
+        ``rematerialise`` the gradient needs less memory and more time.
         """
         for layer in range(self.layers):
             inputs = GRULayer(
@@ -193,6 +273,7 @@ class GRU(nn.Module):
                 recurrence=self.recurrence,
                 kernel_init=self.kernel_init or symmetric_uniform(self.hidden**-0.5),
                 dtype=self.dtype,
+                rematerialise=self.rematerialise,
                 name=f"layer_{layer}",
             )(inputs)
         return inputs

@@ -116,6 +116,7 @@ class PCM3(nn.Module):
         (§3.3.2), by a second decoder pass on features without gradient.
       domain_prompts, task_prompts: the two kinds of prompts (Table 9).
       prompt_placement: "before_norm", the authors' program, or "after_norm".
+      rematerialise: less memory for more time, as in `GRU`.
       prompt_width: r, channels of a task prompt in each direction.
     """
 
@@ -133,6 +134,7 @@ class PCM3(nn.Module):
     prompt_placement: str = "before_norm"
     prompt_width: int = 128
     dtype: jnp.dtype = jnp.float32
+    rematerialise: bool = False
     axis_name: str | None = None
 
     def setup(self) -> None:
@@ -143,6 +145,7 @@ class PCM3(nn.Module):
             prompt_placement=self.prompt_placement,
             dtype=self.dtype,
             axis_name=self.axis_name,
+            rematerialise=self.rematerialise,
         )
         self.projector = Projector(2 * self.hidden, self.projection, self.dtype)
         self.decoder = Decoder(
@@ -152,6 +155,7 @@ class PCM3(nn.Module):
             prompt_placement=self.prompt_placement,
             dtype=self.dtype,
             axis_name=self.axis_name,
+            rematerialise=self.rematerialise,
         )
         self.prompts = Prompts(self.prompt_width, self.domain_prompts, self.task_prompts)
 

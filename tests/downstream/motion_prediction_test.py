@@ -33,7 +33,7 @@ OBSERVED = poses(5)
 
 
 def make(hidden, recurrence="stepwise"):
-    encoder = Encoder(HIDDEN, 1, recurrence, "before_norm", jnp.float32, None)
+    encoder = Encoder(HIDDEN, 1, recurrence, "before_norm", jnp.float32, None, False)
     return MotionPredictor(encoder, hidden)
 
 

@@ -22,7 +22,7 @@ FEATURES[:, 1] = 2 * FEATURES[:, 1] + 1
 
 
 def make(placement):
-    decoder = Decoder(INPUTS, HIDDEN, 2, placement, jnp.float32, None)
+    decoder = Decoder(INPUTS, HIDDEN, 2, placement, jnp.float32, None, False)
     shapes = jax.eval_shape(decoder.init, jax.random.key(0), jnp.asarray(FEATURES), None)
     rng = np.random.default_rng(0)
     return decoder, jax.tree.map(lambda p: jnp.float32(rng.uniform(-1, 1, p.shape)), shapes)

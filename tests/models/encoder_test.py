@@ -19,7 +19,7 @@ quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_l
 
 def make(placement="before_norm", recurrence="stepwise"):
     """An encoder and variables with nothing at its starting value."""
-    encoder = Encoder(HIDDEN, 2, recurrence, placement, jnp.float32, None)
+    encoder = Encoder(HIDDEN, 2, recurrence, placement, jnp.float32, None, False)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 3, 150)), None)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda p: jnp.float32(rng.uniform(-0.5, 0.5, p.shape)), shapes)

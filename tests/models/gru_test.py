@@ -273,3 +273,46 @@ def test_only_stepwise_is_causal(recurrence):
             assert error < 1e-6
         else:
             assert error > 1e-2
+
+
+@pytest.mark.parametrize("recurrence", ["stepwise", "bidirectional"])
+@pytest.mark.parametrize("frames", [7, 24])
+def test_rematerialising_gives_the_same_gradients(monkeypatch, frames, recurrence):
+    """In parts of all frames and of several, in the layout of a CPU and of accelerators."""
+    sizes = {"hidden": 8, "layers": 2, "directions": 2, "recurrence": recurrence}
+    keeping, params, inputs = random_case(0, frames=frames, rows=4, features=6, **sizes)
+
+    def gradients(gru):
+        loss = lambda p, x: jnp.sum(jnp.sin(gru.apply(p, x)))  # noqa: E731
+        return quick(jax.value_and_grad(loss, (0, 1)))(params, inputs)
+
+    expected = gradients(keeping)
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda name=backend: name)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(
+                a, b, rtol=0, atol=GRADIENT_TOLERANCE * np.abs(b).max()
+            ),
+            gradients(keeping.clone(rematerialise=True)),
+            expected,
+        )
+
+
+def test_rematerialising_needs_less_memory():
+    gru, params, inputs = random_case(
+        0, frames=128, rows=4, features=8, hidden=16, layers=4, directions=2
+    )
+
+    def gradient(params, gru):
+        return jax.grad(lambda p: jnp.sum(gru.apply(p, inputs) ** 2))(params)
+
+    kept, again = (
+        jax.jit(functools.partial(gradient, gru=gru.clone(rematerialise=rematerialise)))
+        .lower(params)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+        for rematerialise in (False, True)
+    )
+    print(f"{kept} bytes with gates kept, {again} with gates rematerialised")
+    assert again < 0.5 * kept
