@@ -40,10 +40,14 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.models.pcm3 import PromptOffsets
 from pcm3_jax.optimizer import build_optimizer, scaled_to_batch
 from pcm3_jax.parallel import AXIS, Devices
+from pcm3_jax.scaling import gradient_bytes, projected_efficiency
 from pcm3_jax.skeleton import COORDINATES, FEATURES, JOINTS, PERSONS
 from pcm3_jax.state import build_model, create_state
 from pcm3_jax.steps import pretrain_step, update
 from pcm3_jax.views.pipeline import Views, draw_offsets, draw_views
+
+# Numbers of devices for which the efficiency is projected.
+PROJECTED = (8, 64, 256)
 
 
 def encoder_flops(config: ConfigDict) -> int:
@@ -115,6 +119,14 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
 
     median = statistics.median(seconds)
     flops = step_flops(config) * batch_size / devices.count
+    projected = functools.partial(
+        projected_efficiency,
+        config,
+        batch_size // devices.count,
+        median,
+        bandwidth=config.benchmark.link_gigabytes * 1e9,
+        latency=config.benchmark.link_microseconds * 1e-6,
+    )
     return {
         "device": jax.devices()[0].device_kind,
         "devices": devices.count,
@@ -136,6 +148,8 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
         "input_wait_share": sum(waits) / sum(seconds),
         "compile_seconds": first - median,
         "peak_memory_gb": peak_memory() / 1e9,
+        "gradient_megabytes": gradient_bytes(config) / 1e6,
+        **{f"efficiency_on_{n}_devices": projected(n) for n in PROJECTED},
     }
 
 

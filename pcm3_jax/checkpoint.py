@@ -36,6 +36,8 @@ FREE_KEYS = (
     "log_every_steps",
     "benchmark.steps",
     "benchmark.tf32",
+    "benchmark.link_gigabytes",
+    "benchmark.link_microseconds",
     "peers",
     "checkpoint.every_epochs",
     "checkpoint.keep",

@@ -176,9 +176,12 @@ def default_config() -> ConfigDict:
     config.mapping = "pmap"
 
     config.log_every_steps = 50
-    # Steps that `python -m pcm3_jax.benchmark` times; and whether float32 products may take
-    # TF32 on a GPU there, ours and the peers' alike.
+    # Steps that `python -m pcm3_jax.benchmark` times; whether float32 products may take TF32 on
+    # a GPU there, ours and the peers' alike; and the links for which it projects the throughput
+    # of many devices: gigabytes a second and device each way, and microseconds until they arrive.
     config.benchmark = ConfigDict({"steps": 10, "tf32": False})
+    config.benchmark.link_gigabytes = 50.0
+    config.benchmark.link_microseconds = 10.0
     # PyTorch's versions of the step that it times besides: "frame_by_frame", which works as the
     # authors' program does, "tuned", or "all".
     config.peers = "none"
@@ -302,6 +305,8 @@ _RANGES = {
     "eval.every_epochs": (0, _ANY),
     "eval.batch_size": (1, _ANY),
     "benchmark.steps": (1, _ANY),
+    "benchmark.link_gigabytes": (_TINY, _ANY),
+    "benchmark.link_microseconds": (0, _ANY),
     "log_every_steps": (1, _ANY),
     "checkpoint.every_epochs": (1, _ANY),
     "checkpoint.keep": (1, _ANY),
