@@ -40,10 +40,11 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.models.pcm3 import PromptOffsets
 from pcm3_jax.optimizer import build_optimizer, scaled_to_batch
 from pcm3_jax.parallel import AXIS, Devices
+from pcm3_jax.pretraining import METHODS
 from pcm3_jax.scaling import gradient_bytes, projected_efficiency
 from pcm3_jax.skeleton import COORDINATES, FEATURES, JOINTS, PERSONS
 from pcm3_jax.state import build_model, create_state
-from pcm3_jax.steps import pretrain_step, update
+from pcm3_jax.steps import update
 from pcm3_jax.views.pipeline import Views, draw_offsets, draw_views
 
 # Numbers of devices for which the efficiency is projected.
@@ -69,6 +70,8 @@ def decoder_flops(config: ConfigDict) -> int:
 
 def step_flops(config: ConfigDict) -> int:
     """Matrix-product arithmetic of one step for one sample; a backward pass counts twice."""
+    if config.task == "cmd":
+        return _cmd_step_flops(config)
     method, model = config.method, config.model
     positives = set(method.positives)
     passes = len(positives | ({"mask"} if method.masked_prediction else set()))
@@ -86,6 +89,14 @@ def step_flops(config: ConfigDict) -> int:
     )
 
 
+def _cmd_step_flops(config: ConfigDict) -> int:
+    """Three streams of MoCo, without prediction; the distillation needs the teacher's products."""
+    branch = config.copy_and_resolve_references()
+    branch.update(task="pretrain")
+    branch.method.update(positives=("intra",), masked_prediction=False, kl_weight=1.0)
+    return 3 * step_flops(branch)
+
+
 def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
     """Times ``config.benchmark.steps`` steps and returns the figures."""
     devices = Devices(config.mapping)
@@ -94,11 +105,12 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
     batches = feed.resident_batches(
         random_recordings(batch_size, 2 * frames, devices), sampler, devices, 0
     )
-    model = build_model(config, AXIS)
+    method = METHODS[config.task]
+    model = method.build_model(config, AXIS)
     optimizer = build_optimizer(config, sampler.steps_per_epoch)
-    state = devices.replicate(create_state(model, optimizer, config))
+    state = devices.replicate(method.create_state(model, optimizer, config))
     step = devices.map(
-        functools.partial(pretrain_step, model=model, optimizer=optimizer, config=config),
+        functools.partial(method.step, model=model, optimizer=optimizer, config=config),
         frames_sharded=False,
         donate=True,
     )
@@ -119,14 +131,6 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
 
     median = statistics.median(seconds)
     flops = step_flops(config) * batch_size / devices.count
-    projected = functools.partial(
-        projected_efficiency,
-        config,
-        batch_size // devices.count,
-        median,
-        bandwidth=config.benchmark.link_gigabytes * 1e9,
-        latency=config.benchmark.link_microseconds * 1e-6,
-    )
     return {
         "device": jax.devices()[0].device_kind,
         "devices": devices.count,
@@ -148,8 +152,20 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
         "input_wait_share": sum(waits) / sum(seconds),
         "compile_seconds": first - median,
         "peak_memory_gb": peak_memory() / 1e9,
-        "gradient_megabytes": gradient_bytes(config) / 1e6,
-        **{f"efficiency_on_{n}_devices": projected(n) for n in PROJECTED},
+    } | (_projections(config, batch_size // devices.count, median) if config.task != "cmd" else {})
+
+
+def _projections(config: ConfigDict, rows: int, step_seconds: float) -> dict[str, float]:
+    """The step's exchange, and the efficiency on many devices of ``rows`` samples each."""
+    link = {
+        "bandwidth": config.benchmark.link_gigabytes * 1e9,
+        "latency": config.benchmark.link_microseconds * 1e-6,
+    }
+    return {"gradient_megabytes": gradient_bytes(config) / 1e6} | {
+        f"efficiency_on_{devices}_devices": projected_efficiency(
+            config, rows, step_seconds, devices, **link
+        )
+        for devices in PROJECTED
     }
 
 
@@ -339,6 +355,10 @@ def print_figures(figures: Mapping[str, Any]) -> None:
 
 def benchmark(config: ConfigDict, workdir: Path) -> dict:
     """Measures, or compares with peers, prints a table and writes ``benchmark.json``."""
+    require(
+        config.task in METHODS,
+        f"config.task is {config.task!r}, but the steps of {tuple(METHODS)} are what is timed.",
+    )
     config = scaled_to_batch(config)
     precision = contextlib.nullcontext()
     if config.benchmark.tf32:

@@ -38,6 +38,7 @@ FREE_KEYS = (
     "benchmark.tf32",
     "benchmark.link_gigabytes",
     "benchmark.link_microseconds",
+    "benchmark.memory_gigabytes",
     "peers",
     "checkpoint.every_epochs",
     "checkpoint.keep",
@@ -56,14 +57,13 @@ ENCODER_KEYS = (
 )
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir this configuration's, or checks that it already is.
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Checks that the workdir is this configuration's or still nobody's.
 
     Raises:
-      UserError: it belongs to a run with other settings, or cannot be written.
+      UserError: it belongs to a run with other settings or to something else.
     """
     path = workdir / "config.json"
-    ours = json.loads(config.to_json())
     try:
         # A kill while the claim was being written leaves its part only.
         found = {entry.name for entry in workdir.iterdir()} - {_partial(path).name}
@@ -72,18 +72,27 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     except OSError as error:
         raise UserError(f"Workdir {workdir} cannot be read: {error.strerror}.") from error
     if path.name in found:
-        _check_same_run(workdir, ours)
+        _check_same_run(workdir, json.loads(config.to_json()))
     elif found:
         raise UserError(
             f"Workdir {workdir} is not empty, but holds no run ({path.name} is missing): choose "
             "another --workdir."
         )
+
+
+def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir this configuration's, or checks that it already is.
+
+    Raises:
+      UserError: it belongs to a run with other settings, or cannot be written.
+    """
+    check_workdir(workdir, config)
     # Nobody may write before everybody has looked.
     wait_for_all("claim_workdir")
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            write_json(path, ours)
+            write_json(workdir / "config.json", json.loads(config.to_json()))
         except OSError as error:
             raise UserError(f"Workdir {workdir} cannot be written: {error.strerror}.") from error
 

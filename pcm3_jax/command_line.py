@@ -27,10 +27,15 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes take part.")
 _PROCESS = flags.DEFINE_integer("process", 0, "Which of them this one is, from 0.")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Check everything, say what the run would take, and end."
+)
 
 
-def main(run: Callable[[ConfigDict, Path], object]) -> None:
-    """Calls ``run`` with the configuration and the workdir of the command line.
+def main(
+    run: Callable[[ConfigDict, Path], object], dry_run: Callable[[ConfigDict, Path], object]
+) -> None:
+    """Calls ``run``, or ``dry_run`` if asked, with the command line's configuration and workdir.
 
     Leaves with 1 and one sentence after a mistake that a user can put right; with 143, as a
     process that SIGTERM ended, after a stop in good order; and with 130 after Ctrl-C.
@@ -45,7 +50,7 @@ def main(run: Callable[[ConfigDict, Path], object]) -> None:
         # float32 is to mean float32 on devices that would take shortcuts; bfloat16 is a setting.
         jax.config.update("jax_default_matmul_precision", "highest")
         _join_processes()
-        run(config, workdir)
+        (dry_run if _DRY_RUN.value else run)(config, workdir)
     except UserError as error:
         sys.exit(f"error: {error}")
     except Preempted as stop:

@@ -182,6 +182,8 @@ def default_config() -> ConfigDict:
     config.benchmark = ConfigDict({"steps": 10, "tf32": False})
     config.benchmark.link_gigabytes = 50.0
     config.benchmark.link_microseconds = 10.0
+    # The memory of a device for which --dry_run estimates the largest batch.
+    config.benchmark.memory_gigabytes = 80.0
     # PyTorch's versions of the step that it times besides: "frame_by_frame", which works as the
     # authors' program does, "tuned", or "all".
     config.peers = "none"
@@ -307,6 +309,7 @@ _RANGES = {
     "benchmark.steps": (1, _ANY),
     "benchmark.link_gigabytes": (_TINY, _ANY),
     "benchmark.link_microseconds": (0, _ANY),
+    "benchmark.memory_gigabytes": (_TINY, _ANY),
     "log_every_steps": (1, _ANY),
     "checkpoint.every_epochs": (1, _ANY),
     "checkpoint.keep": (1, _ANY),

@@ -1,6 +1,6 @@
 """Runs the task of a configuration.
 
-python -m pcm3_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=value …]
+python -m pcm3_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=value …] [--dry_run]
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from pcm3_jax import command_line, tasks
+from pcm3_jax import command_line, dry_run, provenance, tasks
 from pcm3_jax.checkpoint import claim_workdir, write_json
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
     """Runs the task and writes ``results.json``."""
     claim_workdir(workdir, config)
+    provenance.record(workdir, config)
     results = {"task": config.task, **tasks.TASKS[config.task](config, workdir)}
     if jax.process_index() == 0:
         write_json(workdir / "results.json", results)
@@ -28,4 +29,4 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
 
 if __name__ == "__main__":
-    command_line.main(run)
+    command_line.main(run, dry_run.describe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -24,34 +24,36 @@ from pcm3_jax.steps import pretrain_step
 Results = dict[str, Any]
 
 
-def pretrain(config: ConfigDict, workdir: Path) -> Results:
-    """Self-supervised pretraining (§3), with 1-NN accuracy on the way."""
-    return _pretrain(
-        config, workdir, build_model(config, AXIS), create_state, pretrain_step, lambda tree: tree
-    )
+class Method(NamedTuple):
+    """What pretraining methods differ in.
 
-
-def pretrain_cmd(config: ConfigDict, workdir: Path) -> Results:
-    """Pretraining by `cmd`, with 1-NN accuracy of the branch ``config.views.stream``."""
-    branch = functools.partial(of_stream, stream=config.views.stream)
-    return _pretrain(
-        config, workdir, cmd.branch_model(config, AXIS), cmd.create_state, cmd.cmd_step, branch
-    )
-
-
-def _pretrain(
-    config: ConfigDict,
-    workdir: Path,
-    model: PCM3,
-    create: Callable[..., TrainState],
-    step_function: Callable[..., tuple[TrainState, Any]],
-    evaluated: Callable[[Any], Any],
-) -> Results:
-    """Pretrains from ``create`` by ``step_function``, which are as in `state` and `steps`.
-
-    ``evaluated`` takes the evaluated network's variables from the state's.
+    Attributes:
+      build_model, create_state, step: as in `state` and `steps`.
+      encoder_of: (tree, config) → the part of a state's tree that belongs to the evaluated
+        network.
     """
-    config = scaled_to_batch(config)
+
+    build_model: Callable[..., PCM3]
+    create_state: Callable[..., TrainState]
+    step: Callable[..., tuple[TrainState, Any]]
+    encoder_of: Callable[[Any, ConfigDict], Any]
+
+
+METHODS = {
+    "pretrain": Method(build_model, create_state, pretrain_step, lambda tree, config: tree),
+    "cmd": Method(
+        cmd.branch_model,
+        cmd.create_state,
+        cmd.cmd_step,
+        lambda tree, config: of_stream(tree, config.views.stream),
+    ),
+}
+
+
+def pretrain(config: ConfigDict, workdir: Path) -> Results:
+    """Self-supervised pretraining by the method that the task names, with 1-NN on the way."""
+    method, config = METHODS[config.task], scaled_to_batch(config)
+    model = method.build_model(config, AXIS)
     devices = Devices(config.mapping)
     train_split, test_split = read_splits(config, devices)
     optimizer_config = config.optimizer
@@ -60,7 +62,7 @@ def _pretrain(
     optimizer = build_optimizer(config, sampler.steps_per_epoch)
     streamed = train_split.frames is None
     step = devices.map(
-        functools.partial(step_function, model=model, optimizer=optimizer, config=config),
+        functools.partial(method.step, model=model, optimizer=optimizer, config=config),
         frames_sharded=streamed,
         donate=True,
     )
@@ -74,7 +76,8 @@ def _pretrain(
     embedder = Embedder(encoder_embedding(model), devices, config)
 
     def evaluate(state) -> dict[str, float]:
-        variables = evaluated({"params": state.params, "batch_stats": state.batch_stats})
+        trees = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = method.encoder_of(trees, config)
         return {"knn_accuracy": retrieval_accuracy(embedder, variables, train_split, test_split)}
 
     schedule = Schedule(
@@ -86,6 +89,6 @@ def _pretrain(
         keep_checkpoints=config.checkpoint.keep,
         evaluate_every_epochs=config.eval.every_epochs,
     )
-    state = devices.replicate(create(model, optimizer, config))
+    state = devices.replicate(method.create_state(model, optimizer, config))
     state, evaluation = train(state, step, batches, evaluate, schedule, workdir)
     return {"steps": int(state.step), **evaluation}

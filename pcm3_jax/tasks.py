@@ -8,7 +8,7 @@ from pcm3_jax.tables import runner
 
 TASKS = {
     "pretrain": pretraining.pretrain,
-    "cmd": pretraining.pretrain_cmd,
+    "cmd": pretraining.pretrain,
     "retrieval": frozen.retrieval,
     "linear_eval": frozen.linear_eval,
     "fusion": frozen.fusion,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from pcm3_jax import command_line, main
+from pcm3_jax import command_line, dry_run, main
 from tests.running import checkpoint_steps, losses, metrics
 
 # ml_collections loads configuration files in a way that Python means to drop.
@@ -38,7 +38,8 @@ def test_a_run_prints_its_results_and_nothing_on_standard_error(finished_run):
 def test_a_run_leaves_what_it_should(finished_run):
     workdir, _ = finished_run
     assert {path.name for path in workdir.iterdir()} == {
-        "checkpoints", "config.json", "metrics.jsonl", "results.json", "tensorboard",
+        "checkpoints", "config.json", "metrics.jsonl", "provenance.json", "results.json",
+        "tensorboard",
     }  # fmt: skip
     lines = metrics(workdir)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 25))
@@ -85,7 +86,7 @@ def complaint(argv, program, capsys, monkeypatch) -> str:
     # Where ml_collections keeps the file that it loaded last.
     sys.modules.pop("config_config", None)
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as caught:
-        command_line.main(main.run)
+        command_line.main(main.run, dry_run.describe)
     assert capsys.readouterr().out == ""
     # Python prints such a message on standard error and leaves with 1.
     message = caught.value.code
@@ -181,7 +182,7 @@ def test_an_encoder_of_other_sizes_is_refused(finished_run, program, tmp_path, c
 
 def test_help_names_every_flag(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main", "--help"])
-    command_line.main(main.run)
+    command_line.main(main.run, dry_run.describe)
     out = capsys.readouterr().out
     for flag in ("config", "workdir", "coordinator", "processes", "process"):
         assert f"--{flag}:" in out

@@ -26,7 +26,15 @@ from pcm3_jax.data import recordings
 from pcm3_jax.errors import UserError
 from pcm3_jax.parallel import wait_for_all
 from pcm3_jax.tables import report
-from pcm3_jax.tables.paper import STREAM_SETTINGS, TABLES, Column, Row, Term, benchmarks
+from pcm3_jax.tables.paper import (
+    STREAM_SETTINGS,
+    TABLES,
+    Column,
+    Row,
+    Table,
+    Term,
+    benchmarks,
+)
 from pcm3_jax.tables.scale import leaf, scaled
 
 # What the runs of a table do not depend on.
@@ -116,6 +124,10 @@ class Plan:
         return self.run({**evaluation, "views.stream": stream, **term.settings}, encoder)
 
 
+# What measures each cell (row, column): for every seed, the run of every term.
+Cells = dict[tuple[str, str], list[list[tuple[Term, Run]]]]
+
+
 class Runner:
     """Runs what has no results yet, and remembers what could not be run and why."""
 
@@ -169,27 +181,9 @@ def table(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       UserError: not one of its cells can be run.
     """
-    base = scaled(config)
-    runs = Path(config.table_runs or workdir / "runs").expanduser().absolute()
-    base.update({key: default_config()[key] for key in _OWN_KEYS})
-    spec = TABLES[config.table]
-    columns = spec.columns(benchmarks(spec, config.table_data, config.scale))
-    plan = Plan(base, runs)
-    cells = {
-        (row.name, column.heading): [
-            [(term, plan.evaluation(row, column, term, seed)) for term in column.terms]
-            for seed in config.table_seeds
-        ]
-        for row, column in itertools.product(spec.rows, columns)
-    }
-    chosen = {cell for cell in cells if re.search(config.table_cells, "/".join(cell), re.I)}
-    if not chosen:
-        raise UserError(
-            f"config.table_cells is {config.table_cells!r}, which no cell of table {config.table} "
-            f"matches; one of them is {'/'.join(next(iter(cells)))!r}."
-        )
+    spec, columns, cells, chosen = _planned(config, workdir)
     metrics = {row.name: row.metric for row in spec.rows}
-    runner = Runner(runs)
+    runner = Runner(runs_folder(config, workdir))
     measured: dict[tuple[str, str], dict[str, Any]] = {}
 
     def turn(cell: tuple[str, str]) -> tuple[bool, bool]:
@@ -206,6 +200,52 @@ def table(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         reason = next(iter(measured[min(chosen, key=list(cells).index)]["reasons"]))
         raise UserError(f"No cell of table {config.table} can be run: {reason}")
     return document
+
+
+def planned_runs(config: ConfigDict, workdir: Path) -> list[Run]:
+    """Every run that a table's chosen cells need, once, in an order in which they can run.
+
+    Raises:
+      UserError: the settings cannot work, or choose no cell.
+    """
+    _, _, cells, chosen = _planned(config, workdir)
+    runs = {
+        part.folder: part
+        for cell, seeds in cells.items()
+        if cell in chosen
+        for terms in seeds
+        for _, run in terms
+        for part in run.chain()
+    }
+    return list(runs.values())
+
+
+def runs_folder(config: ConfigDict, workdir: Path) -> Path:
+    """Where the runs of a table are."""
+    return Path(config.table_runs or workdir / "runs").expanduser().absolute()
+
+
+def _planned(config: ConfigDict, workdir: Path) -> tuple[Table, list[Column], Cells, set]:
+    """A table's layout, the runs of all its cells, and the cells that are to run."""
+    base = scaled(config)
+    base.update({key: default_config()[key] for key in _OWN_KEYS})
+    spec = TABLES[config.table]
+    columns = spec.columns(benchmarks(spec, config.table_data, config.scale))
+    plan = Plan(base, runs_folder(config, workdir))
+    cells = {
+        (row.name, column.heading): [
+            [(term, plan.evaluation(row, column, term, seed)) for term in column.terms]
+            for seed in config.table_seeds
+        ]
+        for row, column in itertools.product(spec.rows, columns)
+    }
+    chosen = {cell for cell in cells if re.search(config.table_cells, "/".join(cell), re.I)}
+    if not chosen:
+        raise UserError(
+            f"config.table_cells is {config.table_cells!r}, which no cell of table {config.table} "
+            f"matches; one of them is {'/'.join(next(iter(cells)))!r}."
+        )
+    return spec, columns, cells, chosen
 
 
 def _fingerprint(config: ConfigDict, needs: Sequence[Run]) -> str:

@@ -1,0 +1,178 @@
+"""What a run would do and take, found out without doing it: `--dry_run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from pcm3_jax import benchmark
+from pcm3_jax.checkpoint import check_workdir
+from pcm3_jax.data import feed, recordings
+from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.downstream import inputs
+from pcm3_jax.errors import UserError
+from pcm3_jax.memory import largest_batch
+from pcm3_jax.optimizer import build_optimizer, learning_rate_schedule, scaled_to_batch
+from pcm3_jax.parallel import Devices
+from pcm3_jax.pretraining import METHODS
+from pcm3_jax.tables import runner
+
+# Steps that are timed, after one that compiles.
+STEPS = 2
+# Rows of a batch that a CPU is timed with; there the time grows with the rows.
+CPU_ROWS = 16
+
+
+def describe(config: ConfigDict, workdir: Path) -> dict[str, str]:
+    """Checks everything that a run needs and prints what it would take; writes nothing.
+
+    Returns:
+      What was printed, by its heading.
+
+    Raises:
+      UserError: the run would end with it.
+    """
+    check_workdir(workdir, config)
+    devices = Devices(config.mapping)
+    lines = {"task": config.task, "devices": f"{devices.count} × {jax.devices()[0].device_kind}"}
+    if config.task == "table":
+        lines |= _table(config, workdir)
+    elif config.task == "fusion":
+        for run in config.fusion.runs:
+            if not (Path(run) / "results.json").exists():
+                raise UserError(f"config.fusion.runs has {run}, where no run has finished.")
+    else:
+        lines |= _on_data(config, devices)
+    for heading, text in lines.items():
+        print(f"{heading:12}{text}")
+    return lines
+
+
+def _table(config: ConfigDict, workdir: Path) -> dict[str, str]:
+    runs = runner.planned_runs(config, workdir)
+    waiting = [run for run in runs if not (run.folder / "results.json").exists()]
+    for run in waiting:
+        if run.config.task != "fusion":
+            recordings.find(run.config.data.name, run.config.data.dir)
+    lines = {"runs": f"{len(runs)}, of which {len(runs) - len(waiting)} have finished"}
+    return lines | {f"  {number}": run.folder.name for number, run in enumerate(waiting, 1)}
+
+
+def _on_data(config: ConfigDict, devices: Devices) -> dict[str, str]:
+    untrimmed = config.task == "detection"
+    train_split, test_split = inputs.read_splits(config, devices, untrimmed=untrimmed)
+    lines = {"data": _data(train_split, test_split)}
+    if config.task == "baseline":
+        return lines
+    if config.task in METHODS:
+        return lines | _pretraining(scaled_to_batch(config), train_split, test_split, devices)
+    size = sum(leaf.size for leaf in jax.tree.leaves(inputs.encoder_variables(config)["params"]))
+    flops = benchmark.encoder_flops(config)
+    lines["encoder"] = (
+        f"{config.encoder or 'random'}, {_count(size)} parameters, {flops / 1e9:.3g} GFLOP a "
+        "sequence"
+    )
+    if config.task in ("linear_eval", "finetune", "detection", "motion_prediction"):
+        section = "linear" if config.task == "linear_eval" else config.task
+        lines["schedule"] = f"{config[section].epochs} epochs, batch {config[section].batch_size}"
+    if not untrimmed:
+        seconds = _encoding_seconds(config, devices, train_split, test_split)
+        lines["time"] = f"{_duration(seconds)} to encode every sequence once"
+    return lines
+
+
+def _data(train_split: Recordings, test_split: Recordings) -> str:
+    splits = train_split, test_split
+    counts = " and ".join(f"{len(split):,} sequences in {split.split}" for split in splits)
+    resident = [split.frames.nbytes for split in splits if split.frames is not None]
+    place = f"{sum(resident) / 1e9:.3g} GB on each device" if resident else "streamed from disk"
+    return f"{counts}; {len(train_split.classes)} classes; {place}"
+
+
+def _pretraining(
+    config: ConfigDict, train_split: Recordings, test_split: Recordings, devices: Devices
+) -> dict[str, str]:
+    settings, budget = config.optimizer, config.benchmark.memory_gigabytes
+    devices.check_divides("optimizer.batch_size", settings.batch_size)
+    sampler = feed.Sampler(len(train_split), settings.batch_size, config.seed)
+    steps = settings.epochs * sampler.steps_per_epoch
+    seconds = _step_seconds(config, devices)
+    evaluation = _encoding_seconds(config, devices, train_split, test_split)
+    evaluations = _evaluations(settings.epochs, config.eval.every_epochs)
+    needed, largest = largest_batch(config, settings.batch_size // devices.count, budget * 1e9)
+    flops = benchmark.step_flops(config) * settings.batch_size
+    return {
+        "network": _parameters(config),
+        "schedule": f"{settings.epochs} epochs of {sampler.steps_per_epoch} steps; "
+        + _rates(config, sampler.steps_per_epoch),
+        "step": f"{settings.batch_size} sequences, {flops / 1e9:.3g} GFLOP, {seconds:.3g} s",
+        "memory": f"{needed / 1e9:.3g} GB a device besides the data; {budget:g} GB would hold "
+        f"about {largest:,} sequences",
+        "time": f"{_duration(steps * seconds + evaluations * evaluation)}, "
+        f"{evaluations} evaluations of {_duration(evaluation)} included",
+    }
+
+
+def _step_seconds(config: ConfigDict, devices: Devices) -> float:
+    """The time of a step, measured."""
+    config = config.copy_and_resolve_references()
+    config.benchmark.steps = STEPS
+    rows = config.optimizer.batch_size
+    if jax.default_backend() == "cpu":
+        config.optimizer.batch_size = min(rows, CPU_ROWS * devices.count)
+    return benchmark.measure(config)["step_seconds"] * rows / config.optimizer.batch_size
+
+
+def _encoding_seconds(config: ConfigDict, devices: Devices, *splits: Recordings) -> float:
+    """The time to encode every sequence once, from that of one batch."""
+    embedder, variables = inputs.encoder(config, devices)
+    split = splits[-1]
+    count = min(config.eval.batch_size, len(split))
+    batch = dataclasses.replace(split, length=split.length[:count])
+    # The first time compiles.
+    for _ in range(2):
+        start = time.perf_counter()
+        embedder.central(variables, batch)
+    return (time.perf_counter() - start) * sum(map(len, splits)) / count
+
+
+def _evaluations(epochs: int, every: int) -> int:
+    """How often a run is evaluated: every so many epochs, and at its end."""
+    return epochs // every + (epochs % every > 0) if every else 1
+
+
+def _parameters(config: ConfigDict) -> str:
+    method = METHODS[config.task]
+    model, optimizer = method.build_model(config), build_optimizer(config, 1)
+    params = jax.eval_shape(lambda: method.create_state(model, optimizer, config)).params
+    sizes = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()
+    }
+    parts = ", ".join(f"{name} {_count(size)}" for name, size in sizes.items())
+    return f"{_count(sum(sizes.values()))} parameters: {parts}"
+
+
+def _rates(config: ConfigDict, steps_per_epoch: int) -> str:
+    rate = learning_rate_schedule(config.optimizer, steps_per_epoch)
+    changes = sorted({0, config.optimizer.warmup_epochs, *config.optimizer.decay_epochs})
+    return "learning rate " + ", ".join(
+        # The step after the change: at the change itself the decayed rate is not yet taken.
+        f"{float(rate(epoch * steps_per_epoch + 1)):.3g} from epoch {epoch}"
+        for epoch in changes
+        if epoch < config.optimizer.epochs
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.3g} M" if number >= 1e6 else f"{number / 1e3:.3g} k"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.2g} s"

@@ -1,0 +1,48 @@
+"""The memory that a pretraining step needs, as the compiled program states it."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pcm3_jax.optimizer import build_optimizer
+from pcm3_jax.pretraining import METHODS
+from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
+from pcm3_jax.views.pipeline import Batch, Clips
+
+
+def step_memory(config: ConfigDict, rows: int) -> int:
+    """Bytes of one device's step on ``rows`` samples: state, batch and what lies between.
+
+    The data set's frames, which stay on the device besides, are not counted.
+    """
+    method = METHODS[config.task]
+    model, optimizer = method.build_model(config), build_optimizer(config, 1)
+    state = jax.eval_shape(lambda: method.create_state(model, optimizer, config))
+    ids = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    batch = Batch(Clips(ids, ids), Clips(ids, ids), ids, ids)
+    frames = jax.ShapeDtypeStruct(
+        (config.data.max_frames, PERSONS, JOINTS, COORDINATES), jnp.float32
+    )
+    step = functools.partial(method.step, model=model, optimizer=optimizer, config=config)
+    analysis = jax.jit(step, donate_argnums=0).lower(state, frames, batch).compile()
+    analysis = analysis.memory_analysis()
+    needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+    return needed - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
+
+
+def largest_batch(config: ConfigDict, rows: int, budget: float) -> tuple[int, int]:
+    """(bytes of a step on ``rows`` samples, samples whose step fits into ``budget`` bytes).
+
+    The second is extrapolated from two compiled sizes, since the state does not grow with the
+    batch; 0 where even the state does not fit.
+    """
+    fewer = max(rows // 2, 3)
+    whole = step_memory(config, rows)
+    growth = (whole - step_memory(config, fewer)) / max(rows - fewer, 1)
+    if growth <= 0:
+        return whole, rows if whole <= budget else 0
+    return whole, max(int(rows + (budget - whole) / growth), 0)

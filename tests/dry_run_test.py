@@ -1,0 +1,109 @@
+"""What a dry run tells, refuses, and leaves alone."""
+
+import jax
+import pytest
+
+from pcm3_jax import dry_run, memory
+from pcm3_jax.config import default_config
+from pcm3_jax.errors import UserError
+from pcm3_jax.optimizer import build_optimizer
+from pcm3_jax.state import build_model, create_state
+
+
+def test_a_pretraining_run_is_described_and_not_started(program, tmp_path):
+    code, out, err = program.run(tmp_path / "run", "--dry_run")
+    assert (code, err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["task"] == "pretrain"
+    assert lines["data"].startswith("64 sequences in synthetic_skeletons/n64x32 (train) and 32")
+    assert lines["schedule"] == (
+        "6 epochs of 4 steps; learning rate 0.02 from epoch 0, 0.002 from epoch 3"
+    )
+    assert lines["step"].startswith("16 sequences, ")
+    assert "3 evaluations" in lines["time"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["linear_eval", "cmd", "baseline"])
+def test_every_task_on_recordings_is_described(run_config, tmp_path, task):
+    run_config.task = task
+    run_config.cmd.neighbours = 8
+    lines = dry_run.describe(run_config, tmp_path / "run")
+    assert lines["task"] == task
+    assert "18 classes" in lines["data"]
+    if task == "cmd":
+        assert lines["network"].count(",") == 1  # An encoder and a projector.
+    elif task != "baseline":
+        assert lines["encoder"].startswith("random, ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_lists_its_runs(run_config, tmp_path, data_dir):
+    run_config.update(task="table", table=3, table_data=("synthetic_skeletons/n64x32",))
+    run_config.table_cells = "random"
+    lines = dry_run.describe(run_config, tmp_path)
+    assert lines["runs"] == "1, of which 0 have finished"
+    assert lines["  1"].startswith("retrieval_synthetic_skeletons-n64x32")
+    folder = tmp_path / "runs" / lines["  1"]
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text("{}")
+    assert dry_run.describe(run_config, tmp_path / "")["runs"] == "1, of which 1 have finished"
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"data.name": "nothing"}, "no data set 'nothing'"),
+        ({"optimizer.batch_size": 80}, "only 64 sequences"),
+        ({"task": "retrieval", "encoder": "nowhere"}, "no run in nowhere"),
+        ({"task": "fusion", "fusion.runs": ("nowhere",)}, "no run has finished"),
+    ],
+)
+def test_what_would_end_the_run_ends_the_dry_run(run_config, tmp_path, changes, expected):
+    run_config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=expected):
+        dry_run.describe(run_config, tmp_path / "run")
+
+
+def test_a_workdir_of_another_run_is_refused(finished_run, run_config):
+    run_config.seed = 1
+    with pytest.raises(UserError, match="belongs to a run with other settings"):
+        dry_run.describe(run_config, finished_run[0])
+
+
+def test_the_network_is_counted(run_config):
+    model = build_model(run_config)
+    state = create_state(model, build_optimizer(run_config, 1), run_config)
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert dry_run._parameters(run_config).startswith(f"{size / 1e3:.3g} k parameters: decoder")
+
+
+def test_memory_grows_with_the_batch_and_gives_the_largest(monkeypatch, small_config):
+    """The compiled sizes are linear: 100 bytes of state and 10 a sample."""
+    assert memory.step_memory(small_config, 16) > memory.step_memory(small_config, 8) > 0
+    monkeypatch.setattr(memory, "step_memory", lambda config, rows: 100 + 10 * rows)
+    assert memory.largest_batch(small_config, 16, budget=400.0) == (260, 30)
+    assert memory.largest_batch(small_config, 3, budget=400.0) == (130, 3)
+    assert memory.largest_batch(small_config, 16, budget=1.0) == (260, 0)
+
+
+@pytest.mark.parametrize(
+    "epochs, every, evaluations", [(6, 2, 3), (7, 2, 4), (5, 0, 1), (3, 10, 1), (10, 10, 1)]
+)
+def test_evaluations_are_counted(epochs, every, evaluations):
+    assert dry_run._evaluations(epochs, every) == evaluations
+
+
+def test_rates_are_those_after_warmup_and_each_decay():
+    config = default_config()
+    config.optimizer.update(warmup_epochs=10, decay_epochs=(351, 500))
+    assert dry_run._rates(config, 5) == (
+        "learning rate 0.0008 from epoch 0, 0.02 from epoch 10, 0.002 from epoch 351"
+    )
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(3.21, "3.2 s"), (600, "10.0 min"), (9000, "2.5 h"), (8.64e5, "10.0 days")]
+)
+def test_durations_are_readable(seconds, text):
+    assert dry_run._duration(seconds) == text
