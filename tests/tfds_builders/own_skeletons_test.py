@@ -291,3 +291,30 @@ def test_a_changed_file_changes_what_is_built(folder):
     shutil.rmtree(folder.parent / "data" / "own_skeletons")
     second = built(folder)
     assert (first["train"]["a.npy"]["skeleton"] != second["train"]["a.npy"]["skeleton"]).any()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_left_handed_axes_are_noticed(folder, capsys, name):
+    """Somebody who stands upright, y up, before a viewer who looks along -z."""
+    places = {
+        "spine_base": (0, 1, 0), "spine_mid": (0, 1.3, 0), "spine_shoulder": (0, 1.5, 0),
+        "shoulder_left": (0.2, 1.5, 0), "shoulder_right": (-0.2, 1.5, 0),
+        "ankle_left": (0.1, 0.1, 0), "ankle_right": (-0.1, 0.1, 0),
+        "foot_left": (0.1, 0, 0.1), "foot_right": (-0.1, 0, 0.1),
+    }  # fmt: skip
+    layout = LAYOUTS[name]
+    standing = np.tile([0.0, 1.2, 0.05], (5, 1, len(layout.joints), 1))
+    for target, place in places.items():
+        if len(layout.sources[target]) == 1:
+            standing[:, :, layout.joints.index(layout.sources[target][0])] = place
+    if name == "coco_17":  # which has no feet to tell by
+        standing = walk(17)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    turn *= np.linalg.det(turn)
+    (folder / "labels.csv").write_text(HEADER + "a.npy,x,1,train\nc.npy,x,2,test\n")
+    for axes, noted in ((turn, False), (turn @ np.diag([1, 1, -1]), name != "coco_17")):
+        np.save(folder / "a.npy", standing @ axes + 3)
+        np.save(folder / "c.npy", standing @ axes + 4)
+        shutil.rmtree(folder.parent / "data", ignore_errors=True)
+        assert run(folder, config=name) == 0
+        assert ("note: feet point backwards in 2 of 2" in capsys.readouterr().out) == noted

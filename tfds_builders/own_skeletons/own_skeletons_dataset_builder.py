@@ -16,6 +16,7 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.inference.commands import shown
 from pcm3_jax.joint_layouts import LAYOUTS, read_skeleton
 from tfds_builders import raw_files, workers
+from tfds_builders.own_skeletons.handedness import seems_mirrored
 from tfds_builders.own_skeletons.labels_file import SPLITS, Table, read_labels
 from tfds_builders.parts import Clip, Part, StoredClip
 from tfds_builders.raw_files import BadFile, RawFile
@@ -117,6 +118,12 @@ class Builder(RecordedBuilder):
             report.notes.append(
                 f"in both splits are the performers {', '.join(map(str, sorted(in_both)))}"
             )
+        known = [m for clip in clips.values() if (m := clip.info["mirrored"]) is not None]
+        if sum(known) > len(known) / 2:
+            report.notes.append(
+                f"feet point backwards in {sum(known):,} of {len(known):,} sequences: if left and "
+                "right joints are named rightly, the axes are left-handed; negate one of them"
+            )
         return records
 
 
@@ -143,4 +150,5 @@ def parse_file(layout: str, folder: str, file: RawFile) -> Clip:
         raise BadFile(file.file, None, str(error)) from error
     if skeleton.shape[1] == 2 and not np.any(skeleton[:, 1]):
         skeleton = skeleton[:, :1]
-    return Clip(posixpath.relpath(file.file, folder), skeleton, {})
+    info = {"mirrored": seems_mirrored(skeleton)}
+    return Clip(posixpath.relpath(file.file, folder), skeleton, info)
