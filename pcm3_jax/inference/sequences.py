@@ -18,8 +18,9 @@ from pcm3_jax.data.normalization import (
     center_sequence,
     normalize_sequence,
 )
+from pcm3_jax.data.skeleton_arrays import read_skeleton
 from pcm3_jax.errors import UserError
-from pcm3_jax.joint_layouts import Layout, layout_named, read_skeleton
+from pcm3_jax.joint_layouts import Layout, layout_named
 from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
 
 
