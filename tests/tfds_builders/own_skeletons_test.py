@@ -318,3 +318,14 @@ def test_left_handed_axes_are_noticed(folder, capsys, name):
         shutil.rmtree(folder.parent / "data", ignore_errors=True)
         assert run(folder, config=name) == 0
         assert ("note: feet point backwards in 2 of 2" in capsys.readouterr().out) == noted
+
+
+def test_the_folder_is_needed_to_build_and_not_afterwards(folder, capsys):
+    arguments = ["own_skeletons", f"--data_dir={folder.parent / 'data'}"]
+    assert build.main(arguments) == 1
+    assert "give --manual_dir. manual_dir is a folder" in capsys.readouterr().err
+    assert build.main([*arguments, f"--manual_dir={folder / 'missing'}"]) == 1
+    assert "missing does not exist" in capsys.readouterr().err
+    assert run(folder) == 0
+    assert build.main(arguments) == 0
+    assert "already built" in capsys.readouterr().out
