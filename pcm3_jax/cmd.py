@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from pcm3_jax import losses, moco
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets
-from pcm3_jax.skeleton import STREAM_ORDER, STREAMS
+from pcm3_jax.skeleton import STREAM_ORDER, stream_of
 from pcm3_jax.state import TrainState, build_model, draw_variables, initial_state, key_part
 from pcm3_jax.steps import Metrics, descend, step_key
 from pcm3_jax.views.pipeline import Batch, draw_poses
@@ -59,7 +59,9 @@ def cmd_step(
     Arguments and results are those of `steps.pretrain_step`.
     """
     query, key = (
-        draw_poses(key, frames, batch.clips, batch.position, config.views, jittering=True)
+        every_stream(
+            *draw_poses(key, frames, batch.clips, batch.position, config.views, jittering=True)
+        )
         for key in jax.random.split(step_key(config.seed, state.step))
     )
     return update(state, query, key, model=model, optimizer=optimizer, config=config)
@@ -74,7 +76,7 @@ def update(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
 ) -> tuple[TrainState, Metrics]:
-    """One optimizer step on given views (N, T, M, V, C) of this device's samples."""
+    """One optimizer step on given views, `every_stream` of this device's samples."""
     key_params = moco.update_key_params(
         state.key_params, key_part(state.params), config.method.key_momentum
     )
@@ -104,12 +106,17 @@ def update(
     )
 
 
-def embed(params: Any, batch_stats: Any, poses: jax.Array, model: PCM3) -> tuple[jax.Array, Any]:
+def every_stream(poses: jax.Array, missing: jax.Array) -> jax.Array:
+    """The streams (S, N, T, M, V, C) of poses, given where joints are missing (N, T, M, V)."""
+    return jnp.stack([stream_of(poses, missing, name) for name in STREAM_ORDER])
+
+
+def embed(params: Any, batch_stats: Any, streams: jax.Array, model: PCM3) -> tuple[jax.Array, Any]:
     """Every branch's embeddings of its stream, and its statistics.
 
     Args:
       params, batch_stats: of the query or the key side; they lead with the streams.
-      poses: (N, T, M, V, C), of which the streams are made.
+      streams: views, as `every_stream` gives them.
 
     Returns:
       Unit vectors (S, N, D) and the next running statistics.
@@ -127,7 +134,6 @@ def embed(params: Any, batch_stats: Any, poses: jax.Array, model: PCM3) -> tuple
         )
         return z, updated["batch_stats"]
 
-    streams = jnp.stack([STREAMS[name](poses) for name in STREAM_ORDER])
     return jax.vmap(branch)(params, batch_stats, streams)
 
 

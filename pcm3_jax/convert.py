@@ -26,7 +26,14 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.inference import commands, model_file
 from pcm3_jax.inference.weights import Weights, check
 from pcm3_jax.models.pcm3 import PCM3
-from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, STREAMS
+from pcm3_jax.skeleton import (
+    COORDINATES,
+    JOINTS,
+    PERSONS,
+    STREAMS,
+    missing_joints,
+    stream_of,
+)
 from pcm3_jax.state import TrainState, build_model
 from pcm3_jax.torch_format import file as torch_file
 from pcm3_jax.torch_format.layout import GRU_LEAVES, PROMPTS, config_of, renamed, tensors_to_torch
@@ -124,12 +131,14 @@ def weights_from_torch(tensors: Mapping[str, np.ndarray], stream: str, what: str
 
 def stablehlo(weights: Weights) -> bytes:
     """The encoder in evaluation mode, weights included, for any number of sequences."""
-    model, stream = build_model(weights.config), STREAMS[weights.config.views.stream]
+    model, stream = build_model(weights.config), weights.config.views.stream
     parts = ("params", "batch_stats")
     variables = {part: {"encoder": weights.tree[part]["encoder"]} for part in parts}
 
     def embed(skeletons: jax.Array) -> jax.Array:
-        return model.apply(variables, stream(skeletons), method=PCM3.embed)
+        return model.apply(
+            variables, stream_of(skeletons, missing_joints(skeletons), stream), method=PCM3.embed
+        )
 
     (rows,) = export.symbolic_shape("n")
     shape = (rows, weights.config.views.frames, PERSONS, JOINTS, COORDINATES)

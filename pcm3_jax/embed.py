@@ -1,10 +1,12 @@
 """Features of skeleton files.
 
 python -m pcm3_jax.embed FILE … --model=PATH [--out=FEATURES.npz | --out=FEATURES.csv]
+                         [--layout=LAYOUT]
 
 FILE: .skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz with skeletons
-(frames, persons, 25, 3) in metres.  PATH: the workdir of a run, a checkpoint, or a safetensors
-file.  An .npz gets the arrays `names` (N,) and `features` (N, 2H); a .csv, and standard output
+(frames, persons, 25, 3) in metres; with --layout (docs/own_data.md) .npy and .npz with other
+joints, NaN where one is missing.  PATH: the workdir of a run, a checkpoint, or a safetensors file.
+An .npz gets the arrays `names` (N,) and `features` (N, 2H); a .csv, and standard output
 where --out is left away, a line for each sequence: its name and 2H numbers.
 """
 
@@ -19,6 +21,7 @@ import numpy as np
 
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import commands, library, skeleton_files
+from pcm3_jax.joint_layouts import layout_named
 
 
 def run(argv: list[str]) -> None:
@@ -32,15 +35,20 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--normalized", action="store_true", help="the files are normalised already"
     )
+    commands.add_layout(parser)
     flags = parser.parse_args(argv)
     if flags.out and flags.out.suffix not in (".npz", ".csv"):
         raise UserError(f"--out={commands.shown(str(flags.out))} must end in .npz or .csv.")
+    if flags.layout is not None:
+        layout_named(flags.layout)
     model = library.load(flags.model)
     names, features = [], []
-    for recordings in map(skeleton_files.read, flags.files):
+    for file in flags.files:
+        recordings = skeleton_files.read(file, flags.layout)
         names += [recording.name for recording in recordings]
         skeletons = [recording.skeletons for recording in recordings]
-        features.append(model.embed(skeletons, normalize=not flags.normalized))
+        normalize = not flags.normalized
+        features.append(model.embed(skeletons, layout=flags.layout, normalize=normalize))
     write(flags.out, names, np.concatenate(features))
 
 

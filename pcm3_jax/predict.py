@@ -1,6 +1,6 @@
 """The most probable actions in skeleton files, or in frames as they arrive.
 
-python -m pcm3_jax.predict FILE … --model=PATH [--k=5]
+python -m pcm3_jax.predict FILE … --model=PATH [--k=5] [--layout=LAYOUT]
 python -m pcm3_jax.predict -      --model=PATH [--k=5]
 
 FILE: as for `pcm3_jax.embed`.  With - frames are read from standard input, one a line of 75 or
@@ -18,10 +18,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pcm3_jax.data.normalization import MAX_METRES
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import commands, library, skeleton_files
 from pcm3_jax.inference.online import OnlineNormalization
-from pcm3_jax.inference.sequences import MAX_METRES, normalization_of
+from pcm3_jax.inference.sequences import normalization_of
+from pcm3_jax.joint_layouts import layout_named
 from pcm3_jax.skeleton import COORDINATES, JOINTS
 
 # Longer than any line of 150 numbers; what is longer has no end, perhaps.
@@ -39,9 +41,14 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--normalized", action="store_true", help="the skeletons are normalised already"
     )
+    commands.add_layout(parser)
     flags = parser.parse_args(argv)
     if "-" in flags.files and flags.files != ["-"]:
         raise UserError("Standard input, -, cannot be read along with files.")
+    if flags.layout is not None:
+        layout_named(flags.layout)
+        if flags.files == ["-"]:
+            raise UserError("Standard input, -, has Kinect v2's joints; --layout is for files.")
     model = library.load(flags.model)
     # Told before any file is read or frame is waited for.
     model.labels(np.zeros((1, model.features), np.float32), flags.k)
@@ -49,8 +56,10 @@ def run(argv: list[str]) -> None:
         live(model, sys.stdin.buffer, flags.k, normalized=flags.normalized)
         return
     for name in flags.files:
-        for recording in skeleton_files.read(name):
-            labels = model.classify([recording.skeletons], flags.k, normalize=not flags.normalized)
+        for recording in skeleton_files.read(name, flags.layout):
+            labels = model.classify(
+                [recording.skeletons], flags.k, layout=flags.layout, normalize=not flags.normalized
+            )
             print(f"{commands.shown(recording.name)}: {_text(labels[0])}", flush=True)
 
 

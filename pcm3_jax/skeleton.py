@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = np.ndarray | jax.Array
+
 JOINTS = 25
 PERSONS = 2
 COORDINATES = 3
+SPINE = 1  # the joint that normalisation centres on
 FEATURES = JOINTS * PERSONS * COORDINATES
 
 # 0-based joints of the five body parts that masking and mixing work on (§3.2).
@@ -58,6 +61,39 @@ def motion_stream(poses: jax.Array) -> jax.Array:
 STREAMS = {"joint": joint_stream, "bone": bone_stream, "motion": motion_stream}
 # Where streams are stacked along an axis, in checkpoints too, this is their order.
 STREAM_ORDER = tuple(STREAMS)
+
+
+def missing_joints(poses: Array) -> Array:
+    """Where persons (..., M, V, C) who are there lack a joint, (..., M, V) booleans.
+
+    A missing joint is exactly zero. So is the first person's spine in normalised skeletons, which
+    are centred on it: it is never counted.
+    """
+    zero = (poses == 0).all(axis=-1)
+    person, joint = (np.arange(size) for size in poses.shape[-3:-1])
+    centre = (person[:, None] == 0) & (joint == SPINE)
+    return zero & ~zero.all(axis=-1, keepdims=True) & ~centre
+
+
+def seen_in_stream(visible: Array, stream: str) -> Array:
+    """Where (..., T, M, V) all joints that a stream's value is computed from are visible."""
+    if stream == "bone":
+        return visible & visible[..., PARENTS]
+    if stream == "motion":
+        stack = np if isinstance(visible, np.ndarray) else jnp
+        following = [visible[..., 1:, :, :], visible[..., -1:, :, :]]
+        return visible & stack.concatenate(following, axis=-3)
+    return visible
+
+
+def stream_of(poses: Array, missing: Array, stream: str) -> jax.Array:
+    """A stream of poses (..., T, M, V, C), zero where it would lead to or from a missing joint.
+
+    ``missing`` (..., T, M, V) is not read off the poses, since augmentation sets joints to zero,
+    too, and of those the authors' program computes the streams.
+    """
+    seen = seen_in_stream(~missing, stream)
+    return jnp.where(seen[..., None], STREAMS[stream](poses), 0)
 
 
 def of_stream(stacked: Any, stream: str) -> Any:

@@ -38,7 +38,11 @@ def start(cmd_config, quick_jit):
     state = quick_jit(lambda: cmd.create_state(model, optimizer, cmd_config))()
     update = functools.partial(cmd.update, model=model, optimizer=optimizer, config=cmd_config)
     views = np.random.default_rng(0).normal(size=(2, 4, 16, 2, 25, 3)).astype(np.float32)
-    return quick_jit(update), state, views
+
+    def update_on(state, *views):
+        return update(state, *(cmd.every_stream(v, np.zeros(v.shape[:-1], bool)) for v in views))
+
+    return quick_jit(update_on), state, views
 
 
 def random_embeddings(seed: int = 0):
@@ -154,7 +158,7 @@ def test_a_step_draws_poses_whatever_stream_is_configured(cmd_config, quick_jit,
         return quick_jit(lambda frames: step(state, frames, batch))(frames)
 
     query, key = drawn("joint")
-    assert query.shape == key.shape == (4, 16, 2, 25, 3)
+    assert query.shape == key.shape == (3, 4, 16, 2, 25, 3)
     assert (query != key).any()
     jax.tree.map(np.testing.assert_array_equal, (query, key), drawn("motion"))
 

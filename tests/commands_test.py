@@ -301,3 +301,45 @@ def test_help_shows_how(module, capsys):
         module.run(["--help"])
     assert stop.value.code == 0
     assert f"python -m {module.__name__}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def azure(tmp_path, monkeypatch):
+    """A file of Azure Kinect's joints with a lost wrist, and what an encoder is to get."""
+    monkeypatch.chdir(tmp_path)
+    array = np.random.default_rng(0).normal(size=(20, 1, 32, 3)).astype(np.float32)
+    array[5:8, 0, 7] = np.nan
+    np.save("azure.npy", array)
+    np.savez("two.npz", batch=np.stack([array, array]), flat=array[:, 0])
+    return array
+
+
+def test_files_of_other_layouts(model, model_path, azure, capsys):
+    embed.run(["azure.npy", "two.npz", f"--model={model_path}", "--layout=azure_kinect_32",
+               "--out=out.npz"])  # fmt: skip
+    expected = model.embed(azure, layout="azure_kinect_32")
+    with np.load("out.npz") as found:
+        assert len(found["names"]) == 4
+        np.testing.assert_allclose(found["features"], expected.repeat(4, axis=0), atol=1e-6)
+    predict.run(["azure.npy", f"--model={model_path}", "--layout=azure_kinect_32"])
+    label, share = model.classify(azure, layout="azure_kinect_32")[0][0]
+    assert f"azure.npy: {label} {100 * share:.1f} %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [embed, predict])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["azure.npy", "--layout=azure"], "no joint layout 'azure'; use one of kinect_v2_25"),
+        (["azure.npy", "--layout=smpl_24"], r"azure.npy: found an array of shape \(20, 1, 32, 3\)"),
+        (["azure.npy"], r"azure.npy has shape \(20, 1, 32, 3\)"),
+    ],
+)
+def test_layouts_that_do_not_fit(model_path, azure, command, arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        command.run([*arguments, f"--model={model_path}"])
+
+
+def test_standard_input_has_one_layout(model_path):
+    with pytest.raises(UserError, match="--layout is for files"):
+        predict.run(["-", f"--model={model_path}", "--layout=coco_17"])

@@ -47,3 +47,42 @@ def test_features_are_in_the_programs_order():
         np.testing.assert_array_equal(flat[..., v * 6 + c * 2 + m], poses[..., m, v, c])
     np.testing.assert_array_equal(flat, restatement.flatten_frames(poses))
     np.testing.assert_array_equal(skeleton.unflatten_frames(flat), poses)
+
+
+def with_missing() -> np.ndarray:
+    """Seven frames of two persons, the second one absent at first; some joints are missing."""
+    x = poses[0].copy()
+    x[:2, 1] = 0
+    x[:, 0, skeleton.SPINE] = 0  # what normalisation centres on
+    x[3, 0, 20] = x[:, 1, 23] = 0
+    return x
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_missing_joints_are_those_of_persons_who_are_there(kind):
+    expected = [(3, 0, 20), *((t, 1, 23) for t in range(2, 7))]
+    found = skeleton.missing_joints(kind(with_missing()))
+    assert sorted(map(tuple, np.argwhere(found))) == sorted(expected)
+
+
+def test_no_bone_or_motion_leads_to_a_missing_joint():
+    x = with_missing()
+    missing = skeleton.missing_joints(x)
+    full = {name: np.asarray(skeleton.STREAMS[name](jnp.asarray(x))) for name in skeleton.STREAMS}
+    made = {n: np.asarray(skeleton.stream_of(jnp.asarray(x), missing, n)) for n in full}
+    hidden = {name: np.zeros((7, 2, 25), bool) for name in full}
+    hidden["joint"][:] = missing
+    # Joint 20 is the parent of spine, neck, shoulders and itself; 23, a finger tip, of none.
+    hidden["bone"][3, 0, [1, 2, 4, 8, 20]] = hidden["bone"][2:, 1, 23] = True
+    hidden["motion"][2:4, 0, 20] = hidden["motion"][1:, 1, 23] = True
+    hidden["motion"][1, 1, 23] = False  # a person who appears does so whole, as in the program
+    for name in full:
+        assert not made[name][hidden[name]].any()
+        np.testing.assert_array_equal(made[name][~hidden[name]], full[name][~hidden[name]])
+
+
+def test_a_stream_of_whole_skeletons_is_the_programs():
+    for name, stream in skeleton.STREAMS.items():
+        x = jnp.asarray(poses)
+        made = skeleton.stream_of(x, skeleton.missing_joints(x), name)
+        np.testing.assert_array_equal(made, stream(x))

@@ -24,7 +24,7 @@ from tfds_builders.recorded_builder import RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonBuilder
 
 # Name to module; imported only when asked for.
-BUILDERS = ("intellirehabds", "ntu_rgbd", "pku_mmd", "synthetic_skeletons")
+BUILDERS = ("intellirehabds", "ntu_rgbd", "own_skeletons", "pku_mmd", "synthetic_skeletons")
 
 
 def load_builder(name: str) -> type[SkeletonBuilder]:

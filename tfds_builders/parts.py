@@ -19,7 +19,8 @@ class Clip(NamedTuple):
 
     Attributes:
         name: unique in the data set.
-        skeleton: (T, P, 25, 3) float32 metres, P one or two persons.
+        skeleton: (T, P, 25, 3) float32 metres, P one or two persons; NaN where a joint is missing,
+            zeros where a person is absent.
         info: what else its builder wants to know of it, of JSON's types.
     """
 
@@ -55,7 +56,7 @@ class StoredClip:
     poses: str
 
     def load(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """(T, 2, 25, 3) float32 metres of frames `start` to `stop`; a missing person is zeros."""
+        """(T, 2, 25, 3) float32 metres of frames `start` to `stop`; an absent person is zeros."""
         poses = np.load(self.poses, mmap_mode="r")
         end = self.start + self.frames * self.persons
         people = poses[self.start : end].reshape(self.persons, self.frames, 25, 3)

@@ -83,10 +83,10 @@ def _zip(path: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def find_files(source: Path, suffix: str) -> list[RawFile]:
-    """The files with that suffix in a folder or archive, at any depth, sorted by path.
+def find_files(source: Path, suffix: str | tuple[str, ...]) -> list[RawFile]:
+    """The files with that suffix, or one of those, in a folder or archive, sorted by path.
 
-    Archives in a folder are looked into, too; nothing is unpacked.
+    At any depth; archives in a folder are looked into, too; nothing is unpacked.
 
     Raises:
         UserError: if an archive cannot be read or there is no such file.
@@ -103,14 +103,15 @@ def find_files(source: Path, suffix: str) -> list[RawFile]:
             except _DAMAGE as error:
                 raise UserError(f"{path} cannot be read ({error}); fetch it again.") from error
     if not files:
+        what = suffix if isinstance(suffix, str) else " or ".join(suffix)
         raise UserError(
-            f"{source} holds no {suffix} file, nor an archive ({', '.join(ARCHIVES)}) with one; "
+            f"{source} holds no {what} file, nor an archive ({', '.join(ARCHIVES)}) with one; "
             "correct --manual_dir."
         )
     return files
 
 
-def _archived(path: Path, suffix: str) -> Iterator[RawFile]:
+def _archived(path: Path, suffix: str | tuple[str, ...]) -> Iterator[RawFile]:
     if path.suffix == ".zip":
         for entry in sorted(_zip(str(path)).infolist(), key=lambda entry: entry.filename):
             if entry.filename.endswith(suffix):

@@ -4,13 +4,14 @@ import abc
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from pcm3_jax.data.normalization import apply_around_missing
 from pcm3_jax.errors import UserError
 from tfds_builders import parts, raw_files, workers
 from tfds_builders.parts import Part, StoredClip
@@ -116,7 +117,7 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):
     """
 
     NEEDS_MANUAL_DIR = True
-    SUFFIX: ClassVar[str]
+    SUFFIX: ClassVar[str | tuple[str, ...]]
     # Longer recordings are cut before normalisation, as the public programs do.
     MAX_FRAMES: ClassVar[int | None] = None
     SHARD_SIZE: ClassVar[int] = SHARD_SIZE
@@ -198,8 +199,17 @@ def _examples(
         skeleton = record.clip.load(record.start, record.stop)
         fields = record.fields | {"num_frames": len(skeleton)}
         try:
-            skeleton = COORDINATES[coordinates](skeleton[:max_frames])
+            skeleton = _normalized(skeleton[:max_frames], COORDINATES[coordinates])
         except ValueError as error:
             name = record.fields["name"]
             raise UserError(f"{name}: {error}; remove or repair this recording.") from error
         yield record.fields["name"], fields | {"skeleton": skeleton}
+
+
+def _normalized(
+    skeleton: np.ndarray, normalization: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    missing = np.isnan(skeleton).any(axis=-1)
+    if not missing.any():
+        return normalization(skeleton)
+    return apply_around_missing(normalization, np.nan_to_num(skeleton), ~missing)[0]

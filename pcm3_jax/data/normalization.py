@@ -6,9 +6,15 @@ axes (time, person, joint, xyz); an all-zero joint is one the sensor did not see
 joints are all zero is called empty.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 HIP, SPINE, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 1, 4, 8
+# Nobody stands so far from a sensor: such numbers are millimetres, or not coordinates at all.
+MAX_METRES = 100.0
+# The joints that define where a person is and whom they face.
+_ANCHORS = (HIP, SPINE, LEFT_SHOULDER, RIGHT_SHOULDER)
 _Z_AXIS = np.array([0.0, 0.0, 1.0])
 _X_AXIS = np.array([1.0, 0.0, 0.0])
 _PARALLEL = 1e-6  # below this sine (or length in metres) a rotation axis is not defined
@@ -102,6 +108,51 @@ def center_sequence(skeleton: np.ndarray) -> np.ndarray:
     seen = skeleton.any(axis=-1, keepdims=True)
     start = skeleton[seen[:, 0, SPINE, 0].argmax(), 0, SPINE].astype(np.float64)
     return ((skeleton - start) * seen).astype(np.float32)
+
+
+def apply_around_missing(
+    normalization: Callable[[np.ndarray], np.ndarray], poses: np.ndarray, visible: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normalises a sequence as far as its joints are known.
+
+    Where a joint that normalisation goes by is missing for some frames, the place to centre on and
+    the direction to turn are interpolated over time; the joint itself stays missing.
+
+    Args:
+        normalization: a function of this module, or one that changes nothing.
+        poses: (T, M, 25, 3) metres, finite; what stands at a missing joint is used where it is not
+            zero.
+        visible: (T, M, 25) booleans, False where a joint is missing.
+
+    Returns:
+        Normalised poses, zero where a joint is missing, and what is visible in them, which follows
+        persons whom `normalize_sequence` moves in time.
+    """
+    poses, visible = poses.copy(), visible.copy()
+    for person in range(poses.shape[1]):
+        for joint in _ANCHORS:
+            known = np.flatnonzero(poses[:, person, joint].any(axis=-1))
+            lost = np.flatnonzero(
+                ~visible[:, person, joint] & ~poses[:, person, joint].any(axis=-1)
+            )
+            if len(lost) and len(known):
+                for axis in range(3):
+                    poses[lost, person, joint, axis] = np.interp(
+                        lost, known, poses[known, person, joint, axis]
+                    )
+    if normalization is normalize_sequence:
+        for person in range(poses.shape[1]):
+            visible[:, person] = visible[_order_after_filling(poses[:, person]), person]
+    return normalization(poses) * visible[..., None], visible
+
+
+def _order_after_filling(person: np.ndarray) -> np.ndarray:
+    """Which of a person's frames `normalize_sequence` puts where, (T,)."""
+    present = np.flatnonzero(person.any(axis=(1, 2)))
+    if not len(present):
+        return np.arange(len(person))
+    kept = np.arange(present[-1] + 1) if present[0] == 0 else present
+    return np.resize(kept, len(person))
 
 
 def _fill_empty_frames(person: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from pcm3_jax.downstream.motion_prediction import (
     zero_velocity,
 )
 from pcm3_jax.parallel import AXIS, Devices
-from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, STREAMS
+from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, missing_joints, stream_of
 from pcm3_jax.state import build_encoder
 from pcm3_jax.views.pipeline import occluded_view
 
@@ -85,7 +85,8 @@ def detection(config: ConfigDict, workdir: Path) -> Results:
     model = supervised.Classifier(build_encoder(config, AXIS), 1 + len(train_split.classes))
 
     def views(key, frames, clips, position):
-        return STREAMS[config.views.stream](windows.take(frames, clips, *window))
+        poses = windows.take(frames, clips, *window)
+        return stream_of(poses, missing_joints(poses), config.views.stream)
 
     def probabilities(variables, frames, clips):
         poses = views(None, frames, clips, None)
@@ -133,7 +134,8 @@ def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
         """What is observed, as the encoder reads it, the last pose, and the poses that follow."""
         poses = windows.take(frames, clips, span)
         seen, future = poses[:, :observed], poses[:, observed:]
-        return STREAMS[config.views.stream](seen), seen[:, -1], future
+        views = stream_of(seen, missing_joints(seen), config.views.stream)
+        return views, seen[:, -1], future
 
     def loss(params, batch_stats, frames, batch, key):
         seen, last, future = inputs(frames, batch[0])

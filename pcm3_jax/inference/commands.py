@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.joint_layouts import LAYOUTS
 
 # For a module's docstring: its lines are laid out already.
 AS_WRITTEN = argparse.RawDescriptionHelpFormatter
@@ -22,6 +23,11 @@ class Arguments(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"The command line is wrong: {message}; --help shows what it takes.")
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """The flag of the commands that read skeletons of several joint layouts."""
+    parser.add_argument("--layout", help=f"joints of the files: one of {', '.join(LAYOUTS)}")
 
 
 def main(run: Callable[[list[str]], object]) -> None:

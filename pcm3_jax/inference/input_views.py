@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pcm3_jax.inference.sequences import Sequence
-from pcm3_jax.skeleton import PARENTS, STREAMS
+from pcm3_jax.skeleton import STREAMS, seen_in_stream
 from pcm3_jax.views.pipeline import Clips, central_view
 
 # Batches have one of these many rows, and sequences are padded to a power of two.
@@ -62,17 +62,6 @@ class InputViews:
         seen = seen_in_stream(shares > 1 - 1e-6, self._views.stream)
         poses = central_view(poses, clips, self._views)
         return jnp.where(seen[..., None], poses, 0), seen
-
-
-def seen_in_stream(visible: np.ndarray | jax.Array, stream: str) -> np.ndarray | jax.Array:
-    """Where (..., T, 2, 25) all that a stream's value is computed from is visible."""
-    if stream == "bone":
-        return visible & visible[..., PARENTS]
-    if stream == "motion":
-        stack = np if isinstance(visible, np.ndarray) else jnp
-        following = [visible[..., 1:, :, :], visible[..., -1:, :, :]]
-        return visible & stack.concatenate(following, axis=-3)
-    return visible
 
 
 def _bucket(length: int) -> int:

@@ -98,7 +98,13 @@ class Model:
         return 2 * self.config.model.hidden
 
     def embed(
-        self, skeletons: Any, mask: Any = None, *, normalize: bool = True, resample: bool = True
+        self,
+        skeletons: Any,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+        resample: bool = True,
     ) -> np.ndarray:
         """Features of whole sequences.
 
@@ -108,6 +114,9 @@ class Model:
           mask: None, or booleans that broadcast to the skeletons without their last axis (for a
             list also a list of such), True where a joint is missing.  The network sees zeros
             there, and in every frame that would be interpolated from one that is missing.
+          layout: None, or how joints are laid out where it is not as Kinect v2's: a name of
+            `pcm3_jax.joint_layouts`.  The skeletons, and the mask, then have J joints in place of
+            25; those that Kinect v2 has besides are missing, as are those that are NaN.
           normalize: whether to normalise as the data set of the run was; False takes skeletons
             that already are.
           resample: whether to take the central crop of the first ``config.data.max_frames``
@@ -117,19 +126,25 @@ class Model:
         Returns:
           (N, 2H) float32.
         """
-        sequences = self._prepare(skeletons, mask, normalize)
+        sequences = self._prepare(skeletons, mask, normalize, layout=layout)
         if not resample:
             return self._embed_as_they_are(sequences)
         views = self._views.central(sequences)
         return np.concatenate([self._run(self._encode, poses, rows) for poses, _, rows in views])
 
     def classify(
-        self, skeletons: Any, k: int = 5, mask: Any = None, *, normalize: bool = True
+        self,
+        skeletons: Any,
+        k: int = 5,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
     ) -> list[list[tuple[str, float]]]:
         """The most probable labels of sequences, under the linear evaluation's classifier.
 
         Args:
-          skeletons, mask, normalize: as for `embed`.
+          skeletons, mask, layout, normalize: as for `embed`.
           k: how many labels; all, where there are fewer.
 
         Returns:
@@ -138,7 +153,7 @@ class Model:
         Raises:
           UserError: also where the model has no classifier.
         """
-        return self.labels(self.embed(skeletons, mask, normalize=normalize), k)
+        return self.labels(self.embed(skeletons, mask, layout=layout, normalize=normalize), k)
 
     def labels(self, features: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
         """As `classify`, from features (N, 2H) that `embed` or a stream gave."""
@@ -194,9 +209,14 @@ class Model:
         return Stream(self._step, self._variables, self.config)
 
     def _prepare(
-        self, skeletons: Any, mask: Any, wanted: bool, keep_masked: bool = False
+        self,
+        skeletons: Any,
+        mask: Any,
+        wanted: bool,
+        keep_masked: bool = False,
+        layout: str | None = None,
     ) -> list[Sequence]:
-        sequences = read_sequences(skeletons, mask, keep_masked=keep_masked)
+        sequences = read_sequences(skeletons, mask, keep_masked=keep_masked, layout=layout)
         normalization = normalization_of(self.config.data.name) if wanted else no_normalization
         return [normalize(s, normalization, f"Sequence {i}") for i, s in enumerate(sequences)]
 

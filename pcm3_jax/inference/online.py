@@ -13,10 +13,9 @@ from ml_collections import ConfigDict
 
 from pcm3_jax.data.normalization import SPINE
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.input_views import seen_in_stream
 from pcm3_jax.inference.sequences import Sequence, read_sequence
 from pcm3_jax.models.pcm3 import PCM3
-from pcm3_jax.skeleton import PERSONS, STREAMS, flatten_frames
+from pcm3_jax.skeleton import PERSONS, STREAMS, flatten_frames, seen_in_stream
 
 # (variables, state (L, 2, H), pose (2, 25, 3)) → the state and the feature (2H,) after it.
 Step = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]

@@ -12,20 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pcm3_jax.data.normalization import (
-    HIP,
-    LEFT_SHOULDER,
-    RIGHT_SHOULDER,
+    MAX_METRES,
     SPINE,
+    apply_around_missing,
     center_sequence,
     normalize_sequence,
 )
+from pcm3_jax.data.skeleton_arrays import read_skeleton
 from pcm3_jax.errors import UserError
+from pcm3_jax.joint_layouts import Layout, layout_named
 from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
-
-# Nobody stands so far from a sensor: such numbers are millimetres, or not coordinates at all.
-MAX_METRES = 100.0
-# The joints that define where a person is and whom they face.
-_ANCHORS = (HIP, SPINE, LEFT_SHOULDER, RIGHT_SHOULDER)
 
 
 def no_normalization(poses: np.ndarray) -> np.ndarray:
@@ -56,7 +52,7 @@ def normalization_of(data_name: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def read_sequences(
-    skeletons: Any, mask: Any = None, *, keep_masked: bool = False
+    skeletons: Any, mask: Any = None, *, keep_masked: bool = False, layout: str | None = None
 ) -> list[Sequence]:
     """Checks what a caller gave.
 
@@ -66,6 +62,8 @@ def read_sequences(
       mask: None, or booleans that broadcast to the skeletons without their last axis, True where
         a joint is missing; for a list also a list of N such.
       keep_masked: whether to keep what the skeletons have there, where it is finite.
+      layout: None, or a name of `pcm3_jax.joint_layouts`: the skeletons have its joints, and
+        missing ones may also be NaN.
 
     Raises:
       UserError: names the sequence that cannot be used, and why.
@@ -87,7 +85,7 @@ def read_sequences(
     if not len(arrays):
         raise UserError("There is no sequence: hand in at least one.")
     return [
-        read_sequence(array, f"Sequence {i}", part, keep_masked=keep_masked)
+        read_sequence(array, f"Sequence {i}", part, keep_masked=keep_masked, layout=layout)
         for i, (array, part) in enumerate(zip(arrays, masks, strict=True))
     ]
 
@@ -99,6 +97,7 @@ def read_sequence(
     *,
     keep_masked: bool = False,
     may_be_empty: bool = False,
+    layout: str | None = None,
 ) -> Sequence:
     """Checks one sequence (T, M, 25, 3); ``what`` names it in messages.
 
@@ -106,6 +105,8 @@ def read_sequence(
       UserError: it cannot be used.
     """
     poses = _array(skeleton, what)
+    if layout is not None:
+        return _of_layout(poses, what, mask, layout_named(layout))
     if poses.ndim != 4 or not 1 <= poses.shape[1] <= PERSONS or poses.shape[2:] != (25, 3):
         raise UserError(
             f"{what} has shape {poses.shape}; it must be (frames, persons, {JOINTS}, "
@@ -127,52 +128,39 @@ def read_sequence(
             raise UserError(f"{what} has a coordinate in frame {np.argwhere(flawed)[0, 0]} {flaw}.")
     if not (poses.any() or may_be_empty):
         raise UserError(f"{what} shows nobody: every joint of every frame is missing.")
+    return _of_two_persons(poses, ~missing)
+
+
+def _of_layout(array: np.ndarray, what: str, mask: Any, layout: Layout) -> Sequence:
+    if mask is not None:
+        array = np.where(_mask(mask, array.shape[:-1], what)[..., None], np.nan, array)
+    try:
+        poses = read_skeleton(array, layout)
+    except ValueError as error:
+        raise UserError(f"{what}: {error}.") from error
+    missing = np.isnan(poses).any(axis=-1)
+    return _of_two_persons(np.nan_to_num(poses), ~missing)
+
+
+def _of_two_persons(poses: np.ndarray, visible: np.ndarray) -> Sequence:
     absent = ((0, 0), (0, PERSONS - poses.shape[1]), (0, 0))
-    return Sequence(
-        np.pad(poses, (*absent, (0, 0))), np.pad(~missing, absent, constant_values=True)
-    )
+    return Sequence(np.pad(poses, (*absent, (0, 0))), np.pad(visible, absent, constant_values=True))
 
 
 def normalize(sequence: Sequence, normalization: Callable, what: str) -> Sequence:
     """Applies a function of `pcm3_jax.data.normalization` as far as joints are known.
 
-    Where the mask hides a joint that the normalisation goes by, the place to centre on and the
-    direction to turn are interpolated over time; the joint itself stays missing.
-
     Raises:
       UserError: the first person's spine is missing throughout.
     """
-    poses, visible = sequence.poses.copy(), sequence.visible.copy()
-    for person in range(PERSONS):
-        for joint in _ANCHORS:
-            known = np.flatnonzero(poses[:, person, joint].any(axis=-1))
-            lost = np.flatnonzero(
-                ~visible[:, person, joint] & ~poses[:, person, joint].any(axis=-1)
-            )
-            if len(lost) and len(known):
-                for axis in range(COORDINATES):
-                    poses[lost, person, joint, axis] = np.interp(
-                        lost, known, poses[known, person, joint, axis]
-                    )
     moved = normalization is not no_normalization
-    if moved and not (visible[:, 0, SPINE].all() or poses[:, 0, SPINE].any()):
+    spine = sequence.poses[:, 0, SPINE]
+    if moved and not (sequence.visible[:, 0, SPINE].all() or spine.any()):
         raise UserError(
             f"{what} lacks the first person's spine (joint {SPINE}) in every frame, so that it "
             "cannot be centred; normalise it yourself and say normalize=False."
         )
-    if normalization is normalize_sequence:
-        for person in range(PERSONS):
-            visible[:, person] = visible[_order_after_filling(poses[:, person]), person]
-    return Sequence(normalization(poses) * visible[..., None], visible)
-
-
-def _order_after_filling(person: np.ndarray) -> np.ndarray:
-    """Which of a person's frames `normalize_sequence` puts where, (T,)."""
-    present = np.flatnonzero(person.any(axis=(1, 2)))
-    if not len(present):
-        return np.arange(len(person))
-    kept = np.arange(present[-1] + 1) if present[0] == 0 else present
-    return np.resize(kept, len(person))
+    return Sequence(*apply_around_missing(normalization, sequence.poses, sequence.visible))
 
 
 def _array(value: Any, what: str) -> np.ndarray:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from pcm3_jax.data import array_files
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.commands import shown
@@ -24,23 +24,28 @@ _ANY_IRDS_NAME = "101_1_0_1_1_stand.txt"
 
 
 class Recording(NamedTuple):
-    """A sequence from a file: `name` for people, and skeletons (T, M, 25, 3) float32 metres."""
+    """A sequence from a file: `name` for people, and skeletons (T, M, J, 3) in metres."""
 
     name: str
     skeletons: np.ndarray
 
 
-def read(name: str) -> list[Recording]:
+def read(name: str, layout: str | None = None) -> list[Recording]:
     """The sequences of a file: one, or as many as an array file holds.
 
     Array files hold sequences (T, M, 25, 3) or batches of them (N, T, M, 25, 3), in a ``.npz``
-    under any names.
+    under any names; with a ``layout`` (`pcm3_jax.joint_layouts`) its joints, also (T, J, 3).
 
     Raises:
       UserError: file, line and flaw.
     """
     path = Path(name)
-    readers = {".skeleton": _ntu, ".txt": _text, ".npy": _npy, ".npz": _npz}
+    readers = {
+        ".skeleton": _ntu,
+        ".txt": _text,
+        ".npy": functools.partial(_arrays, array_files.read_npy),
+        ".npz": functools.partial(_arrays, array_files.read_npz),
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{shown(name)} is of no known format; there are {FORMATS}.")
@@ -56,7 +61,7 @@ def read(name: str) -> list[Recording]:
         else:
             found = [Recording(label, array)]
         for recording in found:
-            read_sequence(recording.skeletons, shown(recording.name))
+            read_sequence(recording.skeletons, shown(recording.name), layout=layout)
         recordings += found
     if not recordings:
         raise UserError(f"{shown(name)} holds no sequence.")
@@ -99,32 +104,8 @@ def _parsed(path: Path, parse: Callable[[bytes], np.ndarray]) -> np.ndarray:
         ) from flaw
 
 
-def _npy(path: Path) -> dict[str, np.ndarray]:
+def _arrays(read: Callable, path: Path) -> dict[str, np.ndarray]:
     try:
-        # Mapped, so that a header that promises more than the file has is noticed.
-        return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-    except (ValueError, EOFError, TypeError, OverflowError) as error:
-        raise _not_arrays(path, error) from error
-
-
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
-                raise ValueError("unpacked it has more than 2 GB")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        # Other members of the archive come as their bytes.
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("it has parts that are no arrays")
-        return arrays
-    except (
-        ValueError, EOFError, TypeError, OverflowError, RuntimeError, MemoryError, AttributeError,
-        zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
-        raise _not_arrays(path, error) from error
-
-
-def _not_arrays(path: Path, error: Exception) -> UserError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-    return UserError(f"{shown(str(path))} holds no usable arrays: {reason[:120]}.")
+        return read(path)
+    except ValueError as error:
+        raise UserError(f"{shown(str(path))} {error}.") from error

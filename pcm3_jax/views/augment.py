@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
+from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, missing_joints
 
 
 def crop_resize(frames: jax.Array, start: jax.Array, length: jax.Array, size: int) -> jax.Array:
@@ -26,13 +26,26 @@ def crop_resize(frames: jax.Array, start: jax.Array, length: jax.Array, size: in
     Returns:
       (T, 2, V, C).
     """
+    left, right, weight = _neighbours(length, size)
+    weight = weight[:, None, None, None]
+    poses = frames[start + left] * (1 - weight) + frames[start + right] * weight
+    return jnp.pad(poses, ((0, 0), (0, PERSONS - frames.shape[1]), (0, 0), (0, 0)))
+
+
+def missing_in_crop(frames: jax.Array, start: jax.Array, length: jax.Array, size: int) -> jax.Array:
+    """Where `crop_resize` interpolates from a missing joint, (T, 2, V) booleans."""
+    left, right, weight = _neighbours(length, size)
+    missing = missing_joints(frames[start + left])
+    missing |= missing_joints(frames[start + right]) & (weight > 0)[:, None, None]
+    return jnp.pad(missing, ((0, 0), (0, PERSONS - frames.shape[1]), (0, 0)))
+
+
+def _neighbours(length: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The two frames that each of ``size`` lies between, and the second one's weight, (T,)."""
     centre = (jnp.arange(size) + 0.5) * (length / size) - 0.5
     centre = jnp.maximum(centre, 0)
     left = jnp.floor(centre).astype(jnp.int32)
-    right = jnp.minimum(left + 1, length - 1)
-    weight = (centre - left)[:, None, None, None]
-    poses = frames[start + left] * (1 - weight) + frames[start + right] * weight
-    return jnp.pad(poses, ((0, 0), (0, PERSONS - frames.shape[1]), (0, 0), (0, 0)))
+    return left, jnp.minimum(left + 1, length - 1), centre - left
 
 
 def random_crop(

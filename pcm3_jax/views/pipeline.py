@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pcm3_jax.models.pcm3 import PromptOffsets, QueryViews
-from pcm3_jax.skeleton import STREAMS
+from pcm3_jax.skeleton import stream_of
 from pcm3_jax.views import augment, masking, mixing
 from pcm3_jax.views.occlusion import visibility
 
@@ -71,8 +71,8 @@ def draw_views(key: jax.Array, frames: jax.Array, batch: Batch, config: ConfigDi
     key_intra, key_key, key_target, key_mask, key_mix = jax.random.split(key, 5)
 
     def draw(view_key, clips: Clips, position: jax.Array, *, jittering: bool) -> jax.Array:
-        poses = draw_poses(view_key, frames, clips, position, config, jittering=jittering)
-        return STREAMS[config.stream](poses)
+        drawn = draw_poses(view_key, frames, clips, position, config, jittering=jittering)
+        return stream_of(*drawn, config.stream)
 
     intra = draw(key_intra, batch.clips, batch.position, jittering=True)
     # The partner's query view is drawn again here, exactly as on the device that owns it.
@@ -105,10 +105,11 @@ def draw_poses(
     config: ConfigDict,
     *,
     jittering: bool,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Draws one augmented view (N, T, M, V, C) of each clip, before it becomes a stream.
 
     ``position`` (N,) numbers the samples of the global batch, so that each has draws of its own.
+    With it comes where joints are missing (N, T, M, V).
     """
 
     def one(position, start, length):
@@ -118,11 +119,11 @@ def draw_poses(
     return jax.vmap(one)(position, clips.start, clips.length)
 
 
-def _augment(key, frames, start, length, jittering: bool, config: ConfigDict) -> jax.Array:
-    """One augmented view (T, M, V, C) of one sequence."""
+def _augment(key, frames, start, length, jittering: bool, config: ConfigDict):
+    """One augmented view (T, M, V, C) of one sequence, and where joints are missing (T, M, V)."""
     key_crop, key_which, key_shear, key_jitter = jax.random.split(key, 4)
     offset, crop = augment.random_crop(key_crop, length, config.crop_ratio, config.min_crop_frames)
-    poses = augment.crop_resize(frames, start + offset, crop, config.frames)
+    poses, missing = _crop(frames, start + offset, crop, config.frames)
     changed = augment.shear(poses, augment.random_shear(key_shear, config.shear_limit))
     if jittering:
         joints, matrix = augment.random_jitter(
@@ -130,7 +131,14 @@ def _augment(key, frames, start, length, jittering: bool, config: ConfigDict) ->
         )
         jittered = augment.jitter(poses, joints, matrix)
         changed = jnp.where(jax.random.bernoulli(key_which), jittered, changed)
-    return changed
+    return changed, missing
+
+
+def _crop(frames, start, length, size: int) -> tuple[jax.Array, jax.Array]:
+    return (
+        augment.crop_resize(frames, start, length, size),
+        augment.missing_in_crop(frames, start, length, size),
+    )
 
 
 def draw_offsets(key: jax.Array, hidden: int, width: int) -> PromptOffsets:
@@ -145,9 +153,9 @@ def central_view(frames: jax.Array, clips: Clips, config: ConfigDict) -> jax.Arr
 
     def one(start, length):
         offset, crop = augment.central_crop(length, config.eval_crop_ratio)
-        return augment.crop_resize(frames, start + offset, crop, config.frames)
+        return _crop(frames, start + offset, crop, config.frames)
 
-    return STREAMS[config.stream](jax.vmap(one)(clips.start, clips.length))
+    return stream_of(*jax.vmap(one)(clips.start, clips.length), config.stream)
 
 
 def occluded_view(
@@ -180,9 +188,9 @@ def occluded_view(
             offset, crop = augment.random_crop(
                 sample_key, length, config.eval_train_crop_ratio, config.min_crop_frames
             )
-        poses = augment.crop_resize(frames, start + offset, crop, config.frames)
+        poses, missing = _crop(frames, start + offset, crop, config.frames)
         visible = visibility(jax.random.fold_in(sample_key, 1), config.frames, occlusion)
         # Before the stream is computed: what a sensor does not see has no motion either.
-        return STREAMS[config.stream](poses * visible[:, None, :, None])
+        return stream_of(poses * visible[:, None, :, None], missing, config.stream)
 
     return jax.vmap(one)(position, clips.start, clips.length)

@@ -146,3 +146,31 @@ def test_bfloat16_projects_to_unit_vectors_in_float32():
 def test_unit_length_leaves_zero_alone():
     x = unit_length(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
     np.testing.assert_allclose(x, [[0.6, 0.8], [0, 0]], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("placement", ["before_norm", "after_norm"])
+def test_a_prompt_stays_behind_where_coordinates_are_constant(placement):
+    """What evaluation makes of an absent person's zeros, once prompts are dropped."""
+    encoder, variables = make(placement)
+    x = frames()
+    x[..., 1::2] = 0  # every second feature is of the second person
+
+    def pass_on(module, stats):
+        state = variables | {"batch_stats": stats}
+
+        def train(m):
+            _, moments = m(x, PROMPTS)
+            m.record(jax.tree.map(lambda moment: moment[:1], moments))
+
+        return module.apply(state, method=train, mutable=["batch_stats"])[1]["batch_stats"]
+
+    step = quick(functools.partial(pass_on, encoder))
+    stats = variables["batch_stats"]
+    for _ in range(200):
+        stats = step(stats)
+    norm = stats["input_norm"]
+    left = np.abs(norm["mean"] / np.sqrt(norm["variance"] + 1e-5))[1::2]
+    if placement == "before_norm":
+        np.testing.assert_allclose(left, np.abs(PROMPTS[0, 1::2]) / 1e-5**0.5, rtol=1e-2)
+    else:
+        assert left.max() < 1e-2

@@ -252,3 +252,22 @@ def test_occlusion_comes_before_the_stream(stream):
     hidden = (view("temporal") == 0).all((2, 3, 4))
     # A block of 5 to 11 of 16 frames; of motion, whose last frame is always zero, one less.
     assert (hidden.sum(1) >= 4).all() and (hidden.sum(1) <= 12).all()
+
+
+def test_no_view_has_a_bone_to_a_missing_joint():
+    """A hand that the data set lacks, and a foot that is lost in every second frame."""
+    frames = FRAMES.copy()
+    frames[:, :, 7] = 0
+    frames[::2, 0, 15] = 0
+    config = views_config(stream="bone")
+    draw = quick(lambda key: pipeline.draw_views(key, jnp.asarray(frames), WHOLE, config))
+    views = jax.device_get(draw(jax.random.key(0)))
+    gone = [7, 22]  # a thumb hangs on the hand
+    for view in (views.query.intra, views.query.target, views.key):
+        zero = (view == 0).all(axis=-1)
+        assert zero[..., gone].all()
+        # At least every second frame; of crops that are stretched, those between as well.
+        assert zero[:, :, 0, 15].mean() > 0.45 and not zero[:, :, 1, 15].all()
+    # Without jittering nothing else is zero; joint 20 is its own parent.
+    rest = np.setdiff1d(np.arange(25), [*gone, 15, 20])
+    assert not (views.query.target[..., rest, :] == 0).all(axis=-1).any()

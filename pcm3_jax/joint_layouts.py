@@ -1,0 +1,171 @@
+"""Skeletons of other sensors and models as the 25 joints of Kinect v2, declared as tables.
+
+A layout names its joints in their published order and says, for each joint of Kinect v2, which
+of its own joints is that one: the name of one, the names of several whose mean it is, or nothing,
+where it has no such joint. Missing joints are NaN here; nothing is put in their place.
+
+Means stand only for joints that lie between others by definition. Normalisation and bones go by
+the joints of the spine, so that a layout without them (COCO) declares these as means.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pcm3_jax.errors import UserError
+
+# Kinect for Windows SDK 2.0, `JointType`.
+KINECT_V2_JOINTS = (
+    "spine_base", "spine_mid", "neck", "head",
+    "shoulder_left", "elbow_left", "wrist_left", "hand_left",
+    "shoulder_right", "elbow_right", "wrist_right", "hand_right",
+    "hip_left", "knee_left", "ankle_left", "foot_left",
+    "hip_right", "knee_right", "ankle_right", "foot_right",
+    "spine_shoulder", "hand_tip_left", "thumb_left", "hand_tip_right", "thumb_right",
+)  # fmt: skip
+
+
+class Layout(NamedTuple):
+    """How a source's skeletons are laid out.
+
+    Attributes:
+        joints: names of its J joints, in order.
+        sources: for every joint of Kinect v2 the joints of this layout whose mean it is: one,
+            several, or, where it is missing, none.
+    """
+
+    joints: tuple[str, ...]
+    sources: dict[str, tuple[str, ...]]
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The joints of Kinect v2 that this layout never has."""
+        return tuple(i for i, name in enumerate(KINECT_V2_JOINTS) if not self.sources[name])
+
+
+def _limbs(*, fingers: bool, hands: bool = True, feet: bool = True) -> dict[str, tuple[str, ...]]:
+    """The joints that sources call as Kinect v2 does, but for what they lack."""
+    lacking = {
+        "hand_tip": not fingers, "thumb": not fingers, "hand": not hands, "foot": not feet
+    }  # fmt: skip
+    parts = ("shoulder", "elbow", "wrist", "hand", "hip", "knee", "ankle", "foot")
+    return {
+        name: () if lacking.get(part) else (name,)
+        for part in (*parts, "hand_tip", "thumb")
+        for name in (f"{part}_left", f"{part}_right")
+    }
+
+
+def _sides_first(sources: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The same for sources that say left_hip for hip_left."""
+    return {
+        target: tuple("_".join(reversed(name.rsplit("_", 1))) for name in names)
+        for target, names in sources.items()
+    }
+
+
+LAYOUTS = {
+    "kinect_v2_25": Layout(KINECT_V2_JOINTS, {name: (name,) for name in KINECT_V2_JOINTS}),
+    # Kinect for Windows SDK 1.8, `JointType`.
+    "kinect_v1_20": Layout(
+        (
+            "hip_center", "spine", "shoulder_center", "head",
+            "shoulder_left", "elbow_left", "wrist_left", "hand_left",
+            "shoulder_right", "elbow_right", "wrist_right", "hand_right",
+            "hip_left", "knee_left", "ankle_left", "foot_left",
+            "hip_right", "knee_right", "ankle_right", "foot_right",
+        ),
+        {
+            "spine_base": ("hip_center",),
+            "spine_mid": ("spine",),
+            "spine_shoulder": ("shoulder_center",),
+            "neck": (),
+            "head": ("head",),
+            **_limbs(fingers=False),
+        },
+    ),
+    # Azure Kinect Body Tracking SDK 1.1, `k4abt_joint_id_t`.
+    "azure_kinect_32": Layout(
+        (
+            "pelvis", "spine_navel", "spine_chest", "neck",
+            "clavicle_left", "shoulder_left", "elbow_left", "wrist_left", "hand_left",
+            "hand_tip_left", "thumb_left",
+            "clavicle_right", "shoulder_right", "elbow_right", "wrist_right", "hand_right",
+            "hand_tip_right", "thumb_right",
+            "hip_left", "knee_left", "ankle_left", "foot_left",
+            "hip_right", "knee_right", "ankle_right", "foot_right",
+            "head", "nose", "eye_left", "ear_left", "eye_right", "ear_right",
+        ),
+        {
+            "spine_base": ("pelvis",),
+            "spine_mid": ("spine_navel",),
+            # Where the arms branch off the spine, as in Kinect v2, though lower.
+            "spine_shoulder": ("spine_chest",),
+            "neck": ("neck",),
+            "head": ("head",),
+            **_limbs(fingers=True),
+        },
+    ),
+    # COCO's person keypoints, lifted to three dimensions.
+    "coco_17": Layout(
+        (
+            "nose", "left_eye", "right_eye", "left_ear", "right_ear",
+            "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
+            "left_wrist", "right_wrist", "left_hip", "right_hip",
+            "left_knee", "right_knee", "left_ankle", "right_ankle",
+        ),
+        {
+            "spine_base": ("left_hip", "right_hip"),
+            "spine_mid": ("left_hip", "right_hip", "left_shoulder", "right_shoulder"),
+            "spine_shoulder": ("left_shoulder", "right_shoulder"),
+            "neck": (),
+            "head": ("left_ear", "right_ear"),
+            **_sides_first(_limbs(fingers=False, hands=False, feet=False)),
+        },
+    ),
+    # The joints of the SMPL body model, in the order of its kinematic tree.
+    "smpl_24": Layout(
+        (
+            "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2",
+            "left_ankle", "right_ankle", "spine3", "left_foot", "right_foot", "neck",
+            "left_collar", "right_collar", "head", "left_shoulder", "right_shoulder",
+            "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hand", "right_hand",
+        ),
+        {
+            "spine_base": ("pelvis",),
+            "spine_mid": ("spine2",),
+            "spine_shoulder": ("spine3",),
+            "neck": ("neck",),
+            "head": ("head",),
+            **_sides_first(_limbs(fingers=False)),
+        },
+    ),
+}  # fmt: skip
+
+
+def layout_named(name: str) -> Layout:
+    """The layout of that name. Raises UserError if there is none."""
+    if name not in LAYOUTS:
+        raise UserError(f"there is no joint layout {name!r}; use one of {', '.join(LAYOUTS)}.")
+    return LAYOUTS[name]
+
+
+def to_kinect_v2(skeleton: np.ndarray, layout: Layout) -> np.ndarray:
+    """A skeleton in Kinect v2's joints.
+
+    Args:
+        skeleton: (..., J, 3) of the layout's J joints, NaN where one is missing.
+        layout: how it is laid out.
+
+    Returns:
+        (..., 25, 3) float32 in the same units and axes; NaN where the layout has no such joint, or
+        where one that it is computed from is missing.
+    """
+    found = np.full((*skeleton.shape[:-2], len(KINECT_V2_JOINTS), 3), np.nan, np.float32)
+    for target, name in enumerate(KINECT_V2_JOINTS):
+        sources = [layout.joints.index(source) for source in layout.sources[name]]
+        if sources:
+            found[..., target, :] = skeleton[..., sources, :].mean(axis=-2)
+    return found

@@ -1,0 +1,98 @@
+"""The pages in docs/: their commands run, their links lead somewhere, their tests exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pcm3_jax.joint_layouts import LAYOUTS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+OWN_DATA = (ROOT / "docs" / "own_data.md").read_text()
+# What makes of a run of minutes one of seconds.
+TINY = (
+    "model.hidden=8 model.layers=1 model.decoder_hidden=8 model.decoder_layers=1 "
+    "model.prompt_width=2 model.projection=8 method.queue_size=8 optimizer.batch_size=4 "
+    "optimizer.epochs=1 linear.epochs=1 linear.batch_size=4 linear.cached_crops=1 "
+    "eval.every_epochs=1 eval.batch_size=4"
+)
+
+
+def commands(page: str) -> list[str]:
+    """The commands `python -m …` in a page's blocks, one a line."""
+    blocks = re.findall(r"^```\n(.*?)^```", page, re.M | re.S)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("python -m ")]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A place that looks as the page has it: a folder `own` of three labels, and the configs."""
+    rng = np.random.default_rng(0)
+    rows = ["file,label,performer,split"]
+    for number in range(1, 13):
+        day = "day1" if number <= 8 else "day2"
+        frames = rng.normal(size=(1, 1, 25, 3)) + 0.1 * rng.normal(size=(20, 1, 25, 3)).cumsum(0)
+        frames[:, 0, 22] = np.nan
+        path = tmp_path / "own" / day / f"{number:04}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, frames)
+        label = ("wave", "sit down", "bow")[number % 3]
+        split = "train" if day == "day1" else "test"
+        rows.append(f"{day}/{number:04}.npy,{label},{1 + (day == 'day2')},{split}")
+    (tmp_path / "own" / "labels.csv").write_text("\n".join(rows))
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_own_data_from_a_folder_to_predictions(own):
+    """Every command of the page, in its order."""
+    found = commands(OWN_DATA)
+    assert [command.split()[2] for command in found] == [
+        "tfds_builders.build", "pcm3_jax.main", "pcm3_jax.main", "pcm3_jax.embed",
+        "pcm3_jax.predict",
+    ]  # fmt: skip
+    flags = [f"--config.{setting}" for setting in TINY.split()]
+    # Programs that run for less time than XLA's optimiser would take.
+    fast = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
+    printed = []
+    for command in found:
+        arguments = shlex.split(command)[1:] + (flags if "pcm3_jax.main" in command else [])
+        result = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=own,
+            env=os.environ | fast | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, f"{command}\n{result.stderr}"
+        printed.append(result.stdout)
+    assert "train 8, test 4" in printed[0]
+    assert (own / "runs" / "own_linear" / "results.json").exists()
+    assert printed[3].splitlines()[1].startswith("own/day1/0001.npy,")
+    assert "wave" in printed[4] and "sit down" in printed[4]
+
+
+def test_own_data_lists_every_layout():
+    rows = dict(re.findall(r"^\| `(\w+_\d+)` \| (\d+) \|", OWN_DATA, re.M))
+    assert rows == {name: str(len(layout.joints)) for name, layout in LAYOUTS.items()}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_links_and_files_exist(page):
+    text = page.read_text()
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M) if anchor else []
+        assert not anchor or anchor in {re.sub(r"\W+", "-", h.lower()) for h in headings}
+    for file, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
+        assert (ROOT / file).exists(), file
+        assert not test or f"def {test}(" in (ROOT / file).read_text(), test

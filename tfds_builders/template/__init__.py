@@ -1,0 +1,1 @@
+"""A builder to copy: see docs/own_data.md."""
