@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from pcm3_jax.errors import UserError
-from pcm3_jax.parallel import wait_for_all
+from pcm3_jax.parallel import lost_process, wait_for_all
 from pcm3_jax.skeleton import of_stream
 
 # What may change between two starts of one run without making it another run.
@@ -187,6 +187,14 @@ class Checkpoints:
 
         return _readable(self.folder / str(step), restore)
 
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # A save under way would wait for a lost process, too.
+        if not lost_process(error):
+            self.close()
+
     def close(self) -> None:
         """Waits for saves under way."""
         self._manager.wait_until_finished()
@@ -260,6 +268,8 @@ def _readable(path: Path, restore: Callable[[], Any]) -> Any:
     try:
         return restore()
     except Exception as error:
+        if lost_process(error):
+            raise
         reason = next(iter(str(error).strip().splitlines()), "no reason given")
         raise UserError(
             f"Checkpoint {path} is damaged or of another layout ({type(error).__name__}: "

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import re
 import signal
 import sys
@@ -16,6 +19,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from pcm3_jax import parallel
 from pcm3_jax.config import validate
 from pcm3_jax.errors import UserError
 from pcm3_jax.loop import Preempted
@@ -32,8 +36,9 @@ _PROCESS = flags.DEFINE_integer("process", 0, "Which of them this one is, from 0
 def main(run: Callable[[ConfigDict, Path], object]) -> None:
     """Calls ``run`` with the configuration and the workdir of the command line.
 
-    Leaves with 1 and one sentence after a mistake that a user can put right; with 143, as a
-    process that SIGTERM ended, after a stop in good order; and with 130 after Ctrl-C.
+    Leaves with 1 and one sentence after a mistake that a user can put right, or when another
+    process of the run is gone; with 143, as a process that SIGTERM ended, after a stop in good
+    order; and with 130 after Ctrl-C.
     """
     if "--help" in sys.argv:
         print(sys.modules["__main__"].__doc__)
@@ -44,32 +49,79 @@ def main(run: Callable[[ConfigDict, Path], object]) -> None:
         validate(config)
         # float32 is to mean float32 on devices that would take shortcuts; bfloat16 is a setting.
         jax.config.update("jax_default_matmul_precision", "highest")
+        # Orbax logs, with a traceback, what it also raises.
+        logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
         _join_processes()
         run(config, workdir)
+        parallel.wait_for_all("finished")
     except UserError as error:
-        sys.exit(f"error: {error}")
+        _leave(f"error: {error}", 1)
     except Preempted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        _leave(str(stop), 128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        print("Interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        _leave(
+            "Interrupted; the same command continues from the last checkpoint.",
+            128 + signal.SIGINT,
+        )
+    except Exception as error:
+        if not parallel.lost_process(error):
+            _on_abort("error: see above.", 1)
+            raise
+        _leave(f"error: {_LOST.format(_first_line(error))}", 1, wait=False)
+
+
+_LOST = (
+    "Another process of this run has ended or cannot be reached ({}); the same command in every "
+    "process continues from the last checkpoint."
+)
+
+
+def _leave(message: str, code: int, wait: bool = True) -> None:
+    """Leaves with a message and an exit code, with the other processes if they leave as well."""
+    print(message, file=sys.stderr)
+    if jax.distributed.is_initialized():
+        if wait:
+            # Told once more, should the others not come.
+            _on_abort(message, code)
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                jax.distributed.shutdown()
+        # Past threads and handlers that would wait for the others.
+        _exit(code)
+    sys.exit(code)
+
+
+def _on_abort(message: str, code: int) -> None:
+    def leave() -> None:
+        print(message, file=sys.stderr)
+        _exit(code)
+
+    parallel.on_abort(leave)
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _join_processes() -> None:
-    if _COORDINATOR.value == "auto":
-        try:
-            jax.distributed.initialize()
-        except ValueError as error:
-            raise UserError("--coordinator=auto finds no Cloud TPU; use host:port.") from error
-    elif _COORDINATOR.value:
-        jax.distributed.initialize(
-            _COORDINATOR.value,
-            _PROCESSES.value,
-            _PROCESS.value,
-            # Else JAX would take one GPU a process wherever it notices Slurm or MPI.
-            cluster_detection_method="deactivate",
-        )
+    if not _COORDINATOR.value:
+        return
+    given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    message = (
+        "error: The processes of this run have not found each other ({}); start each within five "
+        "minutes and with the same --coordinator and --processes."
+    )
+    _on_abort(message.format("see above"), 1)
+    try:
+        parallel.join_processes(*(() if _COORDINATOR.value == "auto" else given))
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(message.format(_first_line(error)).removeprefix("error: ")) from error
+    _on_abort(f"error: {_LOST.format('see above')}", 1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:100].rstrip(":. ")
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:

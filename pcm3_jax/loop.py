@@ -66,22 +66,18 @@ def train(
       Preempted: SIGTERM came.
       UserError: a loss was not finite, or the last checkpoint cannot be read.
     """
-    with _Sigterm() as sigterm:
-        checkpoints = Checkpoints(workdir, schedule.keep_checkpoints)
+    with _Sigterm() as sigterm, Checkpoints(workdir, schedule.keep_checkpoints) as checkpoints:
+        restored = checkpoints.restore(state)
+        state = state if restored is None else restored
+        first = int(state.step)
+        telemetry = Telemetry(
+            workdir, first, schedule.total_steps, schedule.batch_size, jax.process_index() == 0
+        )
         try:
-            restored = checkpoints.restore(state)
-            state = state if restored is None else restored
-            first = int(state.step)
-            telemetry = Telemetry(
-                workdir, first, schedule.total_steps, schedule.batch_size, jax.process_index() == 0
-            )
-            try:
-                run = _Run(checkpoints, telemetry, evaluate, schedule, workdir, sigterm)
-                return run.steps(state, step_function, batches(first), first)
-            finally:
-                telemetry.close()
+            run = _Run(checkpoints, telemetry, evaluate, schedule, workdir, sigterm)
+            return run.steps(state, step_function, batches(first), first)
         finally:
-            checkpoints.close()
+            telemetry.close()
 
 
 class _Run:
