@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from pcm3_jax import parallel
 from pcm3_jax.config import validate
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import NO_ROOM, UserError, reason
 from pcm3_jax.loop import Preempted
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run, e.g. configs/demo.py.")
@@ -49,37 +49,49 @@ def main(run: Callable[[ConfigDict, Path], object]) -> None:
         validate(config)
         # float32 is to mean float32 on devices that would take shortcuts; bfloat16 is a setting.
         jax.config.update("jax_default_matmul_precision", "highest")
-        # Orbax logs, with a traceback, what it also raises.
-        logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
+        # Through these Orbax logs, with tracebacks, what it also raises.
+        for name in ("absl", "asyncio", "concurrent.futures"):
+            logging.getLogger(name).addFilter(lambda record: not record.exc_info)
         _join_processes()
         run(config, workdir)
         parallel.wait_for_all("finished")
-    except UserError as error:
-        _leave(f"error: {error}", 1)
-    except Preempted as stop:
-        _leave(str(stop), 128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        _leave(
-            "Interrupted; the same command continues from the last checkpoint.",
-            128 + signal.SIGINT,
-        )
-    except Exception as error:
-        if not parallel.lost_process(error):
-            _on_abort("error: see above.", 1)
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _farewell(error)
+        if message is None:
+            _on_abort("error: see the traceback above.", code)
             raise
-        _leave(f"error: {_LOST.format(_first_line(error))}", 1, wait=False)
+        _leave(message, code, wait=not parallel.lost_process(error))
 
 
 _LOST = (
-    "Another process of this run has ended or cannot be reached ({}); the same command in every "
-    "process continues from the last checkpoint."
+    "error: Another process of this run has ended or cannot be reached ({}); the same command in "
+    "every process continues from the last checkpoint."
 )
 
 
-def _leave(message: str, code: int, wait: bool = True) -> None:
+def _farewell(error: BaseException) -> tuple[str | None, int]:
+    """What to say of an error, None where its traceback tells more, and the exit code."""
+    if isinstance(error, Preempted):
+        return str(error), 128 + signal.SIGTERM
+    if isinstance(error, KeyboardInterrupt):
+        message = "Interrupted; the same command continues from the last checkpoint."
+        return message, 128 + signal.SIGINT
+    if isinstance(error, UserError):
+        return f"error: {error}", 1
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return (
+            f"error: {error.filename or _WORKDIR.value} cannot be written ({reason(error)}); the "
+            "same command continues from the last checkpoint once that is put right."
+        ), 1
+    if parallel.lost_process(error):
+        return _LOST.format(reason(error)), 1
+    return None, 1
+
+
+def _leave(message: str, code: int, wait: bool) -> None:
     """Leaves with a message and an exit code, with the other processes if they leave as well."""
-    print(message, file=sys.stderr)
     if jax.distributed.is_initialized():
+        print(message, file=sys.stderr)
         if wait:
             # Told once more, should the others not come.
             _on_abort(message, code)
@@ -87,10 +99,17 @@ def _leave(message: str, code: int, wait: bool = True) -> None:
                 jax.distributed.shutdown()
         # Past threads and handlers that would wait for the others.
         _exit(code)
+    if code == 1:
+        sys.exit(message)
+    print(message, file=sys.stderr)
     sys.exit(code)
 
 
 def _on_abort(message: str, code: int) -> None:
+    """Has the runtime's aborts, which only end one of several processes, end in a message too."""
+    if not _COORDINATOR.value:
+        return
+
     def leave() -> None:
         print(message, file=sys.stderr)
         _exit(code)
@@ -116,12 +135,8 @@ def _join_processes() -> None:
     try:
         parallel.join_processes(*(() if _COORDINATOR.value == "auto" else given))
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(message.format(_first_line(error)).removeprefix("error: ")) from error
-    _on_abort(f"error: {_LOST.format('see above')}", 1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:100].rstrip(":. ")
+        raise UserError(message.format(reason(error)).removeprefix("error: ")) from error
+    _on_abort(_LOST.format("see above"), 1)
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
