@@ -64,8 +64,8 @@ def main(run: Callable[[ConfigDict, Path], object]) -> None:
 
 
 _LOST = (
-    "error: Another process of this run has ended or cannot be reached ({}); the same command in "
-    "every process continues from the last checkpoint."
+    "Another process of this run has ended or cannot be reached ({}); the same command in every "
+    "process continues from the last checkpoint."
 )
 
 
@@ -84,7 +84,7 @@ def _farewell(error: BaseException) -> tuple[str | None, int]:
             "same command continues from the last checkpoint once that is put right."
         ), 1
     if parallel.lost_process(error):
-        return _LOST.format(reason(error)), 1
+        return f"error: {_LOST.format(reason(error))}", 1
     return None, 1
 
 
@@ -128,15 +128,15 @@ def _join_processes() -> None:
         return
     given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     message = (
-        "error: The processes of this run have not found each other ({}); start each within five "
-        "minutes and with the same --coordinator and --processes."
+        "The processes of this run have not found each other ({}); start each within five minutes "
+        "and with the same --coordinator and --processes."
     )
-    _on_abort(message.format("see above"), 1)
+    _on_abort(f"error: {message.format('see above')}", 1)
     try:
         parallel.join_processes(*(() if _COORDINATOR.value == "auto" else given))
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(message.format(reason(error)).removeprefix("error: ")) from error
-    _on_abort(_LOST.format("see above"), 1)
+        raise UserError(message.format(reason(error))) from error
+    _on_abort(f"error: {_LOST.format('see above')}", 1)
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:

@@ -72,8 +72,10 @@ def train(
       UserError: a loss was not finite, the last checkpoint cannot be read, or one cannot be
         written.
     """
-    saving = Checkpoints(workdir, schedule.keep_checkpoints, schedule.on_failure)
-    with _Sigterm() as sigterm, saving as checkpoints:
+    with (
+        _Sigterm() as sigterm,
+        Checkpoints(workdir, schedule.keep_checkpoints, schedule.on_failure) as checkpoints,
+    ):
         restored = checkpoints.restore(state)
         state = state if restored is None else restored
         first = int(state.step)

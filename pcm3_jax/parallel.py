@@ -25,7 +25,7 @@ AXIS = "data"
 # for the others to end too.  In both cases all must know within a minute.
 _HEARTBEAT, _SHUTDOWN = 30, 20
 # In what Gloo, NCCL and the coordination service say when another process is gone.
-_LOST = re.compile(
+_GONE = re.compile(
     "gloo|nccl|coordination|heartbeat|barrier|connection (closed|reset)|UNAVAILABLE", re.IGNORECASE
 )
 
@@ -142,7 +142,7 @@ def lost_process(error: BaseException | None) -> bool:
     """Whether an error, or what it came from, tells that another process of the run is gone."""
     while error is not None:
         if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-            return bool(_LOST.search(str(error)))
+            return bool(_GONE.search(str(error)))
         error = error.__cause__ or error.__context__
     return False
 

@@ -151,6 +151,7 @@ class Telemetry:
         self.close()
 
     def close(self) -> None:
+        """Writes out what is still in buffers."""
         if self._active:
             if self._bar is not None:
                 self._bar.close()

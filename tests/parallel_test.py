@@ -87,13 +87,16 @@ def largest_differences(one, other) -> str:
     return f"largest relative difference {loss:.1e} (loss), {norm:.1e} (gradient norm)"
 
 
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 @contextlib.contextmanager
 def started(program, workdir, *arguments: str, count: int = 2, devices: int = 2):
     """Several processes of one run, of which none is left in the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    group = (f"--coordinator={address}", f"--processes={count}")
+    group = (f"--coordinator={free_address()}", f"--processes={count}")
     with contextlib.ExitStack() as stack:
         processes = []
         for i in range(count):
@@ -279,7 +282,7 @@ command_line.main(print)
 def test_a_process_that_stays_alone_says_so(program, tmp_path, process):
     """The runtime aborts it; that may not be the last word."""
     arguments = program.command(tmp_path)[3:]
-    group = ("--coordinator=127.0.0.1:2", "--processes=2", f"--process={process}")
+    group = (f"--coordinator={free_address()}", "--processes=2", f"--process={process}")
     result = subprocess.run(
         [sys.executable, "-c", ALONE, *arguments, *group],
         env=program.environment(),
