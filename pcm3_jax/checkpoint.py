@@ -136,7 +136,7 @@ class Checkpoints:
     """The checkpoints of one workdir: the last few, and the best by 1-NN accuracy.
 
     What cannot be saved harms no older checkpoint.  Everything here that waits for a save raises
-    a `UserError` if it failed and ``on_failure`` is "stop", and prints a warning if "continue".
+    a `WriteError` if it failed and ``on_failure`` is "stop", and prints a warning if "continue".
     """
 
     def __init__(self, workdir: Path, keep: int, on_failure: str = "stop") -> None:

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from pcm3_jax import parallel
 from pcm3_jax.config import validate
-from pcm3_jax.errors import NO_ROOM, UserError, reason
+from pcm3_jax.errors import NO_ROOM, UserError, WriteError, reason
 from pcm3_jax.loop import Preempted
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run, e.g. configs/demo.py.")
@@ -76,7 +76,7 @@ def _farewell(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, KeyboardInterrupt):
         message = "Interrupted; the same command continues from the last checkpoint."
         return message, 128 + signal.SIGINT
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, WriteError)):
         return f"error: {error}", 1
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return (

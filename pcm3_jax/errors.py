@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right, and faults that need not end a run."""
+"""The exceptions for what a user can put right, and failures that need not end a run."""
 
 import errno
 import re
@@ -15,6 +15,10 @@ class UserError(Exception):
     """
 
 
+class WriteError(Exception):
+    """The workdir takes no more: told as a `UserError` is, but no other run would fare better."""
+
+
 def report_failure(failure: str, on_failure: str) -> None:
     """Ends the run with what has failed to be written, or only prints it.
 
@@ -23,10 +27,10 @@ def report_failure(failure: str, on_failure: str) -> None:
       on_failure: "stop" or "continue".
 
     Raises:
-      UserError: it is "stop".
+      WriteError: it is "stop".
     """
     if on_failure == "stop":
-        raise UserError(
+        raise WriteError(
             f"{failure}; the same command continues from the last checkpoint once that is put "
             "right, or goes on without with --config.checkpoint.on_failure=continue."
         )

@@ -16,7 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from pcm3_jax.checkpoint import Checkpoints, write_json
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, WriteError
 from pcm3_jax.parallel import wait_for_all
 from pcm3_jax.telemetry import Telemetry
 
@@ -69,8 +69,8 @@ def train(
 
     Raises:
       Preempted: SIGTERM came.
-      UserError: a loss was not finite, the last checkpoint cannot be read, or one cannot be
-        written.
+      UserError: a loss was not finite, or the last checkpoint cannot be read.
+      WriteError: a checkpoint or metrics cannot be written.
     """
     with (
         _Sigterm() as sigterm,
@@ -126,7 +126,7 @@ class _Run:
             if not last and self.sigterm.reached(step):
                 self._save(step, state, knn)
                 if not self.checkpoints.saved(step):
-                    raise UserError(
+                    raise WriteError(
                         f"SIGTERM came, but step {step} could not be saved; the same command "
                         "continues from the last checkpoint."
                     )

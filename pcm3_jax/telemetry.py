@@ -25,7 +25,7 @@ class Telemetry:
     """Reports one run; in processes other than the first it stays silent.
 
     Lines of ``metrics.jsonl`` past ``first_step`` are of steps that are about to be taken
-    again, and are dropped.  What cannot be written ends the run with a `UserError` if
+    again, and are dropped.  What cannot be written ends the run with a `WriteError` if
     ``on_failure`` is "stop"; if "continue", metrics.jsonl goes on with the next whole line that
     finds room, and the event file ends.
     """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax.checkpoint import Checkpoints, claim_workdir, load_encoder, read_config
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, WriteError
 from tests.running import checkpoint_steps
 
 # Orbax leaves reads under way when one of them fails; they complain in whatever test comes next.
@@ -158,7 +158,7 @@ def test_a_full_disk_stops_the_run_and_harms_no_checkpoint(tmp_path, filled):
     before = contents(tmp_path / "checkpoints" / "3") | contents(tmp_path / "checkpoints" / "5")
     with filled():
         checkpoints = Checkpoints(tmp_path, keep=2)
-        with pytest.raises(UserError, match=rf"^Step 7 cannot be saved .*{NO_ROOM}\); the same"):
+        with pytest.raises(WriteError, match=rf"^Step 7 cannot be saved .*{NO_ROOM}\); the same"):
             checkpoints.save(7, make_state(7))
             checkpoints.save(9, make_state(9))
         checkpoints.close()

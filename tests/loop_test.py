@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax.checkpoint import Checkpoints, claim_workdir
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, WriteError
 from pcm3_jax.loop import Preempted, Schedule, train
 from tests.running import assert_same_run, checkpoint_steps, losses, metrics
 
@@ -176,7 +176,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(tmp_path, fi
                 fill_after(6, broken, filled, stack)
             yield item
 
-    refusal = pytest.raises(UserError, match="cannot be (saved|written)")
+    refusal = pytest.raises(WriteError, match="cannot be (saved|written)")
     with contextlib.ExitStack() as stack, refusal:
         run_toy(broken, batches)
     assert checkpoint_steps(broken) == [6]
@@ -219,7 +219,7 @@ def test_sigterm_does_not_claim_what_is_not_saved(tmp_path, filled, on_failure, 
                 os.kill(os.getpid(), signal.SIGTERM)
             yield item
 
-    refusal = pytest.raises(UserError, match="[Ss]tep 8 (could not|cannot) be saved")
+    refusal = pytest.raises(WriteError, match="[Ss]tep 8 (could not|cannot) be saved")
     with contextlib.ExitStack() as stack, refusal:
         run_toy(tmp_path, batches, schedule)
     assert checkpoint_steps(tmp_path) == [6]

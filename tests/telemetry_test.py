@@ -6,7 +6,7 @@ import sys
 import pytest
 from tensorboardX.proto import event_pb2
 
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import WriteError
 from pcm3_jax.telemetry import Telemetry
 
 
@@ -64,7 +64,7 @@ def test_pace_is_of_the_steps_since_the_last_line(tmp_path, monkeypatch):
 
 def test_a_full_disk_stops_the_run(tmp_path, filled):
     telemetry = make(tmp_path)
-    with filled(), pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \((No|File)"):
+    with filled(), pytest.raises(WriteError, match=r"metrics\.jsonl cannot be written \((No|File)"):
         # A disk has some room left where the file has begun.
         for step in range(1, 100):
             telemetry.log_training(step, {"loss": 1.0}, waited=0.0)
