@@ -8,11 +8,12 @@ but not a changed byte.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
-from pcm3_jax.errors import UserError
-from pcm3_jax.parallel import wait_for_all
+from pcm3_jax.errors import UserError, reason, report_failure
+from pcm3_jax.parallel import lost_process, wait_for_all
 from pcm3_jax.skeleton import of_stream
 
 # What may change between two starts of one run without making it another run.
@@ -42,6 +43,7 @@ FREE_KEYS = (
     "peers",
     "checkpoint.every_epochs",
     "checkpoint.keep",
+    "checkpoint.on_failure",
     "eval.batch_size",
     "table_cells",
     "table_runs",
@@ -143,11 +145,22 @@ def _partial(path: Path) -> Path:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir: the last few, and the best by 1-NN accuracy."""
+    """The checkpoints of one workdir: the last few, and the best by 1-NN accuracy.
 
-    def __init__(self, workdir: Path, keep: int) -> None:
+    What cannot be saved harms no older checkpoint.  Everything here that waits for a save raises
+    a `WriteError` if it failed and ``on_failure`` is "stop", and prints a warning if "continue".
+    """
+
+    def __init__(self, workdir: Path, keep: int, on_failure: str = "stop") -> None:
         """Raises UserError where the metrics of a checkpoint cannot be read."""
         self.folder = (workdir / "checkpoints").absolute()
+        self._keep = keep
+        # A process on its own cannot go on, since the others wait for it to finish the save.
+        self._on_failure = on_failure if jax.process_count() == 1 else "stop"
+        self._saving: int | None = None
+        self._open()
+
+    def _open(self) -> None:
         for path in self.folder.glob("*/metrics/metrics"):
             # Orbax would not say which one it is.
             _readable(path.parents[1], functools.partial(_read_json, path))
@@ -160,7 +173,7 @@ class Checkpoints:
             best_fn=accuracy,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [
-                    checkpoint_managers.LatestN(keep),
+                    checkpoint_managers.LatestN(self._keep),
                     checkpoint_managers.BestN(
                         get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False
                     ),
@@ -172,11 +185,38 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
         """Saves in the background; a step that is already saved is left alone."""
-        if step not in self._manager.all_steps():
+        if not self.saved(step):
             items = ocp.args.Composite(
                 state=ocp.args.StandardSave(state), checksums=ocp.args.JsonSave(_checksums(state))
             )
-            self._manager.save(step, args=items, metrics=metrics or {})
+            self._saving = step
+            with self._failure_reported():
+                self._manager.save(step, args=items, metrics=metrics or {})
+
+    def saved(self, step: int) -> bool:
+        """Waits for saves under way; whether there is a checkpoint of the step."""
+        with self._failure_reported():
+            self._manager.wait_until_finished()
+        return step in self._manager.all_steps()
+
+    @contextlib.contextmanager
+    def _failure_reported(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if lost_process(error):
+                raise
+            # After a failure Orbax no longer knows which checkpoints there are.
+            failed, self._manager = self._manager, None
+            if self._on_failure == "continue":
+                with contextlib.suppress(Exception):
+                    failed.close()
+                # It also clears away what the failed save has left.
+                self._open()
+            report_failure(
+                f"Step {self._saving} cannot be saved in {self.folder} ({reason(error)})",
+                self._on_failure,
+            )
 
     def restore(self, template: Any) -> Any | None:
         """The last checkpoint laid out like ``template``, or None where there is none.
@@ -199,10 +239,20 @@ class Checkpoints:
 
         return _readable(self.folder / str(step), restore)
 
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # A save under way would wait for a lost process, too.
+        if not lost_process(error):
+            self.close()
+
     def close(self) -> None:
         """Waits for saves under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if self._manager is not None:
+            with self._failure_reported():
+                self._manager.wait_until_finished()
+            self._manager.close()
 
 
 def load_encoder(run: Path, config: ConfigDict, template: Any) -> Any:
@@ -272,10 +322,11 @@ def _readable(path: Path, restore: Callable[[], Any]) -> Any:
     try:
         return restore()
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "no reason given")
+        if lost_process(error):
+            raise
         raise UserError(
-            f"Checkpoint {path} is damaged or of another layout ({type(error).__name__}: "
-            f"{reason[:100].rstrip(':.')}); move it away to continue from the one before it."
+            f"Checkpoint {path} is damaged or of another layout ({reason(error)}); move it away "
+            "to continue from the one before it."
         ) from error
 
 

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import re
 import signal
 import sys
@@ -16,8 +19,9 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from pcm3_jax import parallel
 from pcm3_jax.config import validate
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import NO_ROOM, UserError, WriteError, reason
 from pcm3_jax.loop import Preempted
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run, e.g. configs/demo.py.")
@@ -37,8 +41,9 @@ def main(
 ) -> None:
     """Calls ``run``, or ``dry_run`` if asked, with the command line's configuration and workdir.
 
-    Leaves with 1 and one sentence after a mistake that a user can put right; with 143, as a
-    process that SIGTERM ended, after a stop in good order; and with 130 after Ctrl-C.
+    Leaves with 1 and one sentence after a mistake that a user can put right, or when another
+    process of the run is gone; with 143, as a process that SIGTERM ended, after a stop in good
+    order; and with 130 after Ctrl-C.
     """
     if "--help" in sys.argv:
         print(sys.modules["__main__"].__doc__)
@@ -49,32 +54,94 @@ def main(
         validate(config)
         # float32 is to mean float32 on devices that would take shortcuts; bfloat16 is a setting.
         jax.config.update("jax_default_matmul_precision", "highest")
+        # Through these Orbax logs, with tracebacks, what it also raises.
+        for name in ("absl", "asyncio", "concurrent.futures"):
+            logging.getLogger(name).addFilter(lambda record: not record.exc_info)
         _join_processes()
         (dry_run if _DRY_RUN.value else run)(config, workdir)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except Preempted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        print("Interrupted; the same command continues from the last checkpoint.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        parallel.wait_for_all("finished")
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _farewell(error)
+        if message is None:
+            _on_abort("error: see the traceback above.", code)
+            raise
+        _leave(message, code, wait=not parallel.lost_process(error))
+
+
+_LOST = (
+    "Another process of this run has ended or cannot be reached ({}); the same command in every "
+    "process continues from the last checkpoint."
+)
+
+
+def _farewell(error: BaseException) -> tuple[str | None, int]:
+    """What to say of an error, None where its traceback tells more, and the exit code."""
+    if isinstance(error, Preempted):
+        return str(error), 128 + signal.SIGTERM
+    if isinstance(error, KeyboardInterrupt):
+        message = "Interrupted; the same command continues from the last checkpoint."
+        return message, 128 + signal.SIGINT
+    if isinstance(error, (UserError, WriteError)):
+        return f"error: {error}", 1
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return (
+            f"error: {error.filename or _WORKDIR.value} cannot be written ({reason(error)}); the "
+            "same command continues from the last checkpoint once that is put right."
+        ), 1
+    if parallel.lost_process(error):
+        return f"error: {_LOST.format(reason(error))}", 1
+    return None, 1
+
+
+def _leave(message: str, code: int, wait: bool) -> None:
+    """Leaves with a message and an exit code, with the other processes if they leave as well."""
+    if jax.distributed.is_initialized():
+        print(message, file=sys.stderr)
+        if wait:
+            # Told once more, should the others not come.
+            _on_abort(message, code)
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                jax.distributed.shutdown()
+        # Past threads and handlers that would wait for the others.
+        _exit(code)
+    if code == 1:
+        sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _on_abort(message: str, code: int) -> None:
+    """Has the runtime's aborts, which only end one of several processes, end in a message too."""
+    if not _COORDINATOR.value:
+        return
+
+    def leave() -> None:
+        print(message, file=sys.stderr)
+        _exit(code)
+
+    parallel.on_abort(leave)
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _join_processes() -> None:
-    if _COORDINATOR.value == "auto":
-        try:
-            jax.distributed.initialize()
-        except ValueError as error:
-            raise UserError("--coordinator=auto finds no Cloud TPU; use host:port.") from error
-    elif _COORDINATOR.value:
-        jax.distributed.initialize(
-            _COORDINATOR.value,
-            _PROCESSES.value,
-            _PROCESS.value,
-            # Else JAX would take one GPU a process wherever it notices Slurm or MPI.
-            cluster_detection_method="deactivate",
-        )
+    if not _COORDINATOR.value:
+        return
+    given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    message = (
+        "The processes of this run have not found each other ({}); start each within five minutes "
+        "and with the same --coordinator and --processes."
+    )
+    _on_abort(f"error: {message.format('see above')}", 1)
+    try:
+        parallel.join_processes(*(() if _COORDINATOR.value == "auto" else given))
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(message.format(reason(error))) from error
+    _on_abort(f"error: {_LOST.format('see above')}", 1)
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:

@@ -190,6 +190,9 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 5
     config.checkpoint.keep = 2
+    # What follows when a checkpoint or metrics cannot be written, as on a full disk: "stop", or
+    # "continue" with a warning.  Several processes always stop for want of a checkpoint.
+    config.checkpoint.on_failure = "stop"
     return config
 
 
@@ -238,6 +241,7 @@ _CHOICES = {
     **{f"{section}.name": OPTIMIZERS for section in TRAININGS},
     "occlusion.kind": KINDS,
     "method.prompt_placement": ("before_norm", "after_norm"),
+    "checkpoint.on_failure": ("stop", "continue"),
     "peers": ("none", "frame_by_frame", "tuned", "all"),
 }
 

@@ -16,7 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from pcm3_jax.checkpoint import Checkpoints, write_json
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, WriteError
 from pcm3_jax.parallel import wait_for_all
 from pcm3_jax.telemetry import Telemetry
 
@@ -30,7 +30,11 @@ class Preempted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """When things happen, in steps of ``batch_size`` and epochs of ``steps_per_epoch``."""
+    """When things happen, in steps of ``batch_size`` and epochs of ``steps_per_epoch``.
+
+    ``on_failure`` says what follows when a checkpoint or metrics cannot be written: "stop" or
+    "continue".
+    """
 
     total_steps: int
     steps_per_epoch: int
@@ -38,6 +42,7 @@ class Schedule:
     log_every_steps: int
     checkpoint_every_epochs: int
     keep_checkpoints: int
+    on_failure: str
     evaluate_every_epochs: int
 
 
@@ -65,23 +70,25 @@ def train(
     Raises:
       Preempted: SIGTERM came.
       UserError: a loss was not finite, or the last checkpoint cannot be read.
+      WriteError: a checkpoint or metrics cannot be written.
     """
-    with _Sigterm() as sigterm:
-        checkpoints = Checkpoints(workdir, schedule.keep_checkpoints)
-        try:
-            restored = checkpoints.restore(state)
-            state = state if restored is None else restored
-            first = int(state.step)
-            telemetry = Telemetry(
-                workdir, first, schedule.total_steps, schedule.batch_size, jax.process_index() == 0
-            )
-            try:
-                run = _Run(checkpoints, telemetry, evaluate, schedule, workdir, sigterm)
-                return run.steps(state, step_function, batches(first), first)
-            finally:
-                telemetry.close()
-        finally:
-            checkpoints.close()
+    with (
+        _Sigterm() as sigterm,
+        Checkpoints(workdir, schedule.keep_checkpoints, schedule.on_failure) as checkpoints,
+    ):
+        restored = checkpoints.restore(state)
+        state = state if restored is None else restored
+        first = int(state.step)
+        with Telemetry(
+            workdir,
+            first,
+            schedule.total_steps,
+            schedule.batch_size,
+            schedule.on_failure,
+            active=jax.process_index() == 0,
+        ) as telemetry:
+            run = _Run(checkpoints, telemetry, evaluate, schedule, workdir, sigterm)
+            return run.steps(state, step_function, batches(first), first)
 
 
 class _Run:
@@ -118,6 +125,11 @@ class _Run:
                 self._save(step, state, knn)
             if not last and self.sigterm.reached(step):
                 self._save(step, state, knn)
+                if not self.checkpoints.saved(step):
+                    raise WriteError(
+                        f"SIGTERM came, but step {step} could not be saved; the same command "
+                        "continues from the last checkpoint."
+                    )
                 raise Preempted(f"SIGTERM: saved step {step}; the same command continues.")
         return state, evaluation
 

@@ -40,9 +40,6 @@ def largest_batch(config: ConfigDict, rows: int, budget: float) -> tuple[int, in
     The second is extrapolated from two compiled sizes, since the state does not grow with the
     batch; 0 where even the state does not fit.
     """
-    fewer = max(rows // 2, 3)
-    whole = step_memory(config, rows)
-    growth = (whole - step_memory(config, fewer)) / max(rows - fewer, 1)
-    if growth <= 0:
-        return whole, rows if whole <= budget else 0
-    return whole, max(int(rows + (budget - whole) / growth), 0)
+    needed = step_memory(config, rows)
+    growth = (step_memory(config, 2 * rows) - needed) / rows
+    return needed, max(int(rows + (budget - needed) / growth), 0)

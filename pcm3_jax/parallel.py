@@ -6,6 +6,9 @@ exchange between devices happens inside it, over the axis `AXIS`.
 
 from __future__ import annotations
 
+import ctypes
+import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +20,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from pcm3_jax.errors import UserError
 
 AXIS = "data"
+
+# Seconds after which a silent process counts as dead, and seconds that one which ends early waits
+# for the others to end too.  In both cases all must know within a minute.
+_HEARTBEAT, _SHUTDOWN = 30, 20
+# In what Gloo, NCCL and the coordination service say when another process is gone.
+_GONE = re.compile(
+    "gloo|nccl|coordination|heartbeat|barrier|connection (closed|reset)|UNAVAILABLE", re.IGNORECASE
+)
 
 
 class Devices:
@@ -102,3 +113,51 @@ class Devices:
 def wait_for_all(name: str) -> None:
     """Returns once every process has come to the point of that name."""
     multihost_utils.sync_global_devices(name)
+
+
+def join_processes(*address: str | int) -> None:
+    """Makes this process one of several of a run.
+
+    Args:
+      address: nothing on a Cloud TPU, which knows; else the "host:port" of process 0, the number
+        of processes, and which of them this one is.
+
+    Raises:
+      UserError: nothing was given and this is no Cloud TPU.
+    """
+    timeouts = {
+        "heartbeat_timeout_seconds": _HEARTBEAT,
+        "shutdown_timeout_seconds": _SHUTDOWN,
+    }
+    if address:
+        # Else JAX would take one GPU a process wherever it notices Slurm or MPI.
+        timeouts["cluster_detection_method"] = "deactivate"
+    try:
+        jax.distributed.initialize(*address, **timeouts)
+    except ValueError as error:
+        raise UserError("--coordinator=auto finds no Cloud TPU; use host:port.") from error
+
+
+def lost_process(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, tells that another process of the run is gone."""
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            return bool(_GONE.search(str(error)))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def on_abort(leave: Callable[[], None]) -> None:
+    """Has ``leave`` called when the runtime aborts this process.
+
+    The coordination service does so, from a thread of its own, once another process is gone.  It
+    has no setting to do anything else, and Python's own handlers would have to wait for the main
+    thread, which waits for that other process.
+    """
+    global _on_abort
+    _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: leave())
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+
+
+# The C library does not keep it alive.
+_on_abort = None

@@ -87,6 +87,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> Results:
         log_every_steps=config.log_every_steps,
         checkpoint_every_epochs=config.checkpoint.every_epochs,
         keep_checkpoints=config.checkpoint.keep,
+        on_failure=config.checkpoint.on_failure,
         evaluate_every_epochs=config.eval.every_epochs,
     )
     state = devices.replicate(method.create_state(model, optimizer, config))

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import tensorboardX
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 from tqdm import tqdm
+
+from pcm3_jax.errors import reason, report_failure
+
+_FLUSH_SECONDS = 10
 
 
 class Telemetry:
     """Reports one run; in processes other than the first it stays silent.
 
     Lines of ``metrics.jsonl`` past ``first_step`` are of steps that are about to be taken
-    again, and are dropped.
+    again, and are dropped.  What cannot be written ends the run with a `WriteError` if
+    ``on_failure`` is "stop"; if "continue", metrics.jsonl goes on with the next whole line that
+    finds room, and the event file ends.
     """
 
     def __init__(
-        self, workdir: Path, first_step: int, total_steps: int, batch_size: int, active: bool
+        self,
+        workdir: Path,
+        first_step: int,
+        total_steps: int,
+        batch_size: int,
+        on_failure: str,
+        *,
+        active: bool,
     ) -> None:
+        self._workdir = workdir
+        self._on_failure = on_failure
         self._active = active
         self._batch_size = batch_size
         self._total = total_steps
         self._clock = (time.perf_counter(), first_step)
         self._bar = None
+        self._failing: set[str] = set()
         if not active:
             return
         path = workdir / "metrics.jsonl"
@@ -35,9 +57,7 @@ class Telemetry:
         partial.replace(path)
         self._file = path.open("a", buffering=1)
         # A kill loses the last seconds of events, but no line of metrics.jsonl.
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=10
-        )
+        self._events = _Events(workdir / "tensorboard", first_step + 1)
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=total_steps * batch_size,
@@ -84,9 +104,34 @@ class Telemetry:
     def _record(self, step: int, values: dict[str, float]) -> None:
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        # A line for which there is no room stays in the buffer, or is left out where that is full.
+        with self._failure_reported("metrics.jsonl"):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._events is not None:
+            with self._failure_reported("tensorboard"):
+                self._add_events(step, values)
+
+    def _add_events(self, step: int, values: dict[str, float]) -> None:
+        try:
+            self._events.add(step, values)
+        except OSError:
+            events, self._events = self._events, None
+            with contextlib.suppress(OSError):
+                events.close()
+            raise
+
+    @contextlib.contextmanager
+    def _failure_reported(self, name: str) -> Iterator[None]:
+        try:
+            yield
+            self._failing.discard(name)
+        except OSError as error:
+            told = name in self._failing
+            self._failing.add(name)
+            if not told:
+                report_failure(
+                    f"{self._workdir / name} cannot be written ({reason(error)})", self._on_failure
+                )
 
     def _print(self, step: int, metrics: dict[str, float], pace: str = "") -> None:
         if not self._active:
@@ -96,12 +141,54 @@ class Telemetry:
         with tqdm.external_write_mode(sys.stdout):
             print(f"step {step}/{self._total}  {text}{pace}", flush=True)
 
+    def __enter__(self) -> Telemetry:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            # It says more than that something cannot be written besides.
+            self._on_failure = "continue"
+        self.close()
+
     def close(self) -> None:
+        """Writes out what is still in buffers."""
         if self._active:
-            self._file.close()
-            self._events.close()
             if self._bar is not None:
                 self._bar.close()
+            with contextlib.ExitStack() as stack:
+                for name, file in (("metrics.jsonl", self._file), ("tensorboard", self._events)):
+                    if file is not None:
+                        stack.enter_context(self._failure_reported(name))
+                        stack.callback(file.close)
+
+
+class _Events:
+    """TensorBoard's file, in which steps from ``first_step`` on hide those of earlier files.
+
+    It is written in the caller's thread.  The one of tensorboardX would die on a full disk, and
+    whoever adds an event wait for it.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._writer = RecordWriter(str(folder / name))
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        self._flushed = time.monotonic()
+
+    def _write(self, **content: Any) -> None:
+        self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._write(step=step, summary=scalar(name, value))
+        if time.monotonic() > self._flushed + _FLUSH_SECONDS:
+            self._flushed = time.monotonic()
+            self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

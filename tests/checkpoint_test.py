@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax.checkpoint import Checkpoints, claim_workdir, load_encoder, read_config
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, WriteError
 from tests.running import checkpoint_steps
 
 # Orbax leaves reads under way when one of them fails; they complain in whatever test comes next.
@@ -147,6 +148,45 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(tmp_path, damage):
     # What the message advises works.
     shutil.move(damaged, tmp_path / "away")
     assert int(restore(tmp_path)["step"]) == 3
+
+
+NO_ROOM = "(No space left on device|File too large)"
+
+
+def test_a_full_disk_stops_the_run_and_harms_no_checkpoint(tmp_path, filled):
+    save(tmp_path, {3: 0.5, 5: 0.4})
+    before = contents(tmp_path / "checkpoints" / "3") | contents(tmp_path / "checkpoints" / "5")
+    with filled():
+        checkpoints = Checkpoints(tmp_path, keep=2)
+        with pytest.raises(WriteError, match=rf"^Step 7 cannot be saved .*{NO_ROOM}\); the same"):
+            checkpoints.save(7, make_state(7))
+            checkpoints.save(9, make_state(9))
+        checkpoints.close()
+    after = contents(tmp_path)
+    assert {path: after[path] for path in before} == before
+    assert int(restore(tmp_path)["step"]) == 5
+    save(tmp_path, {7: None})
+    assert checkpoint_steps(tmp_path) == [3, 5, 7]
+
+
+def test_a_full_disk_can_be_waited_for(tmp_path, filled, capsys):
+    checkpoints = Checkpoints(tmp_path, keep=2, on_failure="continue")
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step))
+    assert checkpoints.saved(2)
+    with filled():
+        for step in (3, 4):
+            checkpoints.save(step, make_state(step))
+        assert not checkpoints.saved(4)
+        assert checkpoint_steps(tmp_path) == [1, 2]
+    err = capsys.readouterr().err
+    assert re.search(f"warning: Step 3 .*{NO_ROOM}.*\nwarning: Step 4 .*{NO_ROOM}.*\n", err)
+    checkpoints.save(5, make_state(5))
+    checkpoints.close()
+    assert capsys.readouterr().err == ""
+    assert checkpoint_steps(tmp_path) == [2, 5]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2", "5"}
+    np.testing.assert_array_equal(restore(tmp_path)["weights"], make_state(5)["weights"])
 
 
 @pytest.mark.parametrize(

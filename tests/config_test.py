@@ -96,7 +96,7 @@ POSITIVE = (
 )  # fmt: skip
 CHOICES = (
     "task", "mapping", "data.feed", "views.stream", "views.mask_strategy", "model.recurrence",
-    "model.dtype", "method.prompt_placement",
+    "model.dtype", "method.prompt_placement", "checkpoint.on_failure",
 )  # fmt: skip
 BAD = [
     *((key, 0) for key in COUNTS),

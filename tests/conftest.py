@@ -1,6 +1,11 @@
 """Settings and small cases that tests share."""
 
+import contextlib
 import functools
+import gc
+import logging
+import resource
+import subprocess
 
 import hypothesis
 import jax
@@ -87,3 +92,46 @@ def finished_run(tmp_path_factory, program):
 def run_config(program):
     """The configuration of ``program``, to change and use in this process."""
     return program.config()
+
+
+@pytest.fixture(params=["limit", "disk"])
+def filled(request, tmp_path):
+    """A context in which ``tmp_path`` takes no more bytes.
+
+    Either no file of this process may grow, or the folder is a small disk, which takes a user who
+    may mount one.
+    """
+    # Orbax logs what it also raises, which a test's captured output cannot take either; and what
+    # it leaves behind complains when it is collected.
+    logging.disable()
+    request.addfinalizer(functools.partial(logging.disable, logging.NOTSET))
+    request.addfinalizer(gc.collect)
+    if request.param == "limit":
+        yield no_growth
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("This user may not mount a disk.")
+    yield functools.partial(no_room, tmp_path / "filler")
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+@contextlib.contextmanager
+def no_growth():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def no_room(filler):
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    try:
+        yield
+    finally:
+        filler.unlink()

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from absl.testing import flagsaver
 
-from pcm3_jax import command_line, summary
+from pcm3_jax import command_line, parallel, summary
 from pcm3_jax.checkpoint import write_json
 from tests.running import assert_same_run, losses
 
@@ -212,6 +212,8 @@ def test_tpu_with_a_stand_in_for_gcloud(tmp_path):
 def test_auto_lets_jax_find_the_processes(program, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **_: calls.append(args))
+    # These tests' own aborts are to stay as they are.
+    monkeypatch.setattr(parallel, "on_abort", lambda leave: None)
     argv = ["main", f"--config={program.config_file}", f"--workdir={tmp_path}"]
     for group in ("--coordinator=auto", "--coordinator=host:1 --processes=3 --process=2"):
         monkeypatch.setattr(sys, "argv", [*argv, *group.split()])

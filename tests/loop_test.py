@@ -1,10 +1,13 @@
 """The training loop: what it logs and saves, and that no interruption changes where it ends."""
 
+import contextlib
+import dataclasses
 import json
 import math
 import os
 import random
 import re
+import resource
 import signal
 import time
 
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax.checkpoint import Checkpoints, claim_workdir
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, WriteError
 from pcm3_jax.loop import Preempted, Schedule, train
 from tests.running import assert_same_run, checkpoint_steps, losses, metrics
 
@@ -26,6 +29,7 @@ SCHEDULE = Schedule(
     log_every_steps=2,
     checkpoint_every_epochs=2,
     keep_checkpoints=9,
+    on_failure="stop",
     evaluate_every_epochs=1,
 )
 
@@ -150,6 +154,77 @@ def test_sigterm_in_the_last_step_finishes_the_run(tmp_path):
     assert int(state.step) == 12
 
 
+# As in checkpoint_test.py.
+after_failed_saves = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def fill_after(saved, workdir, filled, stack):
+    """Fills the disk until the stack is closed, once the checkpoint of a step is there."""
+    while saved not in checkpoint_steps(workdir):
+        time.sleep(0.001)
+    stack.enter_context(filled())
+
+
+@after_failed_saves
+def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(tmp_path, filled):
+    run_toy(tmp_path / "whole")
+    broken = tmp_path / "broken"
+
+    def batches(first):
+        for index, item in enumerate(toy_batches(first), first):
+            if index == 7:
+                fill_after(6, broken, filled, stack)
+            yield item
+
+    refusal = pytest.raises(WriteError, match="cannot be (saved|written)")
+    with contextlib.ExitStack() as stack, refusal:
+        run_toy(broken, batches)
+    assert checkpoint_steps(broken) == [6]
+    run_toy(broken)
+    assert metrics(broken) == metrics(tmp_path / "whole")
+    assert checkpoint_steps(broken) == [6, 12]
+
+
+@after_failed_saves
+def test_a_full_disk_can_be_ignored(tmp_path, filled, capsys):
+    schedule = dataclasses.replace(SCHEDULE, on_failure="continue", checkpoint_every_epochs=1)
+    run_toy(tmp_path / "whole", schedule=schedule)
+    broken = tmp_path / "broken"
+
+    def batches(first):
+        for index, item in enumerate(toy_batches(first), first):
+            if index == 4:
+                fill_after(3, broken, filled, stack)
+            if index == 10:
+                stack.close()
+            yield item
+
+    with contextlib.ExitStack() as stack:
+        run_toy(broken, batches, schedule)
+    assert "warning: Step 6 cannot be saved" in capsys.readouterr().err
+    assert metrics(broken) == metrics(tmp_path / "whole")
+    # The save of step 9 may have been under way when there was room again.
+    assert set(checkpoint_steps(broken)) - {9} == {3, 12}
+
+
+@after_failed_saves
+@pytest.mark.parametrize("on_failure", ["stop", "continue"])
+def test_sigterm_does_not_claim_what_is_not_saved(tmp_path, filled, on_failure, capsys):
+    schedule = dataclasses.replace(SCHEDULE, on_failure=on_failure, log_every_steps=100)
+
+    def batches(first):
+        for index, item in enumerate(toy_batches(first), first):
+            if index == 7:
+                fill_after(6, tmp_path, filled, stack)
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield item
+
+    refusal = pytest.raises(WriteError, match="[Ss]tep 8 (could not|cannot) be saved")
+    with contextlib.ExitStack() as stack, refusal:
+        run_toy(tmp_path, batches, schedule)
+    assert checkpoint_steps(tmp_path) == [6]
+
+
 def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
     with pytest.raises(Preempted):
         run_toy(tmp_path, interrupt_at(7, signal.SIGTERM))
@@ -268,3 +343,17 @@ def test_sigterm_from_outside_saves_and_leaves(program, finished_run, tmp_path):
     # and one for the features of either split.
     compiled = re.findall(r"Compiling jit\((\w+)\)", err)
     assert compiled.count("_fun") == 3
+
+
+def test_a_disk_that_fills_up_ends_in_a_sentence(program, finished_run, tmp_path):
+    process = program.start(tmp_path)
+    while process.poll() is None and lines_written(tmp_path) < 6:
+        time.sleep(0.002)
+    # From here on no file may grow.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.match(r"error: .* cannot be (saved|written) .*File too large", err.splitlines()[-1])
+    code, _, err = program.run(tmp_path)
+    assert (code, err) == (0, "")
+    assert_same_run(finished_run[0], tmp_path)

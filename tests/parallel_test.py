@@ -7,8 +7,12 @@ about ten times that.
 
 import contextlib
 import re
+import resource
+import signal
 import socket
 import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -16,7 +20,7 @@ import pytest
 
 from pcm3_jax.errors import UserError
 from pcm3_jax.parallel import AXIS, Devices, wait_for_all
-from tests.running import losses, metrics
+from tests.running import assert_same_run, checkpoint_steps, losses, metrics
 
 LOSS_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 3e-3
@@ -83,20 +87,31 @@ def largest_differences(one, other) -> str:
     return f"largest relative difference {loss:.1e} (loss), {norm:.1e} (gradient norm)"
 
 
-def run_processes(program, workdir, *arguments: str, count: int = 2, devices: int = 2):
-    """Runs the program as several processes of one run; (code, out, err) of each."""
+def free_address() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    group = (f"--coordinator={address}", f"--processes={count}")
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def started(program, workdir, *arguments: str, count: int = 2, devices: int = 2):
+    """Several processes of one run, of which none is left in the end."""
+    group = (f"--coordinator={free_address()}", f"--processes={count}")
     with contextlib.ExitStack() as stack:
-        processes = [
-            program.start(workdir, *arguments, *group, f"--process={i}", devices=devices)
-            for i in range(count)
-        ]
-        for process in processes:
-            stack.callback(process.kill)
-        results = []
+        processes = []
+        for i in range(count):
+            processes.append(
+                program.start(workdir, *arguments, *group, f"--process={i}", devices=devices)
+            )
+            stack.enter_context(processes[-1])
+            stack.callback(processes[-1].kill)
+        yield processes
+
+
+def run_processes(program, workdir, *arguments: str, count: int = 2, devices: int = 2):
+    """Runs the program as several processes of one run; (code, out, err) of each."""
+    results = []
+    with started(program, workdir, *arguments, count=count, devices=devices) as processes:
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 out, err = process.communicate(timeout=300)
@@ -169,3 +184,112 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 def test_a_single_process_waits_for_nobody():
     wait_for_all("test")
+
+
+def test_a_run_moves_between_numbers_of_devices(program, finished_run, tmp_path):
+    """1, 4 and 2 devices, each killed in another epoch."""
+    for devices, lines in ((1, 6), (4, 14)):
+        with program.start(tmp_path, devices=devices) as process:
+            wait_for_lines(tmp_path, lines, [process])
+            process.kill()
+    code, _, err = program.run(tmp_path, devices=2)
+    assert (code, err) == (0, "")
+    assert_close_runs(finished_run[0], tmp_path)
+
+
+def wait_for_lines(workdir, count: int, processes) -> None:
+    end = time.monotonic() + 300
+    path = workdir / "metrics.jsonl"
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < end, "This takes too long."
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def pair_run(program, tmp_path_factory):
+    """The workdir of an undisturbed run of two processes."""
+    workdir = tmp_path_factory.mktemp("pair")
+    assert [result[0] for result in run_processes(program, workdir, devices=1)] == [0, 0]
+    return workdir
+
+
+LOST = (
+    r"error: Another process of this run has ended or cannot be reached \(.+\); the same command "
+    "in every process continues from the last checkpoint."
+)
+
+
+def test_without_one_process_the_other_ends_in_a_sentence(program, pair_run, tmp_path):
+    """Either of them is killed, and the run goes on to the same end."""
+    for victim, lines in ((1, 6), (0, 14)):
+        with started(program, tmp_path, devices=1) as processes:
+            wait_for_lines(tmp_path, lines, processes)
+            processes[victim].kill()
+            _, err = processes[1 - victim].communicate(timeout=60)
+            assert processes[1 - victim].returncode == 1
+            assert re.fullmatch(LOST, err.splitlines()[-1]), err
+    assert not (tmp_path / "results.json").exists()
+    assert [result[0] for result in run_processes(program, tmp_path, devices=1)] == [0, 0]
+    assert_same_run(pair_run, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_hangs_counts_as_lost(program, tmp_path, victim):
+    """No connection breaks; only its heartbeats fail to come."""
+    with started(program, tmp_path, devices=1) as processes:
+        wait_for_lines(tmp_path, 6, processes)
+        processes[victim].send_signal(signal.SIGSTOP)
+        _, err = processes[1 - victim].communicate(timeout=60)
+    assert processes[1 - victim].returncode == 1
+    assert re.fullmatch(LOST, err.splitlines()[-1]), err
+
+
+def test_sigterm_to_one_process_saves_in_all(program, tmp_path):
+    with started(program, tmp_path, devices=1) as processes:
+        wait_for_lines(tmp_path, 6, processes)
+        processes[1].terminate()
+        told = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143]
+    assert told[0] == told[1]
+    step = re.fullmatch(r"SIGTERM: saved step (\d+); the same command continues\.\n", told[0])[1]
+    assert checkpoint_steps(tmp_path)[-1] == int(step)
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_one_process_ends_all(program, tmp_path):
+    with started(program, tmp_path, devices=1) as processes:
+        wait_for_lines(tmp_path, 6, processes)
+        no_growth = (0, resource.RLIM_INFINITY)
+        resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, no_growth)
+        told = [process.communicate(timeout=60)[1].splitlines()[-1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert re.match(r"error: .* cannot be (saved|written) \(File too large\); the same", told[0])
+    assert re.fullmatch(LOST, told[1])
+
+
+# The time that the processes have to find each other, in two seconds instead of five minutes.
+ALONE = """
+import functools, jax
+jax.distributed.initialize = functools.partial(jax.distributed.initialize, initialization_timeout=2)
+from pcm3_jax import command_line
+command_line.main(print)
+"""
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_stays_alone_says_so(program, tmp_path, process):
+    """The runtime aborts it; that may not be the last word."""
+    arguments = program.command(tmp_path)[3:]
+    group = (f"--coordinator={free_address()}", "--processes=2", f"--process={process}")
+    result = subprocess.run(
+        [sys.executable, "-c", ALONE, *arguments, *group],
+        env=program.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: The processes of this run have not found each other (")

@@ -6,11 +6,14 @@ import sys
 import pytest
 from tensorboardX.proto import event_pb2
 
+from pcm3_jax.errors import WriteError
 from pcm3_jax.telemetry import Telemetry
 
 
-def make(workdir, first_step: int = 0, active: bool = True) -> Telemetry:
-    return Telemetry(workdir, first_step, total_steps=10, batch_size=4, active=active)
+def make(workdir, first_step: int = 0, active: bool = True, on_failure: str = "stop") -> Telemetry:
+    return Telemetry(
+        workdir, first_step, total_steps=10, batch_size=4, on_failure=on_failure, active=active
+    )
 
 
 def events(workdir) -> list[tuple[int, str, float]]:
@@ -57,6 +60,37 @@ def test_pace_is_of_the_steps_since_the_last_line(tmp_path, monkeypatch):
     assert first["seconds_left"] == 2.5
     assert first["input_wait_share"] == 0.25
     assert (second["samples_per_second"], second["seconds_left"]) == (8, 1.5)
+
+
+def test_a_full_disk_stops_the_run(tmp_path, filled):
+    telemetry = make(tmp_path)
+    with filled(), pytest.raises(WriteError, match=r"metrics\.jsonl cannot be written \((No|File)"):
+        # A disk has some room left where the file has begun.
+        for step in range(1, 100):
+            telemetry.log_training(step, {"loss": 1.0}, waited=0.0)
+    telemetry.close()
+
+
+def test_lines_are_whole_after_a_full_disk(tmp_path, filled, capsys, monkeypatch):
+    """Also where more of them are waiting than the file's buffer holds."""
+    monkeypatch.setattr("pcm3_jax.telemetry._FLUSH_SECONDS", 0)
+    telemetry = make(tmp_path, on_failure="continue")
+    telemetry.log_evaluation(1, {"loss": 1.0})
+    with filled():
+        for step in range(2, 1000):
+            telemetry.log_evaluation(step, {"loss": 1.0})
+    warnings = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(" cannot")[0] for line in warnings) == [
+        f"warning: {tmp_path / name}" for name in ("metrics.jsonl", "tensorboard")
+    ]  # fmt: skip
+    telemetry.log_evaluation(1000, {"loss": 1.0})
+    telemetry.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    assert {1, 2, 1000} < set(steps)
+    # What does not fit the file's buffer is lost.
+    assert len(steps) < 1000
 
 
 def test_steps_about_to_be_repeated_are_dropped(tmp_path):

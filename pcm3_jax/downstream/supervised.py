@@ -171,6 +171,7 @@ def fit(
         log_every_steps=config.log_every_steps,
         checkpoint_every_epochs=config.checkpoint.every_epochs,
         keep_checkpoints=config.checkpoint.keep,
+        on_failure=config.checkpoint.on_failure,
         evaluate_every_epochs=0,
     )
     _, metrics = train(
