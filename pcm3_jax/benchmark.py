@@ -372,4 +372,4 @@ def benchmark(config: ConfigDict, workdir: Path) -> dict:
 
 
 if __name__ == "__main__":
-    command_line.main(benchmark, dry_run.describe)
+    command_line.main(benchmark)

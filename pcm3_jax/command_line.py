@@ -37,7 +37,8 @@ _DRY_RUN = flags.DEFINE_bool(
 
 
 def main(
-    run: Callable[[ConfigDict, Path], object], dry_run: Callable[[ConfigDict, Path], object]
+    run: Callable[[ConfigDict, Path], object],
+    dry_run: Callable[[ConfigDict, Path], object] | None = None,
 ) -> None:
     """Calls ``run``, or ``dry_run`` if asked, with the command line's configuration and workdir.
 
@@ -58,7 +59,11 @@ def main(
         for name in ("absl", "asyncio", "concurrent.futures"):
             logging.getLogger(name).addFilter(lambda record: not record.exc_info)
         _join_processes()
-        (dry_run if _DRY_RUN.value else run)(config, workdir)
+        if _DRY_RUN.value:
+            if dry_run is None:
+                raise UserError("--dry_run is for pcm3_jax.main only.")
+            run = dry_run
+        run(config, workdir)
         parallel.wait_for_all("finished")
     except (Exception, KeyboardInterrupt) as error:
         message, code = _farewell(error)
