@@ -1,7 +1,12 @@
-"""PCM³ on IntelliRehabDS, real recordings, cross-subject: a few minutes on two CPU cores.
+r"""PCM³ on IntelliRehabDS, real recordings, cross-subject: a few minutes on two CPU cores.
 
 python -m tfds_builders.build intellirehabds --manual_dir=DOWNLOAD --data_dir=data
 bash launch/compare.sh configs/irds.py runs/irds "0 1 2"
+
+A table of the paper for this data set and these networks, here the third:
+
+python -m pcm3_jax.main --config=configs/irds.py:3 --workdir=runs/irds/table3 \
+    --config.table_runs=runs/irds/runs --config.table_seeds="(0, 1, 2)"
 """
 
 from ml_collections import ConfigDict
@@ -9,8 +14,11 @@ from ml_collections import ConfigDict
 from pcm3_jax.config import default_config
 
 
-def get_config() -> ConfigDict:
+def get_config(table: str = "") -> ConfigDict:
     config = default_config()
+    if table:
+        config.task, config.table = "table", int(table)
+        config.table_data = ("intellirehabds",)
     config.data.name = "intellirehabds"
     # Gestures differ in how they move; coordinates tell first of all who sits and who stands.
     config.views.stream = "motion"
@@ -34,8 +42,16 @@ def get_config() -> ConfigDict:
     config.optimizer.batch_size = 32
     config.optimizer.epochs = 12
     config.optimizer.decay_epochs = (10,)
+    config.cmd.neighbours = 512
     config.linear.batch_size = 64
     config.linear.cached_crops = 8
+    # A share of 1 % is 14 sequences: little steps, but many.
+    config.finetune.name = "adamw"
+    config.finetune.learning_rate = 1e-3
+    config.finetune.batch_size = 16
+    config.motion_prediction.hidden = 128
+    config.motion_prediction.epochs = 20
+    config.motion_prediction.decay_epochs = (15,)
     config.eval.every_epochs = 4
     config.checkpoint.every_epochs = 2
     return config
