@@ -41,13 +41,14 @@ from pcm3_jax.models.pcm3 import PromptOffsets
 from pcm3_jax.optimizer import build_optimizer, scaled_to_batch
 from pcm3_jax.parallel import AXIS, Devices
 from pcm3_jax.pretraining import METHODS
-from pcm3_jax.scaling import gradient_bytes, projected_efficiency
+from pcm3_jax.scaling import collectives, exchange_seconds, gradient_bytes
 from pcm3_jax.skeleton import COORDINATES, FEATURES, JOINTS, PERSONS
 from pcm3_jax.state import build_model, create_state
 from pcm3_jax.steps import update
 from pcm3_jax.views.pipeline import Views, draw_offsets, draw_views
 
-# Numbers of devices for which the efficiency is projected.
+# Numbers of devices to which the step is projected: each with as many samples as one has now, and
+# nothing exchanged while it computes.
 PROJECTED = (8, 64, 256)
 
 
@@ -156,17 +157,18 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
 
 
 def _projections(config: ConfigDict, rows: int, step_seconds: float) -> dict[str, float]:
-    """The step's exchange, and the efficiency on many devices of ``rows`` samples each."""
-    link = {
-        "bandwidth": config.benchmark.link_gigabytes * 1e9,
-        "latency": config.benchmark.link_microseconds * 1e-6,
-    }
-    return {"gradient_megabytes": gradient_bytes(config) / 1e6} | {
-        f"efficiency_on_{devices}_devices": projected_efficiency(
-            config, rows, step_seconds, devices, **link
+    """The step's exchange and efficiency on many devices of ``rows`` samples each."""
+    settings, figures = config.benchmark, {"gradient_megabytes": gradient_bytes(config) / 1e6}
+    for devices in PROJECTED:
+        seconds = exchange_seconds(
+            collectives(config, rows * devices, devices),
+            devices,
+            bandwidth=settings.link_gigabytes * 1e9,
+            latency=settings.link_microseconds * 1e-6,
         )
-        for devices in PROJECTED
-    }
+        figures[f"exchange_seconds_on_{devices}"] = seconds
+        figures[f"efficiency_on_{devices}"] = step_seconds / (step_seconds + seconds)
+    return figures
 
 
 class Ours:

@@ -85,24 +85,3 @@ def exchange_seconds(
         rounds = 2 if exchange.kind == "all-reduce" else 1
         total += rounds * (share * exchange.bytes / bandwidth + math.log2(devices) * latency)
     return total
-
-
-def projected_efficiency(
-    config: ConfigDict,
-    rows: int,
-    step_seconds: float,
-    devices: int,
-    bandwidth: float,
-    latency: float,
-) -> float:
-    """Throughput per device against one device alone, the batch growing with the devices.
-
-    Args:
-      config: of the run.
-      rows: each device's share of the batch.
-      step_seconds: measured on one device with that many rows.
-      devices: how many take part; with the rest as in `exchange_seconds`.
-    """
-    exchanges = collectives(config, rows * devices, devices)
-    exchanging = exchange_seconds(exchanges, devices, bandwidth, latency)
-    return step_seconds / (step_seconds + exchanging)
