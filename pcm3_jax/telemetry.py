@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from pathlib import Path
 
+import jax
 import tensorboardX
 from tqdm import tqdm
 
@@ -53,7 +55,7 @@ class Telemetry:
             self._bar.update(self._batch_size)
 
     def log_training(self, step: int, metrics: dict[str, float], waited: float) -> None:
-        """Records a training step's metrics, and the pace since the last one recorded.
+        """Records a training step's metrics, the pace since the last one recorded, and memory.
 
         Args:
           metrics: at least "loss".
@@ -68,6 +70,7 @@ class Telemetry:
             "samples_per_second": rate,
             "seconds_left": left,
             "input_wait_share": waited / seconds,
+            "peak_memory_gb": peak_memory() / 1e9,
         }
         self._record(step, metrics | pace)
         if self._bar is not None:
@@ -102,6 +105,14 @@ class Telemetry:
             self._events.close()
             if self._bar is not None:
                 self._bar.close()
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of the first device, or of this process on a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
