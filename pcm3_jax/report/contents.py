@@ -18,6 +18,7 @@ from pcm3_jax.report import (
 )
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
+from pcm3_jax.skeleton import BODY_PARTS, PARENTS
 
 Contents = dict[str, Any]
 
@@ -48,6 +49,11 @@ def contents(
         "tables": results.tables(runs, benchmarks),
         "settings": settings.table(runs),
         "provenance": provenance.table(runs),
+        "skeleton": {
+            "parents": PARENTS.tolist(),
+            "left": [*BODY_PARTS["left_arm"], *BODY_PARTS["left_leg"]],
+            "right": [*BODY_PARTS["right_arm"], *BODY_PARTS["right_leg"]],
+        },
         "encoders": [],
         "confusions": [],
         "masked": [],

@@ -43,7 +43,9 @@ _ALWAYS = ("loss", "knn_accuracy")
 
 def charts(runs: list[Run]) -> dict[str, list[dict[str, Any]]]:
     """Charts of "learning" and of "machine", each with a curve for every run that logged it."""
-    names = {name for run in runs for lines in run.metrics.values() for line in lines for name in line}
+    names = {
+        name for run in runs for lines in run.metrics.values() for line in lines for name in line
+    }
     others = sorted(names - LEARNING.keys() - MACHINE.keys() - set(_NO_CURVES))
     learning = LEARNING | {name: _by_name(name) for name in others}
     return {

@@ -21,7 +21,7 @@ from pcm3_jax.views.masking import random_visibility
 from pcm3_jax.views.pipeline import Clips, central_view
 
 _CHECKPOINTS, _SEQUENCES = 4, 3
-_ROOT = int(np.flatnonzero(PARENTS == np.arange(len(PARENTS)))[0])
+_ROOT = int(np.flatnonzero(np.arange(len(PARENTS)) == PARENTS)[0])
 
 
 def predictions(run: Run, test: Recordings, pool: Pool) -> dict[str, Any] | None:

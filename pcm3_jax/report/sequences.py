@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from pcm3_jax.data.normalization import normalize_sequence
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.inference.sequences import normalization_of
-from pcm3_jax.data.normalization import normalize_sequence
 
 # Kinect v2's frames a second.
 FRAME_RATE = 30

@@ -15,7 +15,8 @@ function confusion(spec) {
 
   function draw(width) {
     const n = classes.length;
-    const names = Math.min(190, width * 0.42);
+    const longest = Math.max(...classes.map((name) => name.length)) + 3;
+    const names = Math.min(longest * 6.3 + 8, width * 0.52);
     const size = Math.min((width - names - 2) / n, 46);
     const height = n * size + 22;
     const text = size >= 11;
@@ -58,7 +59,7 @@ function confusion(spec) {
       h("ol", { class: "confusions" }, mistakes.map(([, i, j]) => h("li", {}, sentence(i, j))))] : null);
 }
 
-// A class is a colour and, past the colours, another shape.
+// A class is a colour and a shape, so that neither must be told alone.
 const SHAPES = 5;
 function mark(context, kind, x, y, size) {
   context.beginPath();
@@ -74,7 +75,7 @@ function mark(context, kind, x, y, size) {
   }
 }
 const classColour = (i) => cssColour(`--c${i % COLOURS}`);
-const classShape = (i) => Math.floor(i / COLOURS) % SHAPES;
+const classShape = (i) => i % SHAPES;
 
 function classMap(spec) {
   const map = spec.map;

@@ -71,18 +71,17 @@ function masked(spec) {
     const panel = (title, text, sequence, options) => h("figure", {},
       stage(sequence, { height: 190, frame: row.truth, label: `${title}: ${readable(row.label)}`, ...options }),
       h("figcaption", {}, h("b", {}, title), text));
-    return h("div", { class: "card panels" },
-      h("h3", { class: "panels-title", title: row.name }, readable(row.label)),
+    return h("div", { class: "card" }, h("h3", { title: row.name }, readable(row.label)), h("div", { class: "panels" },
       panel("Masked input", "what the network sees", row.truth, { hidden }),
       spec.steps.map((step, i) => panel(`Step ${step.toLocaleString("en")}`, `off by ${row.errors[i].toFixed(1)} cm`, row.predicted[i], { hidden, predicted: true })),
-      panel("Truth", `standing still: off by ${row.holding.toFixed(1)} cm`, row.truth, {}));
+      panel("Truth", `standing still: off by ${row.holding.toFixed(1)} cm`, row.truth, {})));
   });
   const how = {
     joint: "",
     bone: " The network predicts bones, which are put together from the shoulders' centre.",
     motion: " The network predicts displacements, which are added up from where a joint was last seen.",
   }[spec.stream];
-  return [h("h3", {}, runName(spec.run)), h("p", { class: "note" }, `Mean distance of hidden joints from the truth, with running statistics and without prompts.${how}`), rows];
+  return [h("h3", {}, runName(spec.run)), h("p", { class: "note" }, `Mean distance of hidden joints from the truth, with running statistics and without prompts.${how}`), h("div", { class: "stack" }, rows)];
 }
 
 function views(spec) {
@@ -109,14 +108,14 @@ function build() {
     grid(charts.learning.filter((one) => !first.includes(one.name)).map(chart), "small"),
     charts.learning.length ? null : empty("No run has logged a step."));
   section("results", "Results", "", tables.length ? tables.map((one) => table(one)) : empty("No run has finished."));
-  section("confusions", "Confusions", "", grid(REPORT.confusions.map(confusion)));
+  section("confusions", "Confusions", "", grid(REPORT.confusions.map(confusion), "wide"));
   section("map", "Embeddings", "Hover or tap a point, or go through them by arrow keys, to see its sequence.", REPORT.encoders.map((one) => [classMap(one), h("div", { style: "height:1rem" })]));
   section("neighbours", "Neighbours", "Test sequences and the five training sequences nearest to them, by the cosine of their features.",
     REPORT.encoders.length ? key("left", "right", "trunk") : null, REPORT.encoders.map(gallery));
   section("masked", "Masked prediction", "Test sequences, the same masks at every kept checkpoint.",
     REPORT.masked.length ? key("left", "right", "trunk", "predicted") : null, REPORT.masked.map(masked));
   section("views", "Views", "What one pretraining step makes of a training sequence.", REPORT.views.map(views));
-  section("speed", "Speed and memory", "", grid(charts.machine.map(chart)));
+  section("speed", "Speed", "", grid(charts.machine.map(chart)));
   section("settings", "Settings", "", runs.length ? settings() : null);
   section("provenance", "Provenance", "What made each run, as it was started last.",
     REPORT.provenance ? table(REPORT.provenance) : empty("No run has a provenance.json."));

@@ -1,8 +1,8 @@
 // Animated skeletons.  One clock moves all of them; only those in the window are drawn.
-const PARENTS = [1, 20, 20, 2, 20, 4, 5, 6, 20, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18, 20, 22, 7, 24, 11];
+const PARENTS = REPORT.skeleton.parents;
 const JOINTS = PARENTS.length;
-const LEFT = new Set([4, 5, 6, 7, 21, 22, 12, 13, 14, 15]);
-const RIGHT = new Set([8, 9, 10, 11, 23, 24, 16, 17, 18, 19]);
+const LEFT = new Set(REPORT.skeleton.left);
+const RIGHT = new Set(REPORT.skeleton.right);
 const stages = new Set();
 const visible = new Set();
 const player = {
