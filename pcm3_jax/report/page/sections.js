@@ -87,9 +87,9 @@ function masked(spec) {
 function views(spec) {
   return [h("h3", {}, runName(spec.run)),
     h("p", { class: "note" }, `${readable(spec.label)} (${spec.name}), mixed with ${readable(spec.partner)}; shown as joints at one pace.`),
-    h("div", { class: "card panels" }, spec.panels.map((panel) => h("figure", {},
+    h("div", { class: "stack" }, h("div", { class: "card panels" }, spec.panels.map((panel) => h("figure", {},
       stage(panel.sequence, { height: 190, hidden: panel.hidden, label: panel.title }),
-      h("figcaption", {}, h("b", {}, panel.title), panel.text))))];
+      h("figcaption", {}, h("b", {}, panel.title), panel.text)))))];
 }
 
 function build() {
