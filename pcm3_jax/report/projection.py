@@ -18,6 +18,7 @@ def plane(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
     components = principal_components(features / np.maximum(lengths, 1e-12), _COMPONENTS)
     try:
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
     except ModuleNotFoundError:
         TSNE = None
     # With fewer points there are no neighbourhoods to keep.
@@ -26,7 +27,9 @@ def plane(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
     else:
         perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-        places, method = tsne.fit_transform(components), "t-SNE"
+        # Its threads wait for each other in every one of a thousand short steps.
+        with threadpool_limits(1):
+            places, method = tsne.fit_transform(components), "t-SNE"
     span = np.ptp(places, axis=0)
     return (places - places.min(0)) / np.where(span > 0, span, 1), method
 

@@ -106,7 +106,7 @@ def test_pointer_and_keyboard_tell_more(opened, report_contents):
         window.keyboard.press("ArrowRight")
         names.add(told.inner_text())
     assert len(names) == 4 and names <= set(report_contents["encoders"][0]["map"]["name"])
-    window.locator("#learning svg[tabindex]").first.focus()
+    window.locator("#learning .chart[tabindex]").first.focus()
     window.keyboard.press("ArrowRight")
     assert "at step 1" in window.locator("#learning figure").first.inner_text()
     window.locator("#confusions rect.cell").first.hover()

@@ -122,7 +122,7 @@ def rewrite_config(workdir, **changes):
     ("changes", "message"),
     [
         ({"data__dir": "/nowhere"}, "There is no data set .* in /nowhere"),
-        ({"model__hidden": 16}, "damaged or of another layout"),
+        ({"model__hidden": 16}, "does not fit its configuration"),
     ],
 )
 def test_what_no_longer_fits_is_named(two_runs, tmp_path, changes, message):
@@ -135,7 +135,8 @@ def test_what_no_longer_fits_is_named(two_runs, tmp_path, changes, message):
 
 def test_a_mistake_is_one_sentence_and_exit_code_1(tmp_path):
     command = [sys.executable, "-m", "pcm3_jax.report", str(tmp_path / "gone")]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    command.append(f"--out={tmp_path / 'page.html'}")
+    ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1 and ended.stdout == ""
     assert re.fullmatch(r"error: There is no folder .*gone: .*\.\n", ended.stderr)
     assert not list(tmp_path.iterdir())

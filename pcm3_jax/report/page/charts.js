@@ -16,7 +16,15 @@ function range(values, padding) {
 }
 
 function chart(spec) {
-  const holder = h("div", { class: "chart" });
+  const last = spec.series.map((one) => `${one.label} ${number(one.points[one.points.length - 1][1])}`);
+  // The holder listens, since the picture in it is drawn anew at every move.
+  const holder = h("div", {
+    class: "chart", role: "img", tabindex: 0,
+    "aria-label": `${spec.title} over optimizer steps; last values: ${last.join(", ")}. Arrow keys move along the steps.`,
+    onpointermove: (event) => move(event), onpointerleave: () => set(null),
+    onkeydown: (event) => key(event), onblur: () => set(null),
+  });
+  let across = null;
   const values = spec.series.map(() => h("b"));
   const legend = h("ul", { class: "legend" }, spec.series.map((one, i) =>
     h("li", {}, line(one.run), one.label, values[i])));
@@ -43,13 +51,8 @@ function chart(spec) {
     const [y0, y1] = range(all.map((p) => p[1]), 0.06);
     const x = (v) => box.left + (v - x0) / (x1 - x0) * (box.right - box.left);
     const y = (v) => box.bottom - (v - y0) / (y1 - y0) * (box.bottom - box.top);
-    const last = spec.series.map((one) => `${one.label} ${number(one.points[one.points.length - 1][1])}`);
-    const picture = svg("svg", {
-      viewBox: `0 0 ${width} ${height}`, height, role: "img", tabindex: 0,
-      "aria-label": `${spec.title}${unit} over optimizer steps; last values: ${last.join(", ")}. Arrow keys move along the steps.`,
-      onpointermove: (event) => move(event, x), onpointerleave: () => set(null),
-      onkeydown: key, onblur: () => set(null),
-    });
+    across = x;
+    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, "aria-hidden": "true" });
     for (const v of ticks(y0, y1, 4)) {
       picture.append(svg("line", { class: "axis", x1: box.left, x2: box.right, y1: y(v), y2: y(v) }),
         svg("text", { x: box.left - 7, y: y(v) + 4, "text-anchor": "end" }, number(v)));
@@ -66,9 +69,7 @@ function chart(spec) {
         if (near) picture.append(svg("circle", { cx: x(near[0]), cy: y(near[1]), r: 4, style: `fill:${colourOf(one.run)}` }));
       });
     }
-    const focused = holder.contains(document.activeElement);
     holder.replaceChildren(picture);
-    if (focused) picture.focus({ preventScroll: true });
   }
 
   function set(step) {
@@ -77,9 +78,10 @@ function chart(spec) {
     tell(step);
     redraw();
   }
-  function move(event, x) {
+  function move(event) {
+    if (!across) return;
     const at = event.clientX - holder.getBoundingClientRect().left;
-    set(steps.reduce((best, step) => (Math.abs(x(step) - at) < Math.abs(x(best) - at) ? step : best)));
+    set(steps.reduce((best, step) => (Math.abs(across(step) - at) < Math.abs(across(best) - at) ? step : best)));
   }
   function key(event) {
     const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
