@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56b4e9", "#5b4bb0", "#6b6b6b")
 _MARKERS = "os^Dv"
 _PREDICTED, _TRUNK, _LEFT, _RIGHT = "#b5267f", "#4a5058", COLOURS[0], COLOURS[1]
-_DOTS, _GIF_DOTS, _GIF_RATE = 200, 80, 15
+_DOTS, _GIF_DOTS, _GIF_RATE = 200, 110, 15
 _STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -159,12 +159,14 @@ def _gif(folder: Path, name: str, contents: dict[str, Any], panels: list[list[_P
     )
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.9, 0.02, 0.15)
     drawn = []
-    for axes, panel in zip(grid.flat, (p for row in panels for p in row), strict=True):
-        title, number, hidden, predicted = panel
-        poses = unpacked(sequences[number])
-        # Skeletons of one row are on one scale.
-        axes.set_title(title.replace("$", r"\$"), fontsize=6, wrap=True)
-        drawn.append(_Skeleton(axes, poses, skeleton, hidden, predicted))
+    for line, row in zip(grid, panels, strict=True):
+        # Predictions are on the scale of the truth, which comes last.
+        shared = any(predicted for *_, predicted in row)
+        for axes, (title, number, hidden, predicted) in zip(line, row, strict=True):
+            axes.set_title(title.replace("$", r"\$"), fontsize=6, wrap=True)
+            _frame(axes, unpacked(sequences[row[-1][1] if shared else number]))
+            poses = unpacked(sequences[number])
+            drawn.append(_Skeleton(axes, poses, skeleton, hidden, predicted))
     seconds = max(sequences[panel[1]]["seconds"] for row in panels for panel in row)
     frames = max(2, round(min(seconds, 6) * _GIF_RATE))
 
@@ -184,6 +186,16 @@ def _gif(folder: Path, name: str, contents: dict[str, Any], panels: list[list[_P
     return path
 
 
+def _frame(axes, poses: np.ndarray) -> None:
+    """Makes room for all that poses (T, M, V, 2) reach, one scale for both axes."""
+    low, high = poses.min((0, 1, 2)), poses.max((0, 1, 2))
+    reach = max(*(high - low), 0.3) * 0.56
+    x, y = (low + high) / 2
+    axes.set(xlim=(x - reach, x + reach), ylim=(y - reach, y + reach))
+    axes.set_aspect("equal")
+    axes.axis("off")
+
+
 class _Skeleton:
     """One panel of an animation: bones as lines that follow a share of the time."""
 
@@ -201,14 +213,6 @@ class _Skeleton:
             [axes.plot([], [], lw=1.4, solid_capstyle="round")[0] for _ in self._parents]
             for _ in range(poses.shape[1])
         ]
-        low, high = poses.min((0, 1, 2)), poses.max((0, 1, 2))
-        reach = max(*(high - low)[:2], 0.3) * 0.56
-        middle = (low + high) / 2
-        axes.set(
-            xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach)
-        )
-        axes.set_aspect("equal")
-        axes.axis("off")
 
     def draw(self, share: float) -> list[Any]:
         frame = round(share * (len(self._poses) - 1))
