@@ -44,7 +44,8 @@ function settings() {
   let kind = "changed";
   function show() {
     const word = search.value.trim().toLowerCase();
-    const chosen = rows.filter((row) => kinds[kind](row) && row.key.toLowerCase().includes(word));
+    // Who looks for a setting wants it wherever it is.
+    const chosen = rows.filter((row) => (word ? row.key.toLowerCase().includes(word) : kinds[kind](row)));
     holder.replaceChildren(chosen.length ? h("div", { class: "scroll settings", role: "region", tabindex: 0, "aria-label": "settings" },
       h("table", {}, h("thead", {}, h("tr", {}, ["setting", "paper", ...runs].map((text) => h("th", { scope: "col" }, text)))),
         h("tbody", {}, chosen.map((row) => h("tr", { class: row.differs ? "differs" : null },
