@@ -18,7 +18,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import resource
 import statistics
 import time
 from collections.abc import Mapping
@@ -45,6 +44,7 @@ from pcm3_jax.scaling import collectives, exchange_seconds, gradient_bytes
 from pcm3_jax.skeleton import COORDINATES, FEATURES, JOINTS, PERSONS
 from pcm3_jax.state import build_model, create_state
 from pcm3_jax.steps import update
+from pcm3_jax.telemetry import peak_memory
 from pcm3_jax.views.pipeline import Views, draw_offsets, draw_views
 
 # Numbers of devices to which the step is projected: each with as many samples as one has now, and
@@ -316,14 +316,6 @@ def product_rate(size: int, dtype: jnp.dtype) -> float:
 @jax.jit
 def _product(matrix: jax.Array) -> jax.Array:
     return matrix @ matrix
-
-
-def peak_memory() -> int:
-    """Most bytes in use so far: of the first device, or of this process on a CPU."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats:
-        return stats["peak_bytes_in_use"]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def random_recordings(count: int, length: int, devices: Devices) -> Recordings:

@@ -37,6 +37,15 @@ def table(workdirs: list[Path]) -> str:
     Raises:
       UserError: none of them is a finished evaluation.
     """
+    heading, *rows = grid(workdirs)
+    if not rows:
+        raise UserError(f"There is no finished evaluation in {', '.join(map(str, workdirs))}.")
+    rule = ["---"] * 2 + ["---:"] * (len(heading) - 2)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heading, rule, *rows))
+
+
+def grid(workdirs: list[Path]) -> list[list[str]]:
+    """Heading and rows of `table` as text; the heading alone where no evaluation has finished."""
     values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for workdir in workdirs:
         path = workdir / "results.json"
@@ -49,18 +58,12 @@ def table(workdirs: list[Path]) -> str:
         for metric in COLUMNS:
             if metric in results:
                 row[metric].append(100 * results[metric])
-    if not values:
-        raise UserError(f"There is no finished evaluation in {', '.join(map(str, workdirs))}.")
-    lines = [
-        f"| data set | encoder | {' | '.join(COLUMNS.values())} | runs |",
-        f"| --- | --- |{' ---: |' * len(COLUMNS)} ---: |",
-    ]
+    lines = [["data set", "encoder", *COLUMNS.values(), "runs"]]
     order = ["raw coordinates", "random encoder", "pretrained encoder"]
     for (data, encoder), row in sorted(values.items(), key=lambda v: order.index(v[0][1])):
         cells = [_cell(row[metric]) for metric in COLUMNS]
-        runs = max(map(len, row.values()))
-        lines.append(f"| {data} | {encoder} | {' | '.join(cells)} | {runs} |")
-    return "\n".join(lines)
+        lines.append([data, encoder, *cells, str(max(map(len, row.values()), default=0))])
+    return lines
 
 
 def throughput(workdirs: list[Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
@@ -73,7 +75,7 @@ class Telemetry:
             self._bar.update(self._batch_size)
 
     def log_training(self, step: int, metrics: dict[str, float], waited: float) -> None:
-        """Records a training step's metrics, and the pace since the last one recorded.
+        """Records a training step's metrics, the pace since the last one recorded, and memory.
 
         Args:
           metrics: at least "loss".
@@ -88,6 +90,7 @@ class Telemetry:
             "samples_per_second": rate,
             "seconds_left": left,
             "input_wait_share": waited / seconds,
+            "peak_memory_gb": peak_memory() / 1e9,
         }
         self._record(step, metrics | pace)
         if self._bar is not None:
@@ -189,6 +192,14 @@ class _Events:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of the first device, or of this process on a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

@@ -44,8 +44,8 @@ def get_config():
     config.checkpoint.every_epochs = 1
     return config
 """
-# What metrics.jsonl says about the clock, which no two runs share.
-PACE = ("samples_per_second", "seconds_left", "input_wait_share")
+# What metrics.jsonl says about the clock and memory, which no two runs share.
+PACE = ("samples_per_second", "seconds_left", "input_wait_share", "peak_memory_gb")
 
 
 class Program:
@@ -109,7 +109,7 @@ class Program:
 
 
 def metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl, less what they say about the clock."""
+    """The lines of metrics.jsonl, less what they say about clock and memory."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if key not in PACE} for line in lines]
 

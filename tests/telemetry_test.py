@@ -37,7 +37,7 @@ def test_lines_and_events_say_the_same(tmp_path):
     telemetry.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[0].keys() == {
-        "step", "loss", "samples_per_second", "seconds_left", "input_wait_share",
+        "step", "loss", "samples_per_second", "seconds_left", "input_wait_share", "peak_memory_gb",
     }  # fmt: skip
     assert lines[1] == {"step": 2, "epoch": 1, "knn_accuracy": 0.25}
     told = {(step, tag): value for step, tag, value in events(tmp_path)}

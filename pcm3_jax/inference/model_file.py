@@ -49,8 +49,8 @@ def load(path: Path, *, training: bool = False, stream: str | None = None) -> We
         return _read(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():
         run = path.parent.parent
-        return _of_run(_run_config(run), path.absolute(), training, stream)
-    config = _run_config(path)
+        return _of_run(run_config(run), path.absolute(), training, stream)
+    config = run_config(path)
     if config.task == "linear_eval":
         return _of_evaluation(path, config)
     if config.task not in _PRETRAINING:
@@ -109,7 +109,12 @@ def _read(path: Path) -> Weights:
     return check(Weights(config, tree, classes), str(path))
 
 
-def _run_config(run: Path) -> ConfigDict:
+def run_config(run: Path) -> ConfigDict:
+    """The configuration of the run in a workdir, complete: younger settings have their defaults.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
     try:
         return _complete(read_config(run).to_dict())
     except (TypeError, ValueError, AttributeError) as error:

@@ -69,15 +69,15 @@ def _notes(config: ConfigDict, others: list[str]) -> list[str]:
 
 def write(document: dict[str, Any], workdir: Path) -> None:
     """The three files, each either as it was or complete."""
-    grid = _grid(document)
+    lines = grid(document)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(grid)
+    csv.writer(text, lineterminator="\n").writerows(lines)
     for name, content in (("results.csv", text.getvalue()), ("results.md", _markdown(document))):
         write_text(workdir / name, content)
     write_json(workdir / "results.json", document)
 
 
-def _grid(document: dict[str, Any]) -> list[list[str]]:
+def grid(document: dict[str, Any]) -> list[list[str]]:
     """Heading and rows of the table as text."""
     lines = [[*document["marks"], "source", "runs", *document["columns"]]]
     for row in document["rows"]:
@@ -98,7 +98,7 @@ def _text(cell: dict[str, Any] | None) -> str:
 
 
 def _markdown(document: dict[str, Any]) -> str:
-    heading, *rows = _grid(document)
+    heading, *rows = grid(document)
     marks = len(document["marks"])
     rule = ["---"] * (marks + 1) + ["---:"] * (len(heading) - marks - 1)
     lines = [f"| {' | '.join(line)} |" for line in (heading, rule, *rows)]

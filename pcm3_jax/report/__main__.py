@@ -1,0 +1,69 @@
+"""One HTML page about runs, to open from disk.
+
+python -m pcm3_jax.report WORKDIR … [--out=report.html] [--figures=DIR]
+
+WORKDIR: of runs of any task, finished or not, and of benchmarks.  The page has curves, result
+tables, confusion matrices, maps of the embeddings, nearest neighbours, masked predictions,
+augmented views, throughput, and what differs between the runs.  --figures also writes them as PNG
+and GIF files, which needs pip install "pcm3_jax[report]".
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+
+from pcm3_jax.errors import UserError
+from pcm3_jax.inference import commands
+from pcm3_jax.report import page
+from pcm3_jax.report.contents import contents
+from pcm3_jax.report.encoders import Splits
+from pcm3_jax.report.runs import read_runs
+
+
+def run(argv: list[str]) -> None:
+    """The command line.  Raises UserError for what cannot be read or written."""
+    parser = commands.Arguments(
+        prog="python -m pcm3_jax.report", description=__doc__, formatter_class=commands.AS_WRITTEN
+    )
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("report.html"))
+    parser.add_argument("--figures", type=Path, metavar="DIR")
+    parser.add_argument("--data_dir", help="where the data sets are now, if not where they were")
+    parser.add_argument(
+        "--curves_only", action="store_true", help="leave out what needs data sets and encoders"
+    )
+    flags = parser.parse_args(argv)
+    if flags.out.is_dir():
+        raise UserError(f"--out={commands.shown(str(flags.out))} is a folder; name a file.")
+    figures = _import_figures() if flags.figures else None
+    runs, benchmarks = read_runs(flags.workdirs)
+    splits = None if flags.curves_only else Splits(flags.data_dir)
+    with jax.default_matmul_precision("highest"):
+        found = contents(runs, benchmarks, splits)
+    for warning in found["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    page.write(flags.out, found)
+    size = flags.out.stat().st_size / 1e6
+    print(f"{commands.shown(str(flags.out))}: {len(runs)} runs, {size:.1f} MB")
+    if figures:
+        written = figures.write(flags.figures, found)
+        print(f"{commands.shown(str(flags.figures))}: {len(written)} figures")
+
+
+def _import_figures():
+    try:
+        from pcm3_jax.report import figures
+    except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "PIL"):
+            raise
+        raise UserError(
+            '--figures needs matplotlib and pillow; pip install "pcm3_jax[report]".'
+        ) from error
+    return figures
+
+
+if __name__ == "__main__":
+    commands.main(run)

@@ -1,0 +1,166 @@
+"""Masked motion prediction (§3.2) of the same sequences at several checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.inference import model_file
+from pcm3_jax.inference.input_views import seen_in_stream
+from pcm3_jax.inference.library import Model
+from pcm3_jax.inference.weights import Weights
+from pcm3_jax.report.runs import Run
+from pcm3_jax.report.sequences import FRAME_RATE, Pool, packed_flags, poses_of
+from pcm3_jax.skeleton import PARENTS
+from pcm3_jax.views.masking import random_visibility
+from pcm3_jax.views.pipeline import Clips, central_view
+
+_CHECKPOINTS, _SEQUENCES = 4, 3
+_ROOT = int(np.flatnonzero(np.arange(len(PARENTS)) == PARENTS)[0])
+
+
+def predictions(run: Run, test: Recordings, pool: Pool) -> dict[str, Any] | None:
+    """Truth, mask and the prediction of each checkpoint; None where the run trains no decoder.
+
+    The network predicts in its stream; its bones or displacements are put together to poses.
+    "holding" is the error, in cm, of leaving every hidden joint where it was last seen.
+
+    Raises:
+      UserError: a checkpoint is damaged.
+    """
+    config = run.config
+    if config.task != "pretrain" or not config.method.masked_prediction or not run.checkpoints:
+        return None
+    chosen = examples(test)
+    joints = jax.device_get(joint_views(test, chosen, config.views))
+    views = config.views
+    visible = np.asarray(
+        random_visibility(
+            jax.random.key(0), views.frames, views.mask_clip_frames, views.mask_strategy,
+            views.mask_ratio,
+        )
+    )  # fmt: skip
+    visible = np.broadcast_to(visible > 0, joints.shape[:-1])
+    shown = _shown_joints(visible, views.stream)
+    hold = hold_last_seen(joints, shown)
+    steps = _spread(run.checkpoints)
+    predicted = {step: _predict(run, step, joints, visible) for step in steps}
+    rows = []
+    for row, index in enumerate(chosen):
+        seconds = int(test.length[index]) * views.eval_crop_ratio / FRAME_RATE
+        add = lambda poses, s=seconds: pool.add(poses, test.split.split(" ")[0], s)  # noqa: E731
+        rows.append(
+            {
+                "name": test.name[index],
+                "label": test.classes[test.label[index]],
+                "truth": add(joints[row]),
+                "hidden": packed_flags(~shown[row, :, 0]),
+                "holding": _error(hold[row], joints[row], shown[row]),
+                "predicted": [add(predicted[step][row]) for step in steps],
+                "errors": [_error(predicted[step][row], joints[row], shown[row]) for step in steps],
+            }
+        )
+    return {"steps": steps, "stream": views.stream, "rows": rows}
+
+
+def examples(recordings: Recordings) -> list[int]:
+    """A few sequences, the same every time, of different classes where there are some."""
+    order = np.random.default_rng(1).permutation(len(recordings))
+    _, first = np.unique(recordings.label[order], return_index=True)
+    return order[np.sort(first)][:_SEQUENCES].tolist()
+
+
+def joint_views(recordings: Recordings, indices: list[int], views: ConfigDict) -> jax.Array:
+    """The views of evaluation (N, T, 2, 25, 3) as joints, whatever the stream."""
+    sequences = [poses_of(recordings, index) for index in indices]
+    length = np.array([len(poses) for poses in sequences], np.int32)
+    clips = Clips(np.cumsum(length, dtype=np.int32) - length, length)
+    joints = ConfigDict(views.to_dict() | {"stream": "joint"})
+    return central_view(jnp.asarray(np.concatenate(sequences)), clips, joints)
+
+
+def _predict(run: Run, step: int, joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Poses (N, T, 2, 25, 3), the hidden joints as the checkpoint predicts them."""
+    weights = model_file.load(run.path / "checkpoints" / str(step))
+    config = ConfigDict(weights.config.to_dict())
+    # The sequences are cropped and resized already.
+    config.views.eval_crop_ratio = 1.0
+    config.data.max_frames = max(config.data.max_frames, joints.shape[1])
+    model = Model(Weights(config, weights.tree))
+    found = model.reconstruct(joints, ~visible, normalize=False)
+    return poses_of_stream(found.skeletons, ~found.mask, joints, config.views.stream)
+
+
+def poses_of_stream(
+    stream: np.ndarray, visible: np.ndarray, joints: np.ndarray, name: str
+) -> np.ndarray:
+    """Poses from a stream that is right where it is visible and predicted elsewhere.
+
+    Bones are followed from the root; displacements start, whenever a joint disappears, from where
+    it was last.
+
+    Args:
+      stream, joints: (N, T, M, V, 3) metres; of ``joints`` only what is visible is used.
+      visible: (N, T, M, V) booleans, of the stream's values.
+      name: of the stream.
+    """
+    if name == "joint":
+        return stream
+    poses = joints.copy()
+    if name == "motion":
+        for t in range(poses.shape[1] - 1):
+            hidden = ~visible[:, t, ..., None]
+            poses[:, t + 1] = np.where(hidden, poses[:, t] + stream[:, t], joints[:, t + 1])
+        return poses
+    placed = [_ROOT]
+    while len(placed) < len(PARENTS):
+        for joint in np.flatnonzero(np.isin(PARENTS, placed)):
+            if joint not in placed:
+                moved = poses[..., PARENTS[joint], :] + stream[..., joint, :]
+                # Where the whole chain is known this is the truth but for rounding.
+                poses[..., joint, :] = moved
+                placed.append(int(joint))
+    return poses
+
+
+def _shown_joints(visible: np.ndarray, stream: str) -> np.ndarray:
+    """Where (N, T, M, V) the place of a joint follows from what the network sees."""
+    seen = seen_in_stream(visible, stream)
+    if stream == "bone":
+        # A bone places its joint only where its parent is placed.
+        for _ in range(len(PARENTS)):
+            seen = seen & seen[..., PARENTS]
+    if stream == "motion":
+        # The displacement of a frame leads to the next one.
+        seen = np.concatenate([np.ones_like(seen[:, :1]), seen[:, :-1]], axis=1)
+    return seen
+
+
+def hold_last_seen(joints: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Poses whose hidden joints stay where they were last shown, at the start where they will be.
+
+    Args:
+      joints: (N, T, M, V, 3).
+      shown: (N, T, M, V) booleans.
+    """
+    frames = np.arange(joints.shape[1])[:, None, None]
+    last = np.maximum.accumulate(np.where(shown, frames, -1), axis=1)
+    first = shown.argmax(axis=1)[:, None]
+    return np.take_along_axis(joints, np.where(last < 0, first, last)[..., None], axis=1)
+
+
+def _error(poses: np.ndarray, truth: np.ndarray, shown: np.ndarray) -> float:
+    """Mean distance, in cm, of the first person's hidden joints from the truth."""
+    distance = np.linalg.norm(poses - truth, axis=-1)[:, 0][~shown[:, 0]]
+    return round(100 * float(distance.mean()), 2) if distance.size else 0.0
+
+
+def _spread(steps: list[int]) -> list[int]:
+    """At most `_CHECKPOINTS`, the first and the last among them."""
+    places = np.linspace(0, len(steps) - 1, min(_CHECKPOINTS, len(steps))).round().astype(int)
+    return [steps[i] for i in places]

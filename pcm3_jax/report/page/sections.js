@@ -1,0 +1,141 @@
+// The page, section by section; what a report lacks says so in a sentence.
+const main = document.getElementById("main");
+
+function section(id, title, lead, ...content) {
+  const parts = content.flat(Infinity).filter(Boolean);
+  if (!parts.length) return;
+  main.append(h("section", { id, "aria-labelledby": `${id}-title` },
+    h("h2", { id: `${id}-title` }, title), lead ? h("p", { class: "lead" }, lead) : null, parts));
+  document.getElementById("nav").append(h("li", {}, h("a", { href: `#${id}` }, title)));
+}
+
+const empty = (text) => h("p", { class: "note" }, text);
+const grid = (items, kind = "") => (items.length ? h("div", { class: `grid ${kind}` }, items) : null);
+const isNumber = (text) => /^[–\-−\d.±\s,e]+$/.test(text);
+
+function table(spec, kind = "") {
+  const cell = (tag, text, column) => h(tag, {
+    class: column && spec.rows.every((row) => isNumber(String(row[column]))) ? "number" : null,
+    scope: tag === "th" ? "col" : null,
+  }, text);
+  return h("div", { class: `scroll ${kind}`, role: "region", tabindex: 0, "aria-label": spec.title || "table" },
+    h("table", {}, spec.title ? h("caption", {}, spec.title) : null,
+      h("thead", {}, h("tr", {}, spec.columns.map((text, i) => cell("th", text, i)))),
+      h("tbody", {}, spec.rows.map((row) => h("tr", {}, row.map((text, i) => cell("td", String(text), i)))))),
+    (spec.notes || []).map(empty));
+}
+
+function runCard(run, index) {
+  const facts = run.facts.map(([name, value]) => h("div", {}, h("b", {}, value), h("span", {}, name)));
+  return h("article", { class: "card run", style: `--colour:${colourOf(index)}` },
+    h("h3", {}, run.name),
+    [run.task, run.data, `${run.stream} stream`, `seed ${run.seed}`].map((text) => h("span", { class: "tag" }, text)),
+    facts.length ? h("div", { class: "facts" }, facts) : null,
+    h("p", { class: "note" }, `${run.status}${run.steps ? ` · ${run.steps.toLocaleString("en")} steps` : ""} · ${run.date}`),
+    run.encoder ? h("p", { class: "note" }, `encoder of ${run.encoder}`) : null,
+    h("p", { class: "note mono" }, run.path));
+}
+
+function settings() {
+  const { runs, rows } = REPORT.settings;
+  const holder = h("div");
+  const search = h("input", { type: "search", placeholder: "Find a setting", "aria-label": "Find a setting", oninput: () => show() });
+  const kinds = { differs: (row) => row.differs, changed: (row) => row.changed || row.differs, all: () => true };
+  let kind = "changed";
+  function show() {
+    const word = search.value.trim().toLowerCase();
+    // Who looks for a setting wants it wherever it is.
+    const chosen = rows.filter((row) => (word ? row.key.toLowerCase().includes(word) : kinds[kind](row)));
+    holder.replaceChildren(chosen.length ? h("div", { class: "scroll settings", role: "region", tabindex: 0, "aria-label": "settings" },
+      h("table", {}, h("thead", {}, h("tr", {}, ["setting", "paper", ...runs].map((text) => h("th", { scope: "col" }, text)))),
+        h("tbody", {}, chosen.map((row) => h("tr", { class: row.differs ? "differs" : null },
+          h("th", { scope: "row", class: "mono" }, row.key), h("td", {}, row.default),
+          row.values.map((value) => h("td", { class: value !== row.default ? "changed" : null }, value))))))) : empty("No setting is like that."));
+  }
+  const count = (name) => rows.filter(kinds[name]).length;
+  const options = [["changed", `Not the paper's, or different (${count("changed")})`], ["all", `All (${rows.length})`]];
+  if (runs.length > 1) options.unshift(["differs", `Different between the runs (${count("differs")})`]);
+  const buttons = choices("Settings", options, (value) => { kind = value; show(); });
+  buttons.append(search);
+  return [buttons, holder];
+}
+
+function key(...names) {
+  const kinds = { left: ["--bone-left", "left"], right: ["--bone-right", "right"], trunk: ["--bone-trunk", "trunk"], predicted: ["--predicted", "predicted by the network"] };
+  return h("p", { class: "key" }, names.map((name) => h("span", {}, h("i", { style: `--colour:var(${kinds[name][0]})` }), kinds[name][1])),
+    h("span", {}, "Drag a skeleton to turn them all."));
+}
+
+function masked(spec) {
+  const rows = spec.rows.map((row) => {
+    const hidden = row.hidden;
+    const panel = (title, text, sequence, options) => h("figure", {},
+      stage(sequence, { height: 190, frame: row.truth, label: `${title}: ${readable(row.label)}`, ...options }),
+      h("figcaption", {}, h("b", {}, title), text));
+    return h("div", { class: "card" }, h("h3", { title: row.name }, readable(row.label)), h("div", { class: "panels" },
+      panel("Masked input", "what the network sees", row.truth, { hidden }),
+      spec.steps.map((step, i) => panel(`Step ${step.toLocaleString("en")}`, `off by ${row.errors[i].toFixed(1)} cm`, row.predicted[i], { hidden, predicted: true })),
+      panel("Truth", `standing still: off by ${row.holding.toFixed(1)} cm`, row.truth, {})));
+  });
+  const how = {
+    joint: "",
+    bone: " The network predicts bones, which are put together from the shoulders' centre.",
+    motion: " The network predicts displacements, which are added up from where a joint was last seen.",
+  }[spec.stream];
+  return [h("h3", {}, runName(spec.run)), h("p", { class: "note" }, `Mean distance of hidden joints from the truth, with running statistics and without prompts.${how}`), h("div", { class: "stack" }, rows)];
+}
+
+function views(spec) {
+  return [h("h3", {}, runName(spec.run)),
+    h("p", { class: "note" }, `${readable(spec.label)} (${spec.name}), mixed with ${readable(spec.partner)}; shown as joints at one pace.`),
+    h("div", { class: "stack" }, h("div", { class: "card panels" }, spec.panels.map((panel) => h("figure", {},
+      stage(panel.sequence, { height: 190, hidden: panel.hidden, label: panel.title }),
+      h("figcaption", {}, h("b", {}, panel.title), panel.text)))))];
+}
+
+function build() {
+  const { runs, charts, tables } = REPORT;
+  main.append(h("h1", {}, runs.length === 1 ? runs[0].name : "Runs side by side"),
+    h("p", { class: "lead" }, `PCM³: ${[...new Set(runs.map((run) => run.data))].join(", ") || "benchmarks"} · ${runs.length} ${runs.length === 1 ? "run" : "runs"} · ${REPORT.created}`),
+    grid(runs.map(runCard)) ? h("div", { class: "grid runs" }, runs.map(runCard)) : "");
+  if (REPORT.warnings.length) {
+    main.append(h("div", { class: "card warnings", role: "note" }, h("h3", {}, "Before you compare"),
+      h("ul", {}, REPORT.warnings.map((text) => h("li", {}, text)))));
+  }
+  if (REPORT.notes.length) main.append(h("ul", { class: "notes" }, REPORT.notes.map((text) => h("li", {}, text))));
+  const first = ["loss", "knn_accuracy"];
+  section("learning", "Learning", "", grid(charts.learning.filter((one) => first.includes(one.name)).map(chart)),
+    charts.learning.some((one) => !first.includes(one.name)) ? h("div", { style: "height:1rem" }) : null,
+    grid(charts.learning.filter((one) => !first.includes(one.name)).map(chart), "small"),
+    charts.learning.length ? null : empty("No run has logged a step."));
+  section("results", "Results", "", tables.length ? tables.map((one) => table(one)) : empty("No run has finished."));
+  section("confusions", "Confusions", "", grid(REPORT.confusions.map(confusion), "wide"));
+  section("map", "Embeddings", "Hover or tap a point, or go through them by arrow keys, to see its sequence.", REPORT.encoders.map((one) => [classMap(one), h("div", { style: "height:1rem" })]));
+  section("neighbours", "Neighbours", "Test sequences and the five training sequences nearest to them, by the cosine of their features.",
+    REPORT.encoders.length ? key("left", "right", "trunk") : null, REPORT.encoders.map(gallery));
+  section("masked", "Masked prediction", "Test sequences, the same masks at every kept checkpoint.",
+    REPORT.masked.length ? key("left", "right", "trunk", "predicted") : null, REPORT.masked.map(masked));
+  section("views", "Views", "What one pretraining step makes of a training sequence.", REPORT.views.map(views));
+  section("speed", "Speed", "", grid(charts.machine.map(chart)));
+  section("settings", "Settings", "", runs.length ? settings() : null);
+  section("provenance", "Provenance", "What made each run, as it was started last.",
+    REPORT.provenance ? table(REPORT.provenance) : empty("No run has a provenance.json."));
+  document.getElementById("controls").append(...playerControls());
+  document.getElementById("footer").append(`Written ${REPORT.created} by pcm3_jax ${REPORT.version}: python -m pcm3_jax.report`);
+  follow();
+}
+
+// Marks the section in view in the bar.
+function follow() {
+  const links = new Map([...document.querySelectorAll("#nav a")].map((a) => [a.hash.slice(1), a]));
+  const watch = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      links.forEach((link) => link.removeAttribute("aria-current"));
+      links.get(target.id)?.setAttribute("aria-current", "true");
+    }
+  }, { rootMargin: "-20% 0px -75% 0px" });
+  document.querySelectorAll("main section").forEach((one) => watch.observe(one));
+}
+
+build();

@@ -1,0 +1,211 @@
+// Animated skeletons.  One clock moves all of them; only those in the window are drawn.
+const PARENTS = REPORT.skeleton.parents;
+const JOINTS = PARENTS.length;
+const LEFT = new Set(REPORT.skeleton.left);
+const RIGHT = new Set(REPORT.skeleton.right);
+const stages = new Set();
+const visible = new Set();
+const player = {
+  playing: !window.matchMedia("(prefers-reduced-motion: reduce)").matches,
+  time: 1.2,
+  yaw: 0.45,
+};
+
+function bytes(base64) {
+  const text = atob(base64);
+  const array = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) array[i] = text.charCodeAt(i);
+  return array;
+}
+
+// Coordinates are unpacked when they are first seen.
+function unpacked(index) {
+  const sequence = REPORT.sequences[index];
+  if (!sequence.points) {
+    const raw = new DataView(bytes(sequence.data).buffer);
+    sequence.points = new Float32Array(raw.byteLength / 2);
+    for (let i = 0; i < sequence.points.length; i++) {
+      sequence.points[i] = raw.getInt16(2 * i, true) * sequence.scale;
+    }
+    sequence.box = boundingBox(sequence);
+  }
+  return sequence;
+}
+
+// Across, up and depth of a coordinate triple, from the front.
+function oriented(sequence, at) {
+  const p = sequence.points;
+  return sequence.up === 2 ? [-p[at], p[at + 2], p[at + 1]] : [p[at], p[at + 1], -p[at + 2]];
+}
+
+function boundingBox(sequence) {
+  let reach = 0.2;
+  let low = Infinity;
+  let high = -Infinity;
+  let [left, right, front, back] = [Infinity, -Infinity, Infinity, -Infinity];
+  for (let at = 0; at < sequence.points.length; at += 3) {
+    const [x, y, z] = oriented(sequence, at);
+    [low, high] = [Math.min(low, y), Math.max(high, y)];
+    [left, right, front, back] = [Math.min(left, x), Math.max(right, x), Math.min(front, z), Math.max(back, z)];
+  }
+  const [cx, cz] = [(left + right) / 2, (front + back) / 2];
+  for (let at = 0; at < sequence.points.length; at += 3) {
+    const [x, , z] = oriented(sequence, at);
+    reach = Math.max(reach, Math.hypot(x - cx, z - cz));
+  }
+  return { cx, cz, low, high, reach };
+}
+
+// A canvas with a skeleton.  Options: height; hidden, flags (T × 25) of joints that are left out
+// or, with `predicted`, drawn as a prediction; frame, the number of the sequence that sets the
+// scale; label for screen readers.
+function stage(index, options = {}) {
+  const canvas = h("canvas", {
+    class: "stage", role: "img", "aria-label": options.label || "animated skeleton",
+    style: `height:${options.height || 150}px`,
+  });
+  const one = { canvas, index, options, context: null, width: 0, flags: null };
+  canvas.stage = one;
+  canvas.addEventListener("pointerdown", (event) => turn(event, canvas));
+  onWidth(canvas, (width) => {
+    one.width = width;
+    one.context = sized(canvas, width, options.height || 150);
+    render(one);
+  });
+  seen.observe(canvas);
+  stages.add(one);
+  return canvas;
+}
+
+function turn(event, canvas) {
+  let last = event.clientX;
+  const move = (next) => {
+    player.yaw += (next.clientX - last) * 0.012;
+    last = next.clientX;
+    angle();
+  };
+  canvas.setPointerCapture(event.pointerId);
+  canvas.addEventListener("pointermove", move);
+  const end = () => canvas.removeEventListener("pointermove", move);
+  canvas.addEventListener("pointerup", end, { once: true });
+  canvas.addEventListener("pointercancel", end, { once: true });
+}
+
+function angle() {
+  player.yaw = Math.atan2(Math.sin(player.yaw), Math.cos(player.yaw));
+  const slider = document.getElementById("yaw");
+  if (slider) slider.value = Math.round(player.yaw * 180 / Math.PI);
+  if (!player.playing) visible.forEach(render);
+}
+
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) visible.add(target.stage);
+    else visible.delete(target.stage);
+    if (isIntersecting) render(target.stage);
+    if (!target.isConnected) visible.delete(target.stage);
+  }
+  wake();
+}, { rootMargin: "80px" });
+
+let running = false;
+let before = 0;
+function wake() {
+  if (running || !player.playing || !visible.size || document.hidden) return;
+  running = true;
+  before = performance.now();
+  requestAnimationFrame(tick);
+}
+
+function tick(now) {
+  player.time += Math.min(now - before, 100) / 1000;
+  before = now;
+  visible.forEach((one) => (one.canvas.isConnected ? render(one) : visible.delete(one)));
+  running = player.playing && visible.size > 0 && !document.hidden;
+  if (running) requestAnimationFrame(tick);
+}
+document.addEventListener("visibilitychange", wake);
+onTheme(() => visible.forEach(render));
+
+// Joints between two frames of a sequence, as [across, up] in pixels.
+function pose(sequence, time, project, person) {
+  const at = Math.min(time, sequence.frames - 1);
+  const [first, share] = [Math.floor(at), at - Math.floor(at)];
+  const second = Math.min(first + 1, sequence.frames - 1);
+  const offset = (t) => (t * sequence.persons + person) * JOINTS * 3;
+  return PARENTS.map((_, j) => {
+    const a = oriented(sequence, offset(first) + 3 * j);
+    const b = oriented(sequence, offset(second) + 3 * j);
+    return project(a.map((v, i) => v + (b[i] - v) * share));
+  });
+}
+
+function projection(one, height) {
+  const box = unpacked(one.options.frame ?? one.index).box;
+  const scale = Math.min(one.width / (2 * box.reach), height / (box.high - box.low + 0.05)) * 0.9;
+  const [c, s] = [Math.cos(player.yaw), Math.sin(player.yaw)];
+  const middle = (box.low + box.high) / 2;
+  return ([x, y, z]) => [
+    one.width / 2 + ((x - box.cx) * c - (z - box.cz) * s) * scale,
+    height / 2 - (y - middle) * scale,
+  ];
+}
+
+function render(one) {
+  if (!one.context) return;
+  const height = one.options.height || 150;
+  const sequence = unpacked(one.index);
+  const project = projection(one, height);
+  // A pause at the end tells where the movement starts again.
+  const period = sequence.seconds + 0.6;
+  const share = Math.min((player.time % period) / sequence.seconds, 1);
+  const time = share * (sequence.frames - 1);
+  const { context, options } = one;
+  if (options.hidden && !one.flags) one.flags = bytes(options.hidden);
+  context.clearRect(0, 0, one.width, height);
+  for (let person = 0; person < sequence.persons; person++) {
+    const hidden = (j) => person === 0 && one.flags && one.flags[Math.round(time) * JOINTS + j];
+    draw(context, pose(sequence, time, project, person), hidden, options.predicted, person);
+  }
+}
+
+const partOf = (j) => (LEFT.has(j) ? "--bone-left" : RIGHT.has(j) ? "--bone-right" : "--bone-trunk");
+
+function draw(context, joints, hidden, predicted, person) {
+  context.lineCap = "round";
+  context.lineWidth = 2.6;
+  context.globalAlpha = person ? 0.6 : 1;
+  PARENTS.forEach((parent, j) => {
+    const gone = hidden(j) || hidden(parent);
+    if (parent === j || (gone && !predicted)) return;
+    context.strokeStyle = cssColour(gone ? "--predicted" : partOf(j));
+    context.beginPath();
+    context.moveTo(...joints[j]);
+    context.lineTo(...joints[parent]);
+    context.stroke();
+  });
+  joints.forEach(([x, y], j) => {
+    if (hidden(j) && !predicted) return;
+    context.fillStyle = cssColour(hidden(j) ? "--predicted" : partOf(j));
+    context.beginPath();
+    context.arc(x, y, j === 3 ? 4.5 : 2.1, 0, 7);
+    context.fill();
+  });
+  context.globalAlpha = 1;
+}
+
+function playerControls() {
+  const button = h("button", { type: "button", onclick: () => press(!player.playing) });
+  function press(playing) {
+    player.playing = playing;
+    button.textContent = playing ? "❚❚ Pause" : "▶ Play";
+    button.setAttribute("aria-label", playing ? "Pause all animations" : "Play all animations");
+    wake();
+  }
+  press(player.playing);
+  const slider = h("input", {
+    type: "range", id: "yaw", min: -180, max: 180, value: Math.round(player.yaw * 180 / Math.PI),
+    oninput: (event) => { player.yaw = event.target.value * Math.PI / 180; angle(); },
+  });
+  return [h("label", {}, "Viewpoint", slider), button];
+}
