@@ -9,10 +9,10 @@ from typing import Any
 
 from pcm3_jax.report import (
     augmented,
+    comparison,
     curves,
     encoders,
     masked,
-    provenance,
     results,
     settings,
 )
@@ -43,12 +43,12 @@ def contents(
         "created": now.strftime("%Y-%m-%d %H:%M UTC"),
         "version": metadata.version("pcm3_jax"),
         "runs": [_summary(run) for run in runs],
-        "warnings": provenance.warnings(runs),
+        "warnings": comparison.warnings(runs),
         "notes": [],
         "charts": curves.charts(runs),
         "tables": results.tables(runs, benchmarks),
         "settings": settings.table(runs),
-        "provenance": provenance.table(runs),
+        "provenance": comparison.table(runs),
         "skeleton": {
             "parents": PARENTS.tolist(),
             "left": [*BODY_PARTS["left_arm"], *BODY_PARTS["left_leg"]],

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from pcm3_jax.config import default_config
-from pcm3_jax.report import provenance
+from pcm3_jax.report import comparison
 from pcm3_jax.report.runs import Run
 
 
@@ -14,7 +14,7 @@ def run(name, *starts):
 
 def test_runs_made_alike_are_not_warned_of(start):
     other = start(time="2027-01-01T00:00:00Z", command=start()["command"][:-1] + ["--workdir", "b"])
-    assert provenance.warnings([run("a", start()), run("b", start(), other)]) == []
+    assert comparison.warnings([run("a", start()), run("b", start(), other)]) == []
 
 
 @pytest.mark.parametrize(
@@ -41,16 +41,16 @@ def test_runs_made_alike_are_not_warned_of(start):
     ],
 )
 def test_every_difference_is_told(start, changes, told):
-    assert provenance.warnings([run("a", start()), run("b", start(**changes))]) == [told]
+    assert comparison.warnings([run("a", start()), run("b", start(**changes))]) == [told]
     # The starts of one run are compared as well.
-    (continued,) = provenance.warnings([run("a", start(), start(**changes))])
+    (continued,) = comparison.warnings([run("a", start(), start(**changes))])
     expected = told.replace("(a)", "(start 1)").replace("(b)", "(start 2)")
     assert continued == f"a was continued differently. {expected}"
 
 
 def test_what_cannot_be_compared_is_told(start):
     dirty = run("b", start(commit="4e2d942c+changes"))
-    assert provenance.warnings([run("a"), dirty]) == [
+    assert comparison.warnings([run("a"), dirty]) == [
         "a has no provenance.json: its code version, packages, device, data and command cannot be "
         "compared.",
         "b was started with changes that were not committed.",
@@ -60,13 +60,13 @@ def test_what_cannot_be_compared_is_told(start):
 def test_many_packages_are_counted(start):
     packages = {f"p{i}": "1" for i in range(11)}
     starts = start(packages={}), start(packages=packages)
-    (text,) = provenance.warnings([run("a", starts[0]), run("b", starts[1])])
+    (text,) = comparison.warnings([run("a", starts[0]), run("b", starts[1])])
     assert text.count("not installed") == 8 and text.endswith("; and 3 more.")
 
 
 def test_a_row_for_everything_that_made_a_run(start):
-    assert provenance.table([run("a")]) is None
-    table = provenance.table([run("a"), run("b", start(), start(packages={"jax": "0.11"}))])
+    assert comparison.table([run("a")]) is None
+    table = comparison.table([run("a"), run("b", start(), start(packages={"jax": "0.11"}))])
     rows = dict(map(tuple, table["rows"]))
     assert table["columns"] == ["", "b"]
     assert (rows["Continued"], rows["jax"]) == ("once", "0.11")
@@ -75,5 +75,5 @@ def test_a_row_for_everything_that_made_a_run(start):
 def test_odd_values_do_no_harm():
     odd = {"version": ["x"], "packages": [1], "data": 3, "command": "rm", "devices": None}
     changed = dataclasses.replace(run("b", odd), name="<b>")
-    assert any("<b>" in text for text in provenance.warnings([run("a", {}), changed]))
-    assert provenance.table([changed])["rows"]
+    assert any("<b>" in text for text in comparison.warnings([run("a", {}), changed]))
+    assert comparison.table([changed])["rows"]
