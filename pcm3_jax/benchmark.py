@@ -158,13 +158,13 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
 
 def _projections(config: ConfigDict, rows: int, step_seconds: float) -> dict[str, float]:
     """The step's exchange and efficiency on many devices of ``rows`` samples each."""
-    settings, figures = config.benchmark, {"gradient_megabytes": gradient_bytes(config) / 1e6}
+    figures = {"gradient_megabytes": gradient_bytes(config) / 1e6}
     for devices in PROJECTED:
         seconds = exchange_seconds(
             collectives(config, rows * devices, devices),
             devices,
-            bandwidth=settings.link_gigabytes * 1e9,
-            latency=settings.link_microseconds * 1e-6,
+            bandwidth=config.benchmark.link_gigabytes * 1e9,
+            latency=config.benchmark.link_microseconds * 1e-6,
         )
         figures[f"exchange_seconds_on_{devices}"] = seconds
         figures[f"efficiency_on_{devices}"] = step_seconds / (step_seconds + seconds)
