@@ -137,6 +137,7 @@ def test_a_report_of_little_says_what_is_missing(opened, report_contents):
     for part in ("encoders", "confusions", "masked", "views", "tables", "sequences"):
         report_contents[part] = []
     report_contents["charts"] = {"learning": [], "machine": []}
+    report_contents["provenance"] = None
     window = opened(report_contents, PHONE)
     text = window.locator("main").inner_text()
     for sentence in ("No run has logged a step.", "No run has finished.", "provenance.json"):
