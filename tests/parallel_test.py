@@ -186,6 +186,7 @@ def test_a_single_process_waits_for_nobody():
     wait_for_all("test")
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_numbers_of_devices(program, finished_run, tmp_path):
     """1, 4 and 2 devices, each killed in another epoch."""
     for devices, lines in ((1, 6), (4, 14)):
@@ -220,6 +221,7 @@ LOST = (
 )
 
 
+@pytest.mark.slow
 def test_without_one_process_the_other_ends_in_a_sentence(program, pair_run, tmp_path):
     """Either of them is killed, and the run goes on to the same end."""
     for victim, lines in ((1, 6), (0, 14)):

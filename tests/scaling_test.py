@@ -70,10 +70,9 @@ SMALL = {
 }
 CASES = [
     {},
-    {"mapping": "shard_map", "method.prompt_placement": "after_norm"},
     {
-        "method.domain_prompts": False,
-        "method.task_prompts": False,
+        "mapping": "shard_map",
+        "method.prompt_placement": "after_norm",
         "method.contrast_guides_decoder": False,
     },
 ]
