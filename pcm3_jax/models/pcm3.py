@@ -33,16 +33,19 @@ from pcm3_jax.skeleton import FEATURES, flatten_frames, unflatten_frames
 POSITIVES = ("intra", "mask", "predict", "inter")
 
 
+Offset = jax.Array | int
+
+
 @flax.struct.dataclass
 class PromptOffsets:
     """First channel of the task prompt in each place that uses one, int32 scalars (§3.4)."""
 
-    intra: jax.Array
-    decoder: jax.Array
-    mask: jax.Array
-    predict: jax.Array
-    inter: jax.Array
-    key: jax.Array
+    intra: Offset
+    decoder: Offset
+    mask: Offset
+    predict: Offset
+    inter: Offset
+    key: Offset
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
