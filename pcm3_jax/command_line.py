@@ -169,7 +169,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     if not loaded:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         raise UserError(f"The configuration file {file!r} is missing, or returns no ConfigDict.")
-    return _CONFIG.value, Path(flags.FLAGS["workdir"].value)
+    return _CONFIG.value, Path(flags.FLAGS.workdir)
 
 
 def _mistake(error: Exception, argv: list[str]) -> str:

@@ -115,15 +115,12 @@ def wait_for_all(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def join_processes(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
-) -> None:
+def join_processes(*address: Any) -> None:
     """Makes this process one of several of a run.
 
     Args:
-      coordinator: the "host:port" of process 0; nothing on a Cloud TPU, which knows all three.
-      processes: how many there are.
-      process: which of them this one is.
+      address: nothing on a Cloud TPU, which knows; else the "host:port" of process 0, the number
+        of processes, and which of them this one is.
 
     Raises:
       UserError: nothing was given and this is no Cloud TPU.
@@ -132,11 +129,11 @@ def join_processes(
         "heartbeat_timeout_seconds": _HEARTBEAT,
         "shutdown_timeout_seconds": _SHUTDOWN,
     }
-    if coordinator:
+    if address:
         # Else JAX would take one GPU a process wherever it notices Slurm or MPI.
         timeouts["cluster_detection_method"] = "deactivate"
     try:
-        jax.distributed.initialize(coordinator, processes, process, **timeouts)
+        jax.distributed.initialize(*address, **timeouts)
     except ValueError as error:
         raise UserError("--coordinator=auto finds no Cloud TPU; use host:port.") from error
 

@@ -109,6 +109,7 @@ class Report:
         path.write_text(json.dumps(vars(self) | {"warnings": self.warnings()}, indent=1))
 
 
+# TFDS has no types, so that its keywords of classes are not known.
 class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders that read recordings which the user downloaded.
 
@@ -118,6 +119,7 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
 
     NEEDS_MANUAL_DIR = True
     SUFFIX: ClassVar[str | tuple[str, ...]]
+    # Given, since it is needed.
     manual_dir: Path
 
     @property

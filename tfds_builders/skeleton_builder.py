@@ -79,6 +79,7 @@ _SHARED_FEATURES = {
 }
 
 
+# TFDS has no types, so that its keywords of classes are not known.
 class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders: a subclass names its labels and gives its shards.
 

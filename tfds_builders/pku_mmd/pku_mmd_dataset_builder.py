@@ -58,6 +58,7 @@ def _protocols() -> list[Protocol]:
     ]
     # For detection, whose public program takes coordinates as they are.
     untrimmed = [
+        # TFDS has no types, so that its configs' fields are not known.
         dataclasses.replace(  # type: ignore[call-arg]
             protocol,
             name=f"{protocol.name}_untrimmed",
