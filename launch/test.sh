@@ -4,4 +4,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 ruff check .
 ruff format --check .
+mypy
 python -m pytest --numprocesses=2 "$@"

@@ -214,7 +214,7 @@ def compare(config: ConfigDict) -> dict[str, Any]:
         f"{jax.device_count()}; hide the others, for instance by CUDA_VISIBLE_DEVICES=0.",
     )
     device = peers.set_up(config.benchmark.tf32)
-    contestants = {"ours": Ours(config)}
+    contestants: dict[str, Any] = {"ours": Ours(config)}
     for kind in peers.KINDS if config.peers == "all" else (config.peers,):
         contestants[kind] = peers.Peer(kind, config, device)
         contestants[kind].load_state(contestants["ours"].state)
@@ -270,7 +270,7 @@ def take_turns(config: ConfigDict, contestants: Mapping[str, Any]) -> dict[str, 
         return views, draw_offsets(key, config.model.hidden, config.model.prompt_width)
 
     dtype, size = jnp.dtype(config.model.dtype), product_size()
-    turns = {name: [] for name in contestants}
+    turns: dict[str, list[Turn]] = {name: [] for name in contestants}
     order = collections.deque(contestants)
     for key in jax.random.split(jax.random.key(config.seed), config.benchmark.steps + 1):
         views, offsets = draw(key, *next(batches))

@@ -184,7 +184,7 @@ def mutual_distillation(
     # As published, the pairs' divergences are summed and averaged over the batch alone.  What
     # differs from the publication lies elsewhere: the encoder and the augmentation are PCM³'s.
     nearest, places = lax.top_k(teacher, neighbours)
-    return sum(
+    divergences = (
         losses.similarity_kl(
             nearest[a],
             jnp.take_along_axis(student[b], places[a], axis=-1),
@@ -193,3 +193,4 @@ def mutual_distillation(
         )
         for a, b in itertools.permutations(range(len(teacher)), 2)
     )
+    return sum(divergences, jnp.float32(0))

@@ -169,7 +169,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     if not loaded:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         raise UserError(f"The configuration file {file!r} is missing, or returns no ConfigDict.")
-    return _CONFIG.value, Path(_WORKDIR.value)
+    return _CONFIG.value, Path(flags.FLAGS.workdir)
 
 
 def _mistake(error: Exception, argv: list[str]) -> str:
@@ -177,8 +177,9 @@ def _mistake(error: Exception, argv: list[str]) -> str:
     files = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
     message = str(error).strip()
     # ml_collections follows the keys of overrides there.
-    if isinstance(error, (AttributeError, KeyError)) and "config_path.py" in files:
-        key = re.search(r"\w+", message)[0]
+    of_key = isinstance(error, (AttributeError, KeyError)) and "config_path.py" in files
+    if of_key and (word := re.search(r"\w+", message)):
+        key = word[0]
         flag = next((arg for arg in argv if key in re.split("[.=]", arg)), key)
         meant = re.search(r'Did you mean "(\w+)"', message)
         hint = f"; did you mean {meant[1]!r}?" if meant else "."

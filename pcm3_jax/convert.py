@@ -129,13 +129,13 @@ def weights_from_torch(tensors: Mapping[str, np.ndarray], stream: str, what: str
     return check(Weights(config, tree, classes), what)
 
 
-def stablehlo(weights: Weights) -> bytes:
+def stablehlo(weights: Weights) -> bytearray:
     """The encoder in evaluation mode, weights included, for any number of sequences."""
     model, stream = build_model(weights.config), weights.config.views.stream
     parts = ("params", "batch_stats")
     variables = {part: {"encoder": weights.tree[part]["encoder"]} for part in parts}
 
-    def embed(skeletons: jax.Array) -> jax.Array:
+    def embed(skeletons: jax.Array) -> Any:
         return model.apply(
             variables, stream_of(skeletons, missing_joints(skeletons), stream), method=PCM3.embed
         )
@@ -167,7 +167,7 @@ def _running(tensors, name):
 
 
 def _gru(tensors, name, suffixes):
-    layers = {}
+    layers: dict[str, Any] = {}
     while f"{name}.weight_ih_l{len(layers)}" in tensors:
         index = len(layers)
         layers[f"layer_{index}"] = {

@@ -39,7 +39,7 @@ def report_failure(failure: str, on_failure: str) -> None:
 
 def reason(error: BaseException) -> str:
     """Why something failed, in a few words without a stop."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and error.errno in NO_ROOM and error.strerror:
         return error.strerror
     message = str(error).strip()
     # TensorStore tells the whole way down to the file system's error.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +23,14 @@ def step_memory(config: ConfigDict, rows: int) -> int:
     method = METHODS[config.task]
     model, optimizer = method.build_model(config), build_optimizer(config, 1)
     state = jax.eval_shape(lambda: method.create_state(model, optimizer, config))
-    ids = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    ids: Any = jax.ShapeDtypeStruct((rows,), jnp.int32)
     batch = Batch(Clips(ids, ids), Clips(ids, ids), ids, ids)
     frames = jax.ShapeDtypeStruct(
         (config.data.max_frames, PERSONS, JOINTS, COORDINATES), jnp.float32
     )
     step = functools.partial(method.step, model=model, optimizer=optimizer, config=config)
-    analysis = jax.jit(step, donate_argnums=0).lower(state, frames, batch).compile()
-    analysis = analysis.memory_analysis()
+    compiled = jax.jit(step, donate_argnums=0).lower(state, frames, batch).compile()
+    analysis: Any = compiled.memory_analysis()
     needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
     return needed - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
 

@@ -115,7 +115,7 @@ def wait_for_all(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def join_processes(*address: str | int) -> None:
+def join_processes(*address: Any) -> None:
     """Makes this process one of several of a run.
 
     Args:
@@ -125,7 +125,7 @@ def join_processes(*address: str | int) -> None:
     Raises:
       UserError: nothing was given and this is no Cloud TPU.
     """
-    timeouts = {
+    timeouts: dict[str, Any] = {
         "heartbeat_timeout_seconds": _HEARTBEAT,
         "shutdown_timeout_seconds": _SHUTDOWN,
     }

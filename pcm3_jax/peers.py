@@ -174,11 +174,16 @@ class Peer(nn.Module):
         """Puts our views and offsets on the peer's device."""
         put = functools.partial(torch.tensor, device=self.queue.device)
         query = views.query
-        visible = np.asarray(query.visible)[None, ..., None].repeat(COORDINATES, -1)
-        poses = (query.intra, views.key, query.target, query.inter, visible)
+        cells = np.asarray(query.visible)[None, ..., None].repeat(COORDINATES, -1)
+        poses = (query.intra, views.key, query.target, query.inter, cells)
         frames = (np.swapaxes(flatten_frames(jax.numpy.asarray(x)), 0, 1) for x in poses)
+        intra, key, target, inter, visible = (put(np.asarray(x)) for x in frames)
         return PeerViews(
-            *(put(np.asarray(x)) for x in frames),
+            intra,
+            key,
+            target,
+            inter,
+            visible,
             partner=put(np.asarray(views.partner)).long(),
             mix_share=float(views.mix_share),
             offsets={name: int(getattr(offsets, name)) for name in PromptOffsets.names()},

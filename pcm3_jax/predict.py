@@ -69,12 +69,11 @@ def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> 
     normalization = OnlineNormalization(normalization_of(model.config.data.name))
     terminal = sys.stdout.isatty()
     for number, frame in read_frames(lines):
-        if not normalized:
-            frame = normalization(frame)
-        if frame is None:
+        pose = frame if normalized else normalization(frame)
+        if pose is None:
             text = "nobody seen yet"
         else:
-            text = _text(model.labels(stream.push(frame)[None], k)[0])
+            text = _text(model.labels(stream.push(pose)[None], k)[0])
         start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
         print(f"{start}frame {number}: {text}", end=end, flush=True)
     if terminal:

@@ -41,7 +41,7 @@ def record(workdir: Path, config: ConfigDict) -> None:
 
 def describe(config: ConfigDict) -> dict[str, Any]:
     """Where, when and from what this process runs."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in ("pcm3_jax", *PACKAGES):
         try:
             versions[package] = importlib.metadata.version(package)

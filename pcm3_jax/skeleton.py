@@ -7,13 +7,16 @@ authors' program (joint, coordinate, person), so that weights move between the t
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Array = np.ndarray | jax.Array
+# What comes out is of the kind that went in.
+SameArray = TypeVar("SameArray", np.ndarray, jax.Array)
 
 JOINTS = 25
 PERSONS = 2
@@ -44,26 +47,30 @@ def part_membership() -> np.ndarray:
     return membership
 
 
-def joint_stream(poses: jax.Array) -> jax.Array:
+def joint_stream(poses: Array) -> Array:
     return poses
 
 
-def bone_stream(poses: jax.Array) -> jax.Array:
+def bone_stream(poses: Array) -> Array:
     """Each joint relative to its parent, ``(..., T, M, V, C)``."""
     return poses - poses[..., PARENTS, :]
 
 
-def motion_stream(poses: jax.Array) -> jax.Array:
+def motion_stream(poses: Array) -> Array:
     """Displacement to the next frame, zero in the last, ``(..., T, M, V, C)``."""
     return jnp.diff(poses, axis=-4, append=poses[..., -1:, :, :, :])
 
 
-STREAMS = {"joint": joint_stream, "bone": bone_stream, "motion": motion_stream}
+STREAMS: dict[str, Callable[[Array], Array]] = {
+    "joint": joint_stream,
+    "bone": bone_stream,
+    "motion": motion_stream,
+}
 # Where streams are stacked along an axis, in checkpoints too, this is their order.
 STREAM_ORDER = tuple(STREAMS)
 
 
-def missing_joints(poses: Array) -> Array:
+def missing_joints(poses: SameArray) -> SameArray:
     """Where persons (..., M, V, C) who are there lack a joint, (..., M, V) booleans.
 
     A missing joint is exactly zero. So is the first person's spine in normalised skeletons, which
@@ -75,7 +82,7 @@ def missing_joints(poses: Array) -> Array:
     return zero & ~zero.all(axis=-1, keepdims=True) & ~centre
 
 
-def seen_in_stream(visible: Array, stream: str) -> Array:
+def seen_in_stream(visible: SameArray, stream: str) -> SameArray:
     """Where (..., T, M, V) all joints that a stream's value is computed from are visible."""
     if stream == "bone":
         return visible & visible[..., PARENTS]
@@ -86,7 +93,7 @@ def seen_in_stream(visible: Array, stream: str) -> Array:
     return visible
 
 
-def stream_of(poses: Array, missing: Array, stream: str) -> jax.Array:
+def stream_of(poses: jax.Array, missing: jax.Array, stream: str) -> jax.Array:
     """A stream of poses (..., T, M, V, C), with no bone and no motion to or from a missing joint.
 
     ``missing`` (..., T, M, V) is not read off the poses, since augmentation sets joints to zero,

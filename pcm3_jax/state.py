@@ -18,8 +18,7 @@ from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
 KEY_MODULES = ("encoder", "projector")
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """State of pretraining, replicated on every device.
 
     Attributes:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,23 @@ from pcm3_jax.state import TrainState, key_part
 from pcm3_jax.views.pipeline import Batch, Views, draw_offsets, draw_views
 
 Metrics = dict[str, jax.Array]
+
+
+class Descending(Protocol):
+    """What `descend` changes of a state: a `TrainState`, or another with fields of these names."""
+
+    @property
+    def step(self) -> jax.Array: ...
+    @property
+    def healthy(self) -> jax.Array: ...
+    @property
+    def params(self) -> Any: ...
+    @property
+    def opt_state(self) -> optax.OptState: ...
+    def replace(self, **changes: Any) -> Self: ...
+
+
+AnyState = TypeVar("AnyState", bound=Descending)
 
 
 def pretrain_step(
@@ -99,17 +116,17 @@ def update(
 
 
 def descend(
-    state: TrainState,
+    state: AnyState,
     gradients: Any,
     metrics: Metrics,
     optimizer: optax.GradientTransformation,
     axis_name: str | None,
     **moved: Any,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[AnyState, Metrics]:
     """The optimizer's step, after which a step's loss or gradient that is not finite is undone.
 
     Args:
-      state: before the step; a `TrainState`, or another with its fields of the same names.
+      state: before the step.
       gradients, metrics: of this device's samples.
       axis_name: the devices' axis, over which both are averaged.
       moved: what else of the state the step has changed.

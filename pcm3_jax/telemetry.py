@@ -59,7 +59,7 @@ class Telemetry:
         partial.replace(path)
         self._file = path.open("a", buffering=1)
         # A kill loses the last seconds of events, but no line of metrics.jsonl.
-        self._events = _Events(workdir / "tensorboard", first_step + 1)
+        self._events: _Events | None = _Events(workdir / "tensorboard", first_step + 1)
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=total_steps * batch_size,
@@ -112,13 +112,13 @@ class Telemetry:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
         if self._events is not None:
             with self._failure_reported("tensorboard"):
-                self._add_events(step, values)
+                self._add_events(self._events, step, values)
 
-    def _add_events(self, step: int, values: dict[str, float]) -> None:
+    def _add_events(self, events: _Events, step: int, values: dict[str, float]) -> None:
         try:
-            self._events.add(step, values)
+            events.add(step, values)
         except OSError:
-            events, self._events = self._events, None
+            self._events = None
             with contextlib.suppress(OSError):
                 events.close()
             raise

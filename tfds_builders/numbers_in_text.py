@@ -178,7 +178,8 @@ class Reader:
     """Hands out lines one by one and refuses a file that ends too early or too late."""
 
     def __init__(self, lines: Iterator[Line], file: str):
-        self._lines, self._file, self._last_number = lines, file, None
+        self._lines, self._file = lines, file
+        self._last_number: int | None = None
 
     def take(self, what: str) -> Line:
         """The next line, called `what`. Raises BadFile if there is none."""

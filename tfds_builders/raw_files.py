@@ -68,7 +68,7 @@ class RawFile:
         try:
             if self.content is not None:
                 return self.content[: None if size < 0 else size]
-            if self.archive is not None:
+            if self.archive is not None and self.member is not None:
                 with _zip(self.archive).open(self.member) as file:
                     return file.read(size)
             with open(self.file, "rb") as file:
@@ -119,8 +119,9 @@ def _archived(path: Path, suffix: str | tuple[str, ...]) -> Iterator[RawFile]:
                 yield RawFile(file, stamp, str(path), entry.filename)
         return
     with tarfile.open(path) as archive:
-        for entry in archive:
-            if entry.isfile() and entry.name.endswith(suffix):
-                content = archive.extractfile(entry).read()
+        for member in archive:
+            wanted = member.isfile() and member.name.endswith(suffix)
+            if wanted and (opened := archive.extractfile(member)):
+                content = opened.read()
                 stamp = f"{len(content)}:{zlib.crc32(content)}"
-                yield RawFile(f"{path}/{entry.name}", stamp, content=content)
+                yield RawFile(f"{path}/{member.name}", stamp, content=content)

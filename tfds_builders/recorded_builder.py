@@ -109,7 +109,8 @@ class Report:
         path.write_text(json.dumps(vars(self) | {"warnings": self.warnings()}, indent=1))
 
 
-class RecordedBuilder(SkeletonBuilder, skip_registration=True):
+# TFDS has no types, so that its keywords of classes are not known.
+class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders that read recordings which the user downloaded.
 
     A subclass groups the raw files into parts and makes records of what was parsed. Parts are
@@ -118,9 +119,17 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):
 
     NEEDS_MANUAL_DIR = True
     SUFFIX: ClassVar[str | tuple[str, ...]]
-    # Longer recordings are cut before normalisation, as the public programs do.
-    MAX_FRAMES: ClassVar[int | None] = None
-    SHARD_SIZE: ClassVar[int] = SHARD_SIZE
+    # Given, since it is needed.
+    manual_dir: Path
+
+    @property
+    def MAX_FRAMES(self) -> int | None:
+        # Longer recordings are cut before normalisation, as the public programs do.
+        return None
+
+    @property
+    def SHARD_SIZE(self) -> int:
+        return SHARD_SIZE
 
     @abc.abstractmethod
     def _parts(self, files: Sequence[RawFile], report: Report) -> list[Part]:

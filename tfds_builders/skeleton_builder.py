@@ -79,7 +79,8 @@ _SHARED_FEATURES = {
 }
 
 
-class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+# TFDS has no types, so that its keywords of classes are not known.
+class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders: a subclass names its labels and gives its shards.
 
     Shards are written by several processes, without TensorFlow, and kept in `staging` until the
@@ -87,9 +88,14 @@ class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     examples in a shuffled, deterministic order itself.
     """
 
-    LABELS: ClassVar[Sequence[str]]
     HOMEPAGE: ClassVar[str | None] = None
     NEEDS_MANUAL_DIR: ClassVar[bool] = False
+
+    # A property, so that a subclass may compute it or set it.
+    @property
+    @abc.abstractmethod
+    def LABELS(self) -> Sequence[str]:
+        """The names of the classes; their order gives their numbers."""
 
     def __init__(
         self,

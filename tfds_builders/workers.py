@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,11 +59,12 @@ def run(
 def _leave_with_parent() -> None:
     """Ends this worker when its parent is gone, however that ended."""
 
-    def watch() -> None:
-        connection.wait([multiprocessing.parent_process().sentinel])
+    def watch(parent: BaseProcess) -> None:
+        connection.wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
 
 
 def fingerprint(*what: Any) -> str:

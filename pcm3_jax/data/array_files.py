@@ -3,7 +3,7 @@
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def read_npy(file: Path | BinaryIO) -> dict[str, np.ndarray]:
         ValueError: why there is none, as one clause.
     """
     # Mapped where it can be, so that a header that promises more than the file has is noticed.
-    mode = "r" if isinstance(file, Path) else None
+    mode: Literal["r"] | None = "r" if isinstance(file, Path) else None
     try:
         return {"": np.load(file, mmap_mode=mode, allow_pickle=False)}
     except _DAMAGE as error:

@@ -62,9 +62,10 @@ def resident_batches(
 ) -> Iterator[tuple[jax.Array, Batch]]:
     """Endless (frames, batch) with all frames on every device."""
     rows = devices.local_rows(sampler.batch_size)
+    frames, start = recordings.packed()
 
     def clips(ids: np.ndarray) -> Clips:
-        return Clips(recordings.start[ids], recordings.length[ids])
+        return Clips(start[ids], recordings.length[ids])
 
     step = first_step
     while True:
@@ -75,7 +76,7 @@ def resident_batches(
             position=rows.astype(np.int32),
             partner=partner[rows].astype(np.int32),
         )
-        yield recordings.frames, devices.shard(batch)
+        yield frames, devices.shard(batch)
         step += 1
 
 
@@ -169,7 +170,8 @@ def sample_batches(
 def _read(recordings: Recordings, ids: np.ndarray, devices: Devices) -> tuple[jax.Array, Clips]:
     """Sequences of this process: the frames that hold them and where they lie there."""
     if recordings.frames is not None:
-        return recordings.frames, Clips(recordings.start[ids], recordings.length[ids])
+        frames, start = recordings.packed()
+        return frames, Clips(start[ids], recordings.length[ids])
     padded = recordings.padded(ids)
     share = len(ids) // devices.local_count
     start = np.tile(np.arange(share, dtype=np.int32) * recordings.max_frames, devices.local_count)

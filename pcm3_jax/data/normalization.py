@@ -82,7 +82,7 @@ def normalize_sequence(skeleton: np.ndarray) -> np.ndarray:
 
     # float64 until the end: two rotations of metres must not cost float32 digits.
     filled = np.stack([_fill_empty_frames(person) for person in skeleton.swapaxes(0, 1)], axis=1)
-    seen = filled.any(axis=-1, keepdims=True)
+    seen = np.any(filled, axis=-1, keepdims=True)
     posed = (filled.astype(np.float64) - filled[:, :1, SPINE : SPINE + 1]) * seen
 
     first_seen = seen[0, 0, :, 0]
@@ -105,7 +105,7 @@ def center_sequence(skeleton: np.ndarray) -> np.ndarray:
     Returns:
         A new float32 array of the same shape; joints that were not seen stay zero.
     """
-    seen = skeleton.any(axis=-1, keepdims=True)
+    seen = np.any(skeleton, axis=-1, keepdims=True)
     start = skeleton[seen[:, 0, SPINE, 0].argmax(), 0, SPINE].astype(np.float64)
     return ((skeleton - start) * seen).astype(np.float32)
 
@@ -157,7 +157,7 @@ def _order_after_filling(person: np.ndarray) -> np.ndarray:
 
 def _fill_empty_frames(person: np.ndarray) -> np.ndarray:
     """Step 1 for one person, (T, V, 3) to (T, V, 3); an absent person stays zero."""
-    present = person.any(axis=(1, 2))
+    present = np.any(person, axis=(1, 2))
     if not present.any():
         return person
     # A person who is there from the start keeps the gaps between their frames.

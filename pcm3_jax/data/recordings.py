@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ class Recordings:
     max_frames: int
     frames: jax.Array | None
     start: np.ndarray | None
-    source: object
+    source: Any
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
@@ -48,13 +49,18 @@ class Recordings:
 
     def padded(self, ids: np.ndarray) -> np.ndarray:
         """Reads sequences from disk: (len(ids), max_frames, M, V, C), zeros past their end."""
-        out = None
-        for row, example in enumerate(self.source.__getitems__(ids.tolist())):
-            skeleton = example["skeleton"][: self.max_frames]
-            if out is None:
-                out = np.zeros((len(ids), self.max_frames, *skeleton.shape[1:]), np.float32)
-            out[row, : len(skeleton)] = skeleton
+        examples = self.source.__getitems__(ids.tolist())
+        skeletons = [example["skeleton"][: self.max_frames] for example in examples]
+        out = np.zeros((len(ids), self.max_frames, *skeletons[0].shape[1:]), np.float32)
+        for row, skeleton in zip(out, skeletons, strict=True):
+            row[: len(skeleton)] = skeleton
         return out
+
+    def packed(self) -> tuple[jax.Array, np.ndarray]:
+        """``frames`` and ``start`` of sequences that are not read from disk when needed."""
+        if self.frames is None or self.start is None:
+            raise ValueError(f"the frames of {self.split} were not kept")
+        return self.frames, self.start
 
 
 def read(

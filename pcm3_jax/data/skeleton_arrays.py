@@ -55,16 +55,16 @@ def read_skeleton(array: np.ndarray, layout: Layout) -> np.ndarray:
     _refuse_ambiguous_zeros(poses, layout)
     if absent.all():
         raise ValueError("found no joint of any person in any frame where skeletons were expected")
-    found = to_kinect_v2(poses, layout)
-    if np.isnan(found[:, 0, SPINE]).all():
+    skeletons = to_kinect_v2(poses, layout)
+    if np.isnan(skeletons[:, 0, SPINE]).all():
         raise ValueError(
             "found no frame in which the first person has all joints of the spine's middle "
             f"({', '.join(layout.sources['spine_mid'])}), on which skeletons are centred"
         )
     # Further on an exact zero is a missing joint; these are places.
-    found[(found == 0).all(axis=-1)] = _NANOMETRE
-    found[absent] = 0
-    return found
+    skeletons[(skeletons == 0).all(axis=-1)] = _NANOMETRE
+    skeletons[absent] = 0
+    return skeletons
 
 
 def _refuse_ambiguous_zeros(poses: np.ndarray, layout: Layout) -> None:

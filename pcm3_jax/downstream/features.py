@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ Embedding = Callable[[Any, jax.Array], jax.Array]
 
 def encoder_embedding(model: PCM3) -> Embedding:
     """The encoder's sequence features (N, 2H)."""
-    return functools.partial(model.apply, method=PCM3.embed)
+    return cast(Embedding, functools.partial(model.apply, method=PCM3.embed))
 
 
 def raw_embedding(_: Any, poses: jax.Array) -> jax.Array:

@@ -66,7 +66,9 @@ def fusion(config: ConfigDict, workdir: Path) -> Results:
             f"config.fusion.runs names {len(runs)} workdirs and config.fusion.weights has "
             f"{len(weights)} numbers: give one weight for each linear evaluation."
         )
-    total, label, name = 0.0, None, None
+    total: Any = 0.0
+    label: Any = None
+    name: Any = None
     for run, weight in zip(runs, weights, strict=True):
         path = Path(run) / "scores.npz"
         if not path.exists():

@@ -44,10 +44,10 @@ def train_classifier(
         "bias": jnp.zeros(classes),
     }
     opt_state = optimizer.init(params)
-    labels = jnp.asarray(labels)
+    targets = jnp.asarray(labels)
     for epoch in range(config.epochs):
         order = _epoch_order(jax.random.fold_in(key, epoch), count, steps, batch_size)
-        params, opt_state = _epoch(params, opt_state, features(epoch), labels, order, optimizer)
+        params, opt_state = _epoch(params, opt_state, features(epoch), targets, order, optimizer)
     return {"kernel": params["weight"].T, "bias": params["bias"]}
 
 

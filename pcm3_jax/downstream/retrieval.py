@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pcm3_jax.skeleton import Array
+
 # Rows compared at a time, which bounds the memory for any gallery: 32,768 of 2048 features are
 # 268 MB, and their products with 1024 queries 134 MB.
 _QUERIES, _GALLERY = 1024, 32_768
@@ -24,7 +26,7 @@ def nearest_neighbours(gallery: np.ndarray, queries: np.ndarray) -> np.ndarray:
     index = np.zeros(len(queries), np.int64)
     similarity = np.full(len(queries), -np.inf, np.float32)
     for start in range(0, len(gallery), _GALLERY):
-        block = np.asarray(gallery[start : start + _GALLERY], np.float32)
+        block: Array = np.asarray(gallery[start : start + _GALLERY], np.float32)
         # The queries' lengths do not change which neighbour is nearest.
         block = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
         if jax.default_backend() != "cpu":

@@ -62,8 +62,7 @@ def encode(encoder: Encoder, poses: jax.Array, train: bool) -> jax.Array:
     return encoder.sequence_feature(features[:, 0])
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
     """What a step changes; the fields are those of `state.TrainState`."""
 
     step: jax.Array

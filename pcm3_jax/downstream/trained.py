@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ def finetune(config: ConfigDict, workdir: Path) -> Results:
         )
         return {"top1": top_k_accuracy(found, test_split.label, 1)}
 
+    def fixed(samples: feed.Samples) -> Callable[[int], feed.Samples]:
+        return lambda epoch: samples
+
     encoder = encoder_variables(config)
     accuracies = []
     for draw in range(settings.draws):
@@ -64,7 +68,7 @@ def finetune(config: ConfigDict, workdir: Path) -> Results:
         samples = _whole_sequences(train_split, chosen)
         start = _start(model, encoder, _key(config, draw), _POSES, train=False)
         metrics = supervised.fit(
-            start, loss, train_split, lambda _, s=samples: s, evaluate, settings, config, devices,
+            start, loss, train_split, fixed(samples), evaluate, settings, config, devices,
             workdir / f"draw_{draw}",
         )  # fmt: skip
         accuracies.append(metrics["top1"])
@@ -90,7 +94,8 @@ def detection(config: ConfigDict, workdir: Path) -> Results:
 
     def probabilities(variables, frames, clips):
         poses = views(None, frames, clips, None)
-        return jax.nn.softmax(model.apply(variables, poses, train=False))
+        scores: Any = model.apply(variables, poses, train=False)
+        return jax.nn.softmax(scores)
 
     every_frame = windows.detection_samples(test_split, *window)
 
@@ -148,7 +153,7 @@ def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
 
     def errors(variables, frames, clips):
         seen, last, future = inputs(frames, clips)
-        prediction = model.apply(variables, seen, last, settings.future, train=False)
+        prediction: Any = model.apply(variables, seen, last, settings.future, train=False)
         still = zero_velocity(last[:, None], settings.future)
         total, count = position_errors(prediction, future)
         return jnp.stack([total, position_errors(still, future)[0], count], axis=1)
@@ -160,7 +165,7 @@ def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
             errors, variables, test_split, tested, config.eval.batch_size, devices
         )
         predicted, still, count = found.sum(0, dtype=np.float64)
-        metrics = {"sequences": len(tested)}
+        metrics: dict[str, float] = {"sequences": len(tested)}
         for name, total in (("mpjpe", predicted), ("zero_velocity", still)):
             metrics[name] = float(total.sum() / count.sum())
             metrics |= {f"{name}@{i + 1}": float(e) for i, e in enumerate(total / count)}

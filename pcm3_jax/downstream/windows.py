@@ -41,17 +41,17 @@ def detection_samples(
     Raises:
       UserError: a video is shorter than a window.
     """
-    sequence, start, target = [], [], []
+    sequences, start, target = [], [], []
     for index, (length, actions) in enumerate(zip(videos.length, videos.actions, strict=True)):
         try:
             windows = window_indices(length, frames, stride)
         except UserError as error:
             raise UserError(f"{videos.name[index]} of {videos.split}: {error}.") from None
         chosen = np.arange(length // every) * every + offset
-        sequence.append(np.full(len(chosen), index, np.int32))
+        sequences.append(np.full(len(chosen), index, np.int32))
         start.append(windows[chosen, 0])
         target.append(frame_classes(length, actions)[chosen])
-    sequence = np.concatenate(sequence)
+    sequence = np.concatenate(sequences)
     length = np.full(len(sequence), frames * stride, np.int32)
     return Samples(sequence, np.concatenate(start), length, np.concatenate(target))
 

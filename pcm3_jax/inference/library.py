@@ -243,7 +243,8 @@ class Model:
                 return states[last]
             return network.encoder.sequence_feature(states)
 
-        return self._network.apply(variables, poses, method=encode).astype(jnp.float32)
+        feature: Any = self._network.apply(variables, poses, method=encode)
+        return feature.astype(jnp.float32)
 
     def _run(self, function: Any, views: jax.Array, rows: int) -> np.ndarray:
         # float32 is to mean float32 on devices that would take shortcuts.

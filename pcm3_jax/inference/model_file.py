@@ -81,7 +81,7 @@ def save(path: Path, weights: Weights) -> None:
 def save_classifier(workdir: Path, classifier: dict[str, Any], classes: Sequence[str]) -> None:
     """Writes ``classifier.npz`` beside a linear evaluation's results, from the first process."""
     if jax.process_index() == 0:
-        arrays = {name: np.asarray(array) for name, array in classifier.items()}
+        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in classifier.items()}
         with replaced(workdir / "classifier.npz") as partial, open(partial, "wb") as file:
             np.savez(file, classes=np.array(classes, str), **arrays)
 

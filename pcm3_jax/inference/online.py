@@ -15,10 +15,10 @@ from pcm3_jax.data.normalization import SPINE
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.sequences import Sequence, read_sequence
 from pcm3_jax.models.pcm3 import PCM3
-from pcm3_jax.skeleton import PERSONS, STREAMS, flatten_frames, seen_in_stream
+from pcm3_jax.skeleton import PERSONS, STREAMS, Array, flatten_frames, seen_in_stream
 
 # (variables, state (L, 2, H), pose (2, 25, 3)) → the state and the feature (2H,) after it.
-Step = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Step = Callable[[Any, jax.Array, Array], tuple[jax.Array, jax.Array]]
 
 
 def build_step(model: PCM3) -> Step:
@@ -26,7 +26,7 @@ def build_step(model: PCM3) -> Step:
 
     @jax.jit
     def step(variables, state, pose):
-        normalised = model.apply(
+        normalised: Any = model.apply(
             variables, flatten_frames(pose), method=lambda m, x: m.encoder.input_norm.frozen(x)
         )
         layers = variables["params"]["encoder"]["gru"]
@@ -144,7 +144,7 @@ class OnlineNormalization:
         """Normalises (M, 25, 3) metres to (2, 25, 3); None until the first spine is seen."""
         poses = np.zeros((PERSONS, *frame.shape[1:]))
         poses[: len(frame)] = frame
-        seen = poses.any(axis=-1, keepdims=True)
+        seen = np.any(poses, axis=-1, keepdims=True)
         if seen[0, SPINE]:
             self._spine = poses[0, SPINE].copy()
         if self._spine is None:

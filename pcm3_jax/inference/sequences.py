@@ -69,8 +69,10 @@ def read_sequences(
       UserError: names the sequence that cannot be used, and why.
     """
     if isinstance(skeletons, (list, tuple)):
-        arrays = [_array(array, f"Sequence {i}") for i, array in enumerate(skeletons)]
-        masks = mask if isinstance(mask, (list, tuple)) else [mask] * len(arrays)
+        arrays: list[np.ndarray] | np.ndarray = [
+            _array(array, f"Sequence {i}") for i, array in enumerate(skeletons)
+        ]
+        masks: Any = mask if isinstance(mask, (list, tuple)) else [mask] * len(arrays)
         if len(masks) != len(arrays):
             raise UserError(f"There are {len(masks)} masks for {len(arrays)} sequences.")
     else:

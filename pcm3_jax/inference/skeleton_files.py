@@ -40,7 +40,7 @@ def read(name: str, layout: str | None = None) -> list[Recording]:
       UserError: file, line and flaw.
     """
     path = Path(name)
-    readers = {
+    readers: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
         ".skeleton": _ntu,
         ".txt": _text,
         ".npy": functools.partial(_arrays, array_files.read_npy),

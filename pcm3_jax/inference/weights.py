@@ -70,8 +70,8 @@ def check(weights: Weights, what: str) -> Weights:
                 raise UserError(f"{what} has another number of layers than its configuration.")
         wanted = template(weights.config)
         if "classifier" in weights.tree:
-            shapes = {"kernel": (2 * model.hidden, len(weights.classes))}
-            shapes["bias"] = shapes["kernel"][1:]
+            classes = len(weights.classes)
+            shapes = {"kernel": (2 * model.hidden, classes), "bias": (classes,)}
             wanted["classifier"] = {
                 name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()
             }

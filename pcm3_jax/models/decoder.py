@@ -45,11 +45,10 @@ class Decoder(nn.Module):
         Returns:
           Flat frames (P, N, T, 150) in float32 and the moments to `record`.
         """
-        before = prompt is not None and self.prompt_placement == "before_norm"
-        after = prompt is not None and self.prompt_placement == "after_norm"
-        x = self.reduce(features + prompt if before else features)
-        x, moments = self.norm(x, pass_axis=1)
-        if after:
+        if prompt is not None and self.prompt_placement == "before_norm":
+            features = features + prompt
+        x, moments = self.norm(self.reduce(features), pass_axis=1)
+        if prompt is not None and self.prompt_placement == "after_norm":
             x = x + self.reduce(prompt) - self.reduce(jnp.zeros_like(prompt))
         x = self.mix(nn.relu(x))
         length, passes, rows, _ = x.shape

@@ -63,12 +63,10 @@ class Encoder(nn.Module):
         Returns:
           Features of every frame (T, P, N, 2H), time-major, and the input moments to `record`.
         """
-        before = prompts is not None and self.prompt_placement == "before_norm"
-        after = prompts is not None and self.prompt_placement == "after_norm"
-        if before:
+        if prompts is not None and self.prompt_placement == "before_norm":
             frames = frames + prompts[:, None, None]
         frames, moments = self.input_norm(frames, pass_axis=0)
-        if after:
+        if prompts is not None and self.prompt_placement == "after_norm":
             frames = frames + prompts[:, None, None]
         passes, rows, length, _ = frames.shape
         time_major = jnp.moveaxis(frames, 2, 0).reshape(length, passes * rows, FEATURES)

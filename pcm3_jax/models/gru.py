@@ -161,7 +161,8 @@ def _rematerialised_backward(saved, d_states):
         inputs, previous, d_states = arrays
         x = input_gates(inputs, kernel) + input_bias
         recurrent = _product(previous, weight, "tnh,hk->tnk") + bias
-        _, gates = _cell(*(jnp.split(y, 3, axis=-1) for y in (x, recurrent)), previous)
+        of_input, of_state = (jnp.split(y, 3, axis=-1) for y in (x, recurrent))
+        _, gates = _cell(of_input, of_state, previous)
         d_h, d_x, d_recurrent = _scan_backward(d_h, d_states, previous, gates, weight.T)
         d_inputs, d_kernel = _input_gates_backward((inputs, kernel), d_x)
         d_weight = _product(previous, d_recurrent.astype(weight.dtype), "tnh,tnk->hk")

@@ -32,17 +32,20 @@ from pcm3_jax.skeleton import FEATURES, flatten_frames, unflatten_frames
 # running statistics of BatchNorm depend on it.
 POSITIVES = ("intra", "mask", "predict", "inter")
 
+# Numbers outside a compiled step, too.
+Offset = jax.Array | int
+
 
 @flax.struct.dataclass
 class PromptOffsets:
     """First channel of the task prompt in each place that uses one, int32 scalars (§3.4)."""
 
-    intra: jax.Array
-    decoder: jax.Array
-    mask: jax.Array
-    predict: jax.Array
-    inter: jax.Array
-    key: jax.Array
+    intra: Offset
+    decoder: Offset
+    mask: Offset
+    predict: Offset
+    inter: Offset
+    key: Offset
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -98,7 +101,7 @@ class Prompts(nn.Module):
         """Domain prompts (P, 150) of the views named, or None."""
         return jnp.stack([self.domains[name] for name in names]) if self.domain else None
 
-    def of_task(self, name: str, offset: jax.Array, hidden: int) -> jax.Array | None:
+    def of_task(self, name: str, offset: Offset, hidden: int) -> jax.Array | None:
         """A task prompt on r channels from ``offset`` of each direction: (2H,), or None."""
         if not self.task:
             return None
@@ -249,7 +252,7 @@ class PCM3(nn.Module):
         predicted = frames[1] if len(passes) == 2 else lax.stop_gradient(frames[0])
         return frames[0], predicted, moments
 
-    def _project(self, features: jax.Array, offset: jax.Array) -> jax.Array:
+    def _project(self, features: jax.Array, offset: Offset) -> jax.Array:
         feature = self.encoder.sequence_feature(features)
         prompt = self.prompts.of_task("contrast", offset, self.hidden)
         if prompt is not None:

@@ -63,7 +63,7 @@ def _by_name(name: str) -> Quantity:
 
 
 def _chart(runs: list[Run], name: str, how: Quantity) -> dict[str, Any] | None:
-    series = []
+    series: list[dict[str, Any]] = []
     for index, run in enumerate(runs):
         for inner, lines in run.metrics.items():
             points = _points(lines, name, how.factor)

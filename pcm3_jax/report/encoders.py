@@ -172,7 +172,7 @@ def class_map(embedded: Embedded, pool: Pool) -> dict[str, Any]:
         "name": [test.name[i] for i in chosen],
         "nearest": [train.classes[train.label[i]] for i in embedded.nearest[chosen]],
         "right": embedded.right[chosen].tolist(),
-        "sequence": [pool.add_recording(test, i, _PLACE_FRAMES) for i in chosen],
+        "sequence": [pool.add_recording(test, i, _PLACE_FRAMES) for i in chosen.tolist()],
     }
 
 

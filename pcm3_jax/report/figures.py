@@ -24,7 +24,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56b4e9", "#5
 _MARKERS = "os^Dv"
 _PREDICTED, _TRUNK, _LEFT, _RIGHT = "#b5267f", "#4a5058", COLOURS[0], COLOURS[1]
 _DOTS, _GIF_DOTS, _GIF_RATE = 200, 110, 15
-_STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: dict[Any, Any] = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def write(folder: Path, contents: dict[str, Any]) -> list[Path]:
@@ -95,7 +95,7 @@ def confusion(one: dict[str, Any]) -> Figure:
     figure, axes = plt.subplots(figsize=(size + 1, size), layout="constrained")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     places = np.arange(len(classes))
-    small = {"fontsize": 8 if len(classes) <= 20 else 5}
+    small: dict[str, Any] = {"fontsize": 8 if len(classes) <= 20 else 5}
     axes.set_xticks(places, classes, rotation=90, **small)
     axes.set_yticks(places, classes, **small)
     axes.set(xlabel=f"found by the {one['by']}", ylabel="true class")

@@ -45,19 +45,19 @@ def _table(title: str, columns: list[str], rows: list[list[str]], notes: Any = (
 
 
 def _results(task: str, runs: list[Run]) -> list[Table]:
-    finished = [run for run in runs if run.results is not None]
+    finished = [(run, run.results) for run in runs if run.results is not None]
     # Errors by frame and accuracies by draw are many; the curves and results.json have them.
     keys = dict.fromkeys(
         key
-        for run in finished
-        for key, value in run.results.items()
+        for _, results in finished
+        for key, value in results.items()
         if isinstance(value, (int, float)) and not key.startswith(("mpjpe@", "zero_velocity@"))
     )
     if not keys:
         return []
     rows = [
-        [run.name, run.config.data.name, *(_value(key, run.results.get(key)) for key in keys)]
-        for run in finished
+        [run.name, run.config.data.name, *(_value(key, results.get(key)) for key in keys)]
+        for run, results in finished
     ]
     return [_table(f"Results of {task}", ["run", "data set", *map(heading, keys)], rows)]
 

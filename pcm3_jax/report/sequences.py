@@ -83,7 +83,8 @@ def poses_of(recordings: Recordings, index: int) -> np.ndarray:
     length = int(recordings.length[index])
     if recordings.frames is None:
         return recordings.padded(np.array([index]))[0, :length]
-    start = int(recordings.start[index])
+    frames, starts = recordings.packed()
+    start = int(starts[index])
     # The whole array is on the host already, or comes there once; a slice on the device would be
     # compiled for every length.
-    return np.asarray(recordings.frames)[start : start + length]
+    return np.asarray(frames)[start : start + length]

@@ -232,7 +232,7 @@ def _positives(*views: str, kl: bool) -> Row:
 
 
 def _prompt_row(name: str, domain: bool, task: bool, placement: str | None = None) -> Row:
-    settings = {"method.domain_prompts": domain, "method.task_prompts": task}
+    settings: dict[str, Any] = {"method.domain_prompts": domain, "method.task_prompts": task}
     if placement:
         settings["method.prompt_placement"] = placement
     words = (placement or "").replace("_", " ")

@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,13 @@ class Plan:
         return self.run({"task": "fusion", **evaluated}, parts=parts)
 
     def _stream(
-        self, row: Row, column: Column, term: Term, seed: int, stream: str, settings: dict
+        self,
+        row: Row,
+        column: Column,
+        term: Term,
+        seed: int,
+        stream: str,
+        settings: Mapping[str, Any],
     ) -> Run:
         pretrained_on, _, evaluated_on = term.data.rpartition(">")
         common = {"seed": seed, "views.stream": stream}

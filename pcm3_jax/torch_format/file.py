@@ -42,8 +42,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
                     return _arrays(*_read_zip(archive, path.stat().st_size))
             file.seek(0)
             return _arrays(*_read_old(file, path.stat().st_size))
-    except Refused as reason:
-        raise UserError(f"{path} is not taken: {reason}; save its state_dict anew.") from reason
+    except Refused as refusal:
+        raise UserError(f"{path} is not taken: {refusal}; save its state_dict anew.") from refusal
     # Archives and shapes can be wrong in ways that raise any of these.
     except (
         OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OverflowError
@@ -190,11 +190,10 @@ def _tensor(key: str, array: np.ndarray) -> bytes:
     kind = b"ctorch\n" + _STORAGE_NAMES[array.dtype].encode() + b"\n"
     storage = _text("storage") + kind + _text(key) + _text("cpu") + _integer(array.size)
     shape = b"".join(map(_integer, array.shape))
-    strides, step = [], 1
+    strides, step = b"", 1
     for length in reversed(array.shape):
-        strides.insert(0, step)
+        strides = _integer(step) + strides
         step *= length
-    strides = b"".join(map(_integer, strides))
     layout = _integer(0) + b"(" + shape + b"t(" + strides + b"t"
     # No gradient, no hooks.
     no_more = b"\x89ccollections\nOrderedDict\n)R"

@@ -50,7 +50,7 @@ class Storage(NamedTuple):
 
     dtype: str
     key: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
 
 class Tensor(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pcm3_jax.models.pcm3 import PromptOffsets, QueryViews
-from pcm3_jax.skeleton import stream_of
+from pcm3_jax.skeleton import Array, stream_of
 from pcm3_jax.views import augment, masking, mixing
 from pcm3_jax.views.occlusion import visibility
 
@@ -21,8 +21,8 @@ from pcm3_jax.views.occlusion import visibility
 class Clips:
     """Where sequences lie in an array of packed frames: (N,) int32 each, in frames."""
 
-    start: jax.Array
-    length: jax.Array
+    start: Array
+    length: Array
 
 
 @flax.struct.dataclass
@@ -38,8 +38,8 @@ class Batch:
 
     clips: Clips
     partner_clips: Clips
-    position: jax.Array
-    partner: jax.Array
+    position: Array
+    partner: Array
 
 
 @flax.struct.dataclass
@@ -55,7 +55,7 @@ class Views:
 
     query: QueryViews
     key: jax.Array
-    partner: jax.Array
+    partner: Array
     mix_share: jax.Array
 
 
@@ -70,7 +70,7 @@ def draw_views(key: jax.Array, frames: jax.Array, batch: Batch, config: ConfigDi
     """
     key_intra, key_key, key_target, key_mask, key_mix = jax.random.split(key, 5)
 
-    def draw(view_key, clips: Clips, position: jax.Array, *, jittering: bool) -> jax.Array:
+    def draw(view_key, clips: Clips, position: Array, *, jittering: bool) -> jax.Array:
         drawn = draw_poses(view_key, frames, clips, position, config, jittering=jittering)
         return stream_of(*drawn, config.stream)
 
@@ -101,7 +101,7 @@ def draw_poses(
     key: jax.Array,
     frames: jax.Array,
     clips: Clips,
-    position: jax.Array,
+    position: Array,
     config: ConfigDict,
     *,
     jittering: bool,
@@ -155,14 +155,15 @@ def central_view(frames: jax.Array, clips: Clips, config: ConfigDict) -> jax.Arr
         offset, crop = augment.central_crop(length, config.eval_crop_ratio)
         return _crop(frames, start + offset, crop, config.frames)
 
-    return stream_of(*jax.vmap(one)(clips.start, clips.length), config.stream)
+    poses, missing = jax.vmap(one)(clips.start, clips.length)
+    return stream_of(poses, missing, config.stream)
 
 
 def occluded_view(
     key: jax.Array,
     frames: jax.Array,
     clips: Clips,
-    position: jax.Array,
+    position: Array,
     config: ConfigDict,
     occlusion: ConfigDict,
     *,

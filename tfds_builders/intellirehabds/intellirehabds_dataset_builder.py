@@ -74,7 +74,7 @@ class Builder(RecordedBuilder):
         self, clips: Iterable[StoredClip], report: Report
     ) -> Mapping[str, Sequence[Record]]:
         report.expected_splits = {"train": 1434, "test": 1155}
-        records = {split: [] for split in SUBJECTS_OF_SPLIT}
+        records: dict[str, list[Record]] = {split: [] for split in SUBJECTS_OF_SPLIT}
         for clip in clips:
             fields = {"name": clip.name, "camera": 0, "setup": 0, **clip.info}
             split = "train" if fields["subject"] in SUBJECTS_OF_SPLIT["train"] else "test"
@@ -98,8 +98,8 @@ def bridge_lost_joints(skeleton: np.ndarray) -> np.ndarray:
     frame at the camera's origin, metres from its neighbours. A joint that is never seen, and a
     frame in which no joint is seen, stay as they are.
     """
-    seen = skeleton.any(axis=-1)
-    present = seen.any(axis=-1)
+    seen = np.any(skeleton, axis=-1)
+    present = np.any(seen, axis=-1)
     bridged = skeleton.copy()
     time = np.arange(len(skeleton))
     for joint in np.flatnonzero(~seen[present].all(axis=0) & seen.any(axis=0)):

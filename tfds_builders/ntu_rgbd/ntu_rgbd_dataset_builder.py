@@ -122,7 +122,7 @@ class Builder(RecordedBuilder):
             for label, name in enumerate(self.LABELS)
         }
         crowded = []
-        records = {"train": [], "test": []}
+        records: dict[str, list[Record]] = {"train": [], "test": []}
         for clip in clips:
             _, setup, camera, subject, _, action = parse_name(f"{clip.name}{self.SUFFIX}")
             place = {"subject": subject, "camera": camera, "setup": setup}

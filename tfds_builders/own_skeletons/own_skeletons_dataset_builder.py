@@ -52,12 +52,12 @@ class Builder(RecordedBuilder):
     SUFFIX = (".npy", ".npz", _TABLE)
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs: Any):
-        self._table_file, self._table = None, Table([], [])
+        self._table_place, self._table = "", Table([], [])
         # The labels are part of what TFDS wants to know at once. Where there is no folder, the
         # data set may be built already, or the command says so.
         if manual_dir is not None and manual_dir.exists():
-            self._table_file = _find_table(manual_dir)
-            self._table = read_labels(self._table_file.read(), self._table_file.file)
+            table = _find_table(manual_dir)
+            self._table_place, self._table = table.file, read_labels(table.read(), table.file)
         super().__init__(manual_dir=manual_dir, **kwargs)
 
     @property
@@ -67,7 +67,7 @@ class Builder(RecordedBuilder):
     def _parts(self, files: Sequence[RawFile], report: Report) -> list[Part]:
         for flaw in self._table.flaws:
             self._refuse(flaw, report)
-        folder = posixpath.dirname(self._table_file.file)
+        folder = posixpath.dirname(self._table_place)
         found = {posixpath.relpath(f.file, folder): f for f in files if f.name != _TABLE}
         # Of archives of several folders, only what lies under the table's.
         found = {name: file for name, file in found.items() if not name.startswith("../")}
@@ -77,7 +77,7 @@ class Builder(RecordedBuilder):
                 wanted[row.file] = found[row.file]
                 continue
             reason = f"found {row.file!r}, of which there is no .npy or .npz file in {folder}"
-            self._refuse(BadFile(self._table_file.file, row.line, reason), report)
+            self._refuse(BadFile(self._table_place, row.line, reason), report)
         listed = {row.file for row in self._table.rows}
         for name in sorted(found.keys() - listed):
             report.leave_out(shown(name), f"not in {_TABLE}")
@@ -98,8 +98,8 @@ class Builder(RecordedBuilder):
     def _records(
         self, clips: Iterable[StoredClip], report: Report
     ) -> Mapping[str, Sequence[Record]]:
-        clips = {clip.name: clip for clip in clips}
-        rows = [row for row in self._table.rows if row.file in clips]
+        by_name = {clip.name: clip for clip in clips}
+        rows = [row for row in self._table.rows if row.file in by_name]
         trained = {row.label for row in rows if row.split == "train"}
         label_of = {name: label for label, name in enumerate(self.LABELS)}
         records: dict[str, list[Record]] = {split: [] for split in SPLITS}
@@ -108,7 +108,7 @@ class Builder(RecordedBuilder):
             if row.label not in trained:
                 report.leave_out(row.file, "no sequence of its label is left in the train split")
                 continue
-            clip = clips[row.file]
+            clip = by_name[row.file]
             place = {"subject": row.performer, "camera": 0, "setup": 0}
             fields = {"name": row.file, "label": label_of[row.label], **place}
             records[row.split].append(Record(clip, 0, clip.frames, fields))
@@ -119,7 +119,7 @@ class Builder(RecordedBuilder):
             report.notes.append(
                 f"in both splits are the performers {', '.join(map(str, sorted(in_both)))}"
             )
-        known = [m for clip in clips.values() if (m := clip.info["mirrored"]) is not None]
+        known = [m for clip in by_name.values() if (m := clip.info["mirrored"]) is not None]
         if sum(known) > len(known) / 2:
             report.notes.append(
                 f"feet point backwards in {sum(known):,} of {len(known):,} sequences: if left and "

@@ -58,7 +58,8 @@ def _protocols() -> list[Protocol]:
     ]
     # For detection, whose public program takes coordinates as they are.
     untrimmed = [
-        dataclasses.replace(
+        # TFDS has no types, so that its configs' fields are not known.
+        dataclasses.replace(  # type: ignore[call-arg]
             protocol,
             name=f"{protocol.name}_untrimmed",
             description=f"Whole videos of part 1, cross-{protocol.split_by}.",
@@ -162,7 +163,7 @@ class Builder(RecordedBuilder):
         self, clips: Iterable[StoredClip], report: Report
     ) -> Mapping[str, Sequence[Record]]:
         split_of = {name: split for split, names in self._split.items() for name in names}
-        records = {split: [] for split in self._split}
+        records: dict[str, list[Record]] = {split: [] for split in self._split}
         videos = actions = 0
         for clip in clips:
             videos += 1

@@ -483,7 +483,7 @@ def _generate_video(split: str, index: int, seed: int) -> Video:
     performers = PERFORMERS[split]
     rng = np.random.default_rng([seed, 2000, list(PERFORMERS).index(split), index])
     solo = [LABELS.index(name) for name in SOLO_LABELS]
-    count = rng.integers(*ACTIONS_A_VIDEO, endpoint=True)
+    count = int(rng.integers(*ACTIONS_A_VIDEO, endpoint=True))
     labels = rng.choice(solo, count, replace=False)
     performer = int(rng.choice(performers))
     # One style for all actions: leading axes (actions, persons) to broadcast.
@@ -562,7 +562,8 @@ class _Timing(NamedTuple):
 
 def _draw_timing(rng: np.random.Generator, labels: np.ndarray, tempo: np.ndarray) -> _Timing:
     actions = [ACTIONS[label] for label in labels]
-    cycles = rng.integers(*np.transpose([a.cycles for a in actions]), endpoint=True)
+    fewest, most = np.transpose([a.cycles for a in actions])
+    cycles = rng.integers(fewest, most, endpoint=True)
     period = rng.uniform(*np.transpose([a.period for a in actions])) * tempo
     idle_before, idle_after = rng.uniform(0.0, 3.0, (2, len(labels)))
     longest = MAX_FRAMES / FRAME_RATE - idle_before - idle_after
@@ -698,7 +699,7 @@ def _forward_kinematics(channels: np.ndarray, bones: np.ndarray) -> np.ndarray:
         bones: (frames, nodes, 3) offset of every node from its parent, metres.
     """
     angles = (channels @ _ROTATION_MAP).reshape(len(channels), len(_BODY), 3)
-    turning = _ROTATION_MAP.reshape(-1, len(_BODY), 3).any(axis=(0, 2))
+    turning = np.any(_ROTATION_MAP.reshape(-1, len(_BODY), 3), axis=(0, 2))
     rotation, position = {}, {}
     for node, (parent, _, _) in _BODY.items():
         if parent < 0:

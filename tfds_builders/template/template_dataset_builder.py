@@ -39,7 +39,7 @@ class Builder(RecordedBuilder):
     def _records(
         self, clips: Iterable[StoredClip], report: Report
     ) -> Mapping[str, Sequence[Record]]:
-        records = {"train": [], "test": []}
+        records: dict[str, list[Record]] = {"train": [], "test": []}
         for clip in clips:
             fields = {"name": clip.name, "camera": 0, "setup": 0, **clip.info}
             split = "train" if clip.info["subject"] % 2 else "test"  # EDIT: your protocol
