@@ -70,7 +70,7 @@ def main(
         if message is None:
             _on_abort("error: see the traceback above.", code)
             raise
-        _leave(message, code, wait=not parallel.lost_process(error))
+        _leave(error, message, code)
 
 
 _LOST = (
@@ -98,16 +98,18 @@ def _farewell(error: BaseException) -> tuple[str | None, int]:
     return None, 1
 
 
-def _leave(message: str, code: int, wait: bool) -> None:
+def _leave(error: BaseException, message: str, code: int) -> None:
     """Leaves with a message and an exit code, with the other processes if they leave as well."""
-    if jax.distributed.is_initialized():
+    several = jax.distributed.is_initialized()
+    if several or isinstance(error, WriteError):
         print(message, file=sys.stderr)
-        if wait:
+        if several and not parallel.lost_process(error):
             # Told once more, should the others not come.
             _on_abort(message, code)
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 jax.distributed.shutdown()
-        # Past threads and handlers that would wait for the others.
+        # Past threads and handlers that would wait for the others, and Orbax's, which would tell
+        # of a failed save once more.
         _exit(code)
     if code == 1:
         sys.exit(message)

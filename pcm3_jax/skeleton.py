@@ -94,13 +94,11 @@ def seen_in_stream(visible: SameArray, stream: str) -> SameArray:
 
 
 def stream_of(poses: jax.Array, missing: jax.Array, stream: str) -> jax.Array:
-    """A stream of poses (..., T, M, V, C), with no bone and no motion to or from a missing joint.
+    """A stream of poses (..., T, M, V, C), zero where it would lead to or from a missing joint.
 
     ``missing`` (..., T, M, V) is not read off the poses, since augmentation sets joints to zero,
     too, and of those the authors' program computes the streams.
     """
-    if stream == "joint":
-        return poses
     seen = seen_in_stream(~missing, stream)
     return jnp.where(seen[..., None], STREAMS[stream](poses), 0)
 
