@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
@@ -348,14 +349,9 @@ def _check_sums(tree: Any, checksums: dict[str, int]) -> None:
         raise ValueError(f"the checksum of {damaged[0]} is wrong")
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+def _flat(tree: dict) -> dict[str, Any]:
+    leaves = flatten_dict(tree, sep=".").items()
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in leaves}
 
 
 def tuples(tree: Any) -> Any:

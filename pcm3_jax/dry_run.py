@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -14,11 +15,12 @@ from pcm3_jax.checkpoint import check_workdir
 from pcm3_jax.data import feed, recordings
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.downstream import inputs
+from pcm3_jax.downstream.features import Embedder
 from pcm3_jax.errors import UserError
 from pcm3_jax.memory import largest_batch
-from pcm3_jax.optimizer import build_optimizer, learning_rate_schedule, scaled_to_batch
+from pcm3_jax.optimizer import learning_rate_schedule, scaled_to_batch
 from pcm3_jax.parallel import Devices
-from pcm3_jax.pretraining import METHODS
+from pcm3_jax.pretraining import METHODS, abstract_state
 from pcm3_jax.tables import runner
 
 # Steps that are timed, after one that compiles.
@@ -70,7 +72,8 @@ def _on_data(config: ConfigDict, devices: Devices) -> dict[str, str]:
         return lines
     if config.task in METHODS:
         return lines | _pretraining(scaled_to_batch(config), train_split, test_split, devices)
-    size = sum(leaf.size for leaf in jax.tree.leaves(inputs.encoder_variables(config)["params"]))
+    encoder = inputs.encoder(config, devices)
+    size = sum(leaf.size for leaf in jax.tree.leaves(encoder[1]["params"]))
     flops = benchmark.encoder_flops(config)
     lines["encoder"] = (
         f"{config.encoder or 'random'}, {_count(size)} parameters, {flops / 1e9:.3g} GFLOP a "
@@ -80,7 +83,7 @@ def _on_data(config: ConfigDict, devices: Devices) -> dict[str, str]:
         section = "linear" if config.task == "linear_eval" else config.task
         lines["schedule"] = f"{config[section].epochs} epochs, batch {config[section].batch_size}"
     if not untrimmed:
-        seconds = _encoding_seconds(config, devices, train_split, test_split)
+        seconds = _encoding_seconds(config, encoder, train_split, test_split)
         lines["time"] = f"{_duration(seconds)} to encode every sequence once"
     return lines
 
@@ -101,7 +104,8 @@ def _pretraining(
     sampler = feed.Sampler(len(train_split), settings.batch_size, config.seed)
     steps = settings.epochs * sampler.steps_per_epoch
     seconds = _step_seconds(config, devices)
-    evaluation = _encoding_seconds(config, devices, train_split, test_split)
+    encoder = inputs.encoder(config, devices)
+    evaluation = _encoding_seconds(config, encoder, train_split, test_split)
     evaluations = _evaluations(settings.epochs, config.eval.every_epochs)
     needed, largest = largest_batch(config, settings.batch_size // devices.count, budget * 1e9)
     flops = benchmark.step_flops(config) * settings.batch_size
@@ -127,9 +131,11 @@ def _step_seconds(config: ConfigDict, devices: Devices) -> float:
     return benchmark.measure(config)["step_seconds"] * rows / config.optimizer.batch_size
 
 
-def _encoding_seconds(config: ConfigDict, devices: Devices, *splits: Recordings) -> float:
+def _encoding_seconds(
+    config: ConfigDict, encoder: tuple[Embedder, Any], *splits: Recordings
+) -> float:
     """The time to encode every sequence once, from that of one batch."""
-    embedder, variables = inputs.encoder(config, devices)
+    embedder, variables = encoder
     split = splits[-1]
     count = min(config.eval.batch_size, len(split))
     batch = dataclasses.replace(split, length=split.length[:count])
@@ -146,11 +152,9 @@ def _evaluations(epochs: int, every: int) -> int:
 
 
 def _parameters(config: ConfigDict) -> str:
-    method = METHODS[config.task]
-    model, optimizer = method.build_model(config), build_optimizer(config, 1)
-    params = jax.eval_shape(lambda: method.create_state(model, optimizer, config)).params
     sizes = {
-        name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()
+        name: sum(leaf.size for leaf in jax.tree.leaves(part))
+        for name, part in abstract_state(config).params.items()
     }
     parts = ", ".join(f"{name} {_count(size)}" for name, size in sizes.items())
     return f"{_count(sum(sizes.values()))} parameters: {parts}"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pcm3_jax.optimizer import build_optimizer
-from pcm3_jax.pretraining import METHODS
+from pcm3_jax.pretraining import METHODS, abstract_state
 from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
 from pcm3_jax.views.pipeline import Batch, Clips
 
@@ -22,14 +22,15 @@ def step_memory(config: ConfigDict, rows: int) -> int:
     """
     method = METHODS[config.task]
     model, optimizer = method.build_model(config), build_optimizer(config, 1)
-    state = jax.eval_shape(lambda: method.create_state(model, optimizer, config))
     ids: Any = jax.ShapeDtypeStruct((rows,), jnp.int32)
     batch = Batch(Clips(ids, ids), Clips(ids, ids), ids, ids)
     frames = jax.ShapeDtypeStruct(
         (config.data.max_frames, PERSONS, JOINTS, COORDINATES), jnp.float32
     )
     step = functools.partial(method.step, model=model, optimizer=optimizer, config=config)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, frames, batch).compile()
+    compiled = (
+        jax.jit(step, donate_argnums=0).lower(abstract_state(config), frames, batch).compile()
+    )
     analysis: Any = compiled.memory_analysis()
     needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
     return needed - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from pcm3_jax import cmd
@@ -48,6 +49,13 @@ METHODS = {
         lambda tree, config: of_stream(tree, config.views.stream),
     ),
 }
+
+
+def abstract_state(config: ConfigDict) -> TrainState:
+    """Shapes and types of the state before the first step, by the method that the task names."""
+    method = METHODS[config.task]
+    model, optimizer = method.build_model(config), build_optimizer(config, 1)
+    return jax.eval_shape(lambda: method.create_state(model, optimizer, config))
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> Results:

@@ -33,10 +33,11 @@ def record(workdir: Path, config: ConfigDict) -> None:
     Raises:
       UserError: the configuration's data set is not there.
     """
-    start = describe(config)
-    path = workdir / FILE
+    # The others need not read the whole data set for what they do not write.
     if jax.process_index() == 0:
-        write_json(path, [*(json.loads(path.read_text()) if path.exists() else []), start])
+        path = workdir / FILE
+        earlier = json.loads(path.read_text()) if path.exists() else []
+        write_json(path, [*earlier, describe(config)])
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:

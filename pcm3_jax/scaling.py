@@ -8,9 +8,8 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from pcm3_jax.optimizer import build_optimizer
+from pcm3_jax.pretraining import abstract_state
 from pcm3_jax.skeleton import FEATURES
-from pcm3_jax.state import build_model, create_state
 
 FLOAT = 4
 
@@ -60,9 +59,7 @@ def collectives(config: ConfigDict, batch_size: int, devices: int) -> list[Colle
 
 def gradient_bytes(config: ConfigDict) -> int:
     """Size of the gradient: float32, whatever the products' type."""
-    model, optimizer = build_model(config), build_optimizer(config, 1)
-    state = jax.eval_shape(lambda: create_state(model, optimizer, config))
-    return FLOAT * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return FLOAT * sum(leaf.size for leaf in jax.tree.leaves(abstract_state(config).params))
 
 
 def exchange_seconds(

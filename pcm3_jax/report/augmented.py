@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.report.masked import examples, joint_views
 from pcm3_jax.report.runs import Run
-from pcm3_jax.report.sequences import FRAME_RATE, Pool, packed_flags, poses_of
+from pcm3_jax.report.sequences import FRAME_RATE, Pool, packed, packed_flags
 from pcm3_jax.views.pipeline import Batch, Clips, draw_views
 
 
@@ -58,15 +57,13 @@ def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
 
 
 def _draw(train: Recordings, chosen: list[int], config: ConfigDict, seed: int):
-    sequences = [poses_of(train, index) for index in chosen]
-    length = np.array([len(poses) for poses in sequences], np.int32)
-    start = np.cumsum(length, dtype=np.int32) - length
+    frames, clips = packed(train, chosen)
     order = np.array([0, 1], np.int32)
     batch = Batch(
-        clips=Clips(start, length),
-        partner_clips=Clips(start[::-1].copy(), length[::-1].copy()),
+        clips=clips,
+        partner_clips=Clips(clips.start[::-1].copy(), clips.length[::-1].copy()),
         position=order,
         partner=order[::-1].copy(),
     )
     draw = jax.jit(lambda key, frames: draw_views(key, frames, batch, config))
-    return draw(jax.random.key(seed), jnp.asarray(np.concatenate(sequences)))
+    return draw(jax.random.key(seed), frames)

@@ -5,20 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.inference import model_file
-from pcm3_jax.inference.input_views import seen_in_stream
 from pcm3_jax.inference.library import Model
 from pcm3_jax.inference.weights import Weights
 from pcm3_jax.report.runs import Run
-from pcm3_jax.report.sequences import FRAME_RATE, Pool, packed_flags, poses_of
-from pcm3_jax.skeleton import PARENTS
+from pcm3_jax.report.sequences import FRAME_RATE, Pool, packed, packed_flags
+from pcm3_jax.skeleton import PARENTS, seen_in_stream
 from pcm3_jax.views.masking import random_visibility
-from pcm3_jax.views.pipeline import Clips, central_view
+from pcm3_jax.views.pipeline import central_view
 
 _CHECKPOINTS, _SEQUENCES = 4, 3
 _ROOT = int(np.flatnonzero(np.arange(len(PARENTS)) == PARENTS)[0])
@@ -77,11 +75,9 @@ def examples(recordings: Recordings) -> list[int]:
 
 def joint_views(recordings: Recordings, indices: list[int], views: ConfigDict) -> jax.Array:
     """The views of evaluation (N, T, 2, 25, 3) as joints, whatever the stream."""
-    sequences = [poses_of(recordings, index) for index in indices]
-    length = np.array([len(poses) for poses in sequences], np.int32)
-    clips = Clips(np.cumsum(length, dtype=np.int32) - length, length)
+    frames, clips = packed(recordings, indices)
     joints = ConfigDict(views.to_dict() | {"stream": "joint"})
-    return central_view(jnp.asarray(np.concatenate(sequences)), clips, joints)
+    return central_view(frames, clips, joints)
 
 
 def _predict(run: Run, step: int, joints: np.ndarray, visible: np.ndarray) -> np.ndarray:

@@ -6,11 +6,14 @@ import base64
 from collections.abc import Hashable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pcm3_jax.data.normalization import normalize_sequence
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.inference.sequences import normalization_of
+from pcm3_jax.views.pipeline import Clips
 
 # Kinect v2's frames a second.
 FRAME_RATE = 30
@@ -67,6 +70,14 @@ class Pool:
         times = np.linspace(0, len(poses) - 1, min(frames, len(poses))).round().astype(int)
         seconds = len(poses) / FRAME_RATE
         return self.add(poses[times], recordings.split.split(" ")[0], seconds, key)
+
+
+def packed(recordings: Recordings, indices: list[int]) -> tuple[jax.Array, Clips]:
+    """Some sequences of a split, one after the other: frames, and where each lies there."""
+    sequences = [poses_of(recordings, index) for index in indices]
+    length = np.array([len(poses) for poses in sequences], np.int32)
+    clips = Clips(np.cumsum(length, dtype=np.int32) - length, length)
+    return jnp.asarray(np.concatenate(sequences)), clips
 
 
 def packed_flags(flags: np.ndarray) -> str:

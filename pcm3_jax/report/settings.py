@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from pcm3_jax.config import default_config
@@ -34,12 +35,6 @@ def table(runs: list[Run]) -> dict[str, Any]:
     return {"runs": [run.name for run in runs], "rows": rows}
 
 
-def flat(config: ConfigDict, prefix: str = "") -> dict[str, str]:
+def flat(config: ConfigDict) -> dict[str, str]:
     """The settings as text, by keys such as "optimizer.epochs"."""
-    found: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = repr(value) if isinstance(value, tuple) else str(value)
-    return found
+    return {key: str(value) for key, value in flatten_dict(config.to_dict(), sep=".").items()}
