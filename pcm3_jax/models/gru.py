@@ -9,6 +9,7 @@ gradient is again one large product after it, instead of one rank-N update a fra
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -56,6 +57,19 @@ def _input_gates_backward(saved, d_gates):
 input_gates.defvjp(_input_gates_forward, _input_gates_backward)
 
 
+def _frame_product(weight: jax.Array, count: int) -> Callable[[jax.Array], jax.Array]:
+    """What multiplies one frame's rows (N, K), ``count`` of them, by ``weight`` (K, M).
+
+    A CPU's matrix product copies its right operand into another order in every call.  Where that
+    would be a large weight, frame after frame, it becomes the left one and the few rows turn; the
+    barriers keep the compiler from turning it all back.
+    """
+    if jax.default_backend() != "cpu" or 8 * count >= min(weight.shape):
+        return lambda rows: _product(rows, weight, "nk,km->nm")
+    turned, barrier = weight.T, lax.optimization_barrier
+    return lambda rows: barrier(_product(turned, barrier(rows.T), "mk,kn->mn")).T
+
+
 @jax.custom_vjp
 def gru_scan(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """Runs one GRU (PyTorch's cell, gates in the order reset, update, new) from a zero state.
@@ -72,8 +86,10 @@ def gru_scan(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def _forward(x, weight, bias):
+    product = _frame_product(weight, x.shape[1])
+
     def step(h, x_t):
-        recurrent = _product(h.astype(weight.dtype), weight, "nh,hk->nk") + bias
+        recurrent = product(h.astype(weight.dtype)) + bias
         h, gates = _cell(x_t, jnp.split(recurrent, 3, axis=-1), h)
         return h, (h.astype(weight.dtype), gates)
 
@@ -101,13 +117,15 @@ def _backward(saved, d_states):
     states, gates, weight = saved
     previous = _previous(states)
     start = jnp.zeros(gates[0].shape[1:], jnp.float32)
-    _, d_x, d_recurrent = _scan_backward(start, d_states, previous, gates, weight.T)
+    _, d_x, d_recurrent = _scan_backward(start, d_states, previous, gates, weight)
     d_weight = _product(previous, d_recurrent.astype(weight.dtype), "tnh,tnk->hk")
     return d_x, d_weight.astype(weight.dtype), d_recurrent.sum((0, 1))
 
 
-def _scan_backward(d_last, d_states, previous, gates, transposed):
+def _scan_backward(d_last, d_states, previous, gates, weight):
     """The cotangents of the first state, of the input gates and of the recurrent products."""
+
+    product = _frame_product(weight.T, len(d_last))
 
     def step(d_h, frame):
         d_state, h, (r, z, n, h_n) = frame
@@ -116,9 +134,8 @@ def _scan_backward(d_last, d_states, previous, gates, transposed):
         d_update = d_h * (h - n) * z * (1 - z)
         d_reset = d_new * h_n * r * (1 - r)
         d_recurrent = jnp.concatenate([d_reset, d_update, d_new * r], -1)
-        product = _product(d_recurrent.astype(transposed.dtype), transposed, "nk,kh->nh")
         d_x = jnp.concatenate([d_reset, d_update, d_new], -1)
-        return d_h * z + product, (d_x, d_recurrent)
+        return d_h * z + product(d_recurrent.astype(weight.dtype)), (d_x, d_recurrent)
 
     d_first, (d_x, d_recurrent) = lax.scan(step, d_last, (d_states, previous, gates), reverse=True)
     return d_first, d_x, d_recurrent
@@ -163,7 +180,7 @@ def _rematerialised_backward(saved, d_states):
         recurrent = _product(previous, weight, "tnh,hk->tnk") + bias
         of_input, of_state = (jnp.split(y, 3, axis=-1) for y in (x, recurrent))
         _, gates = _cell(of_input, of_state, previous)
-        d_h, d_x, d_recurrent = _scan_backward(d_h, d_states, previous, gates, weight.T)
+        d_h, d_x, d_recurrent = _scan_backward(d_h, d_states, previous, gates, weight)
         d_inputs, d_kernel = _input_gates_backward((inputs, kernel), d_x)
         d_weight = _product(previous, d_recurrent.astype(weight.dtype), "tnh,tnk->hk")
         new = d_kernel, d_x.sum((0, 1)), d_weight, d_recurrent.sum((0, 1))
