@@ -45,7 +45,7 @@ def contents(
         "runs": [_summary(run) for run in runs],
         "warnings": comparison.warnings(runs),
         "notes": [],
-        "charts": curves.charts(runs),
+        "charts": curves.charts(runs, benchmarks),
         "tables": results.tables(runs, benchmarks),
         "settings": settings.table(runs),
         "provenance": comparison.table(runs),

@@ -1,4 +1,4 @@
-"""What runs logged, as curves over the optimizer's steps."""
+"""What runs logged, as curves over the optimizer's steps; and what a step costs, over its size."""
 
 from __future__ import annotations
 
@@ -41,17 +41,24 @@ _NO_CURVES = ("step", "epoch", "seconds_left", "sequences")
 _ALWAYS = ("loss", "knn_accuracy")
 
 
-def charts(runs: list[Run]) -> dict[str, list[dict[str, Any]]]:
-    """Charts of "learning" and of "machine", each with a curve for every run that logged it."""
+def charts(
+    runs: list[Run], benchmarks: dict[str, dict[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Charts of "learning" and of "machine", each with a curve for every run that logged it.
+
+    The latter end with what a step costs, if benchmarks show it.
+    """
     names = {
         name for run in runs for lines in run.metrics.values() for line in lines for name in line
     }
     others = sorted(names - LEARNING.keys() - MACHINE.keys() - set(_NO_CURVES))
     learning = LEARNING | {name: _by_name(name) for name in others}
-    return {
+    found = {
         group: [chart for name, how in metrics.items() if (chart := _chart(runs, name, how))]
         for group, metrics in (("learning", learning), ("machine", MACHINE))
     }
+    found["machine"] += _cost(benchmarks)
+    return found
 
 
 def _by_name(name: str) -> Quantity:
@@ -73,7 +80,38 @@ def _chart(runs: list[Run], name: str, how: Quantity) -> dict[str, Any] | None:
     shown = name in _ALWAYS or any(len(one["points"]) > 1 for one in series)
     if not series or not shown:
         return None
-    return {"name": name, "title": how.title, "unit": how.unit, "series": series}
+    return {
+        "name": name, "title": how.title, "unit": how.unit, "across": "optimizer step",
+        "series": series,
+    }  # fmt: skip
+
+
+def _cost(benchmarks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A chart of a step's time over its frames on one device, all sequences' together.
+
+    Benchmarks that differ in nothing but the batch size make a curve, and those that differ in
+    nothing but the frames of a sequence another.  Without two such benchmarks there is no chart.
+    """
+    curves: dict[str, set[tuple[float, float]]] = {}
+    for figures in benchmarks.values():
+        # A comparison with peers has times of each instead.
+        if "step_seconds" not in figures:
+            continue
+        rows, frames = figures["batch_size"] / figures["devices"], figures["frames"]
+        network = "hidden {hidden}, {dtype}, {device}".format(**figures)
+        point = rows * frames, figures["step_seconds"]
+        for fixed in (f"{frames} frames a sequence", f"batches of {rows:g}"):
+            curves.setdefault(f"{fixed}: {network}", set()).add(point)
+    found = [(label, sorted(points)) for label, points in curves.items() if len(points) > 1]
+    series = [
+        {"run": index, "label": label, "points": [list(point) for point in points]}
+        for index, (label, points) in enumerate(found)
+    ]
+    chart = {
+        "name": "step_seconds", "title": "Time of a step", "unit": "s",
+        "across": "frames in a step", "series": series,
+    }  # fmt: skip
+    return [chart] if series else []
 
 
 def _points(lines: list[dict[str, Any]], name: str, factor: float) -> list[list[float]]:

@@ -71,7 +71,7 @@ def write(folder: Path, contents: dict[str, Any]) -> list[Path]:
 
 
 def curves(chart: dict[str, Any]) -> Figure:
-    """One quantity of all runs over the optimizer's steps."""
+    """One quantity of all runs over the optimizer's steps, or of benchmarks over a step's size."""
     figure, axes = plt.subplots(figsize=(3.4, 2.3), layout="constrained")
     for one in chart["series"]:
         steps, values = zip(*one["points"], strict=True)
@@ -81,7 +81,7 @@ def curves(chart: dict[str, Any]) -> Figure:
         label = one["label"].replace("$", r"\$")
         axes.plot(steps, values, style, color=colour, marker=marker, ms=3, lw=1.3, label=label)
     unit = f" ({chart['unit']})" if chart["unit"] else ""
-    axes.set(xlabel="optimizer step", ylabel=(chart["title"] + unit).replace("$", r"\$"))
+    axes.set(xlabel=chart["across"], ylabel=(chart["title"] + unit).replace("$", r"\$"))
     axes.legend(frameon=False)
     return figure
 

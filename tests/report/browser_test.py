@@ -108,7 +108,7 @@ def test_pointer_and_keyboard_tell_more(opened, report_contents):
     assert len(names) == 4 and names <= set(report_contents["encoders"][0]["map"]["name"])
     window.locator("#learning .chart[tabindex]").first.focus()
     window.keyboard.press("ArrowRight")
-    assert "at step 1" in window.locator("#learning figure").first.inner_text()
+    assert "optimizer step: 1" in window.locator("#learning figure").first.inner_text()
     window.locator("#confusions rect.cell").first.hover()
     assert " of " in window.locator("#confusions .told").first.inner_text()
     window.get_by_label("Find a setting").fill("optimizer.epochs")

@@ -30,7 +30,7 @@ def test_curves_have_units_and_leave_out_what_is_not_finite(tmp_path):
         {"step": 3, "loss": 1.0, "odd": 4.0, "samples_per_second": 8.0},
         {"step": 4, "odd": 5.0},
     ]
-    charts = curves.charts([make_run(tmp_path, metrics={"": lines})])
+    charts = curves.charts([make_run(tmp_path, metrics={"": lines})], {})
     learning = {chart["name"]: chart for chart in charts["learning"]}
     assert list(learning) == ["loss", "knn_accuracy", "odd"]
     assert learning["loss"]["series"] == [{"run": 0, "label": "a", "points": [[1, 2.0], [3, 1.0]]}]
@@ -41,10 +41,37 @@ def test_curves_have_units_and_leave_out_what_is_not_finite(tmp_path):
 
 def test_long_curves_are_thinned_but_end_where_the_run_ended(tmp_path):
     lines = [{"step": i, "loss": 1.0 * i} for i in range(1, 5001)]
-    (chart,) = curves.charts([make_run(tmp_path, metrics={"": [], "draw_0": lines})])["learning"]
+    (chart,) = curves.charts([make_run(tmp_path, metrics={"": [], "draw_0": lines})], {})[
+        "learning"
+    ]
     (one,) = chart["series"]
     assert one["label"] == "a · draw_0"
     assert len(one["points"]) <= curves.MOST_POINTS and one["points"][-1] == [5000, 5000.0]
+
+
+def benchmark_of(batch_size, frames, seconds, devices=1):
+    return {
+        "device": "cpu", "dtype": "float32", "hidden": 8, "devices": devices,
+        "batch_size": batch_size, "frames": frames, "step_seconds": seconds,
+    }  # fmt: skip
+
+
+def test_what_a_step_costs_by_batch_and_by_frames():
+    benchmarks = {
+        "a": benchmark_of(4, 16, 2.0),
+        "b": benchmark_of(4, 8, 1.0),
+        "c": benchmark_of(16, 16, 3.5, devices=2),
+        "peers": {"ours": {"step_seconds": 1.0}},
+    }
+    (chart,) = curves.charts([], benchmarks)["machine"]
+    assert (chart["unit"], chart["across"]) == ("s", "frames in a step")
+    # Of sixteen sequences on two devices, eight are a device's.
+    assert {one["label"]: one["points"] for one in chart["series"]} == {
+        "16 frames a sequence: hidden 8, float32, cpu": [[64, 2.0], [128, 3.5]],
+        "batches of 4: hidden 8, float32, cpu": [[32, 1.0], [64, 2.0]],
+    }
+    del benchmarks["a"]
+    assert curves.charts([], benchmarks)["machine"] == []
 
 
 def test_results_in_their_units(tmp_path):

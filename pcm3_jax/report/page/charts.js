@@ -1,4 +1,4 @@
-// Curves of several runs over the optimizer's steps.
+// Curves of several runs over the optimizer's steps, or of benchmarks over a step's frames.
 function ticks(low, high, count) {
   const raw = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
@@ -20,7 +20,7 @@ function chart(spec) {
   // The holder listens, since the picture in it is drawn anew at every move.
   const holder = h("div", {
     class: "chart", role: "img", tabindex: 0,
-    "aria-label": `${spec.title} over optimizer steps; last values: ${last.join(", ")}. Arrow keys move along the steps.`,
+    "aria-label": `${spec.title} by ${spec.across}; last values: ${last.join(", ")}. Arrow keys move along the curves.`,
     onpointermove: (event) => move(event), onpointerleave: () => set(null),
     onkeydown: (event) => key(event), onblur: () => set(null),
   });
@@ -39,7 +39,7 @@ function chart(spec) {
       const near = step === null ? one.points[one.points.length - 1] : nearest(one.points, step);
       values[i].textContent = near ? `${number(near[1])}${spec.unit ? ` ${spec.unit}` : ""}` : "";
     });
-    caption.textContent = step === null ? "last values" : `at step ${step.toLocaleString("en")}`;
+    caption.textContent = step === null ? "last values" : `${spec.across}: ${step.toLocaleString("en")}`;
   }
 
   function draw(newWidth) {
@@ -60,7 +60,7 @@ function chart(spec) {
     for (const v of ticks(x0, x1, width > 420 ? 6 : 4)) {
       picture.append(svg("text", { x: x(v), y: box.bottom + 17, "text-anchor": "middle" }, v.toLocaleString("en")));
     }
-    picture.append(svg("text", { x: box.right, y: height - 4, "text-anchor": "end" }, "optimizer step"));
+    picture.append(svg("text", { x: box.right, y: height - 4, "text-anchor": "end" }, spec.across));
     spec.series.forEach((one) => picture.append(...curve(one, x, y)));
     if (cursor !== null) {
       picture.append(svg("line", { class: "cursor", x1: x(cursor), x2: x(cursor), y1: box.top, y2: box.bottom }));
