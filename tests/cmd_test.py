@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pcm3_jax
 from pcm3_jax import cmd
 from pcm3_jax.config import default_config, validate
 from pcm3_jax.downstream import frozen, inputs
@@ -215,3 +216,14 @@ def test_the_encoder_loaded_is_the_streams(cmd_run, run_config):
         encoder, stats = loaded["params"]["encoder"], loaded["batch_stats"]["encoder"]
         np.testing.assert_array_equal(encoder["gru"]["layer_0"]["input_kernel"], kernel[index])
         np.testing.assert_array_equal(stats["input_norm"]["mean"], mean[index])
+
+
+def test_a_run_is_a_model_for_use(cmd_run):
+    model = pcm3_jax.load(cmd_run)
+    poses = np.random.default_rng(0).normal(size=(2, 20, 2, 25, 3))
+    embeddings = model.embed(poses)
+    assert embeddings.shape == (2, 2 * model.config.model.hidden)
+    assert np.isfinite(embeddings).all() and np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
+    # CMD predicts nothing.
+    with pytest.raises(UserError, match="decoder"):
+        model.reconstruct(poses, np.ones((2, 20, 2, 25), bool))
