@@ -64,7 +64,9 @@ def _frame_product(weight: jax.Array, count: int) -> Callable[[jax.Array], jax.A
     would be a large weight, frame after frame, it becomes the left one and the few rows turn; the
     barriers keep the compiler from turning it all back.
     """
-    if jax.default_backend() != "cpu" or 8 * count >= min(weight.shape):
+    # In an exported program the number of rows is a symbol.
+    few = isinstance(count, int) and 8 * count < min(weight.shape)
+    if jax.default_backend() != "cpu" or not few:
         return lambda rows: _product(rows, weight, "nk,km->nm")
     turned, barrier = weight.T, lax.optimization_barrier
     return lambda rows: barrier(_product(turned, barrier(rows.T), "mk,kn->mn")).T
