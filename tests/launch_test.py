@@ -54,6 +54,21 @@ def dry_run(script: str, *arguments: str, **changes: str) -> list[str]:
     return result.stdout.splitlines()
 
 
+def test_the_quickstart_shows_what_it_would_do(tmp_path):
+    folder = tmp_path / "a b"
+    build, compare = dry_run("quickstart.sh", str(folder))
+    assert shlex.split(build)[-2:] == ["synthetic_skeletons", f"--data_dir={folder}/data"]
+    script, *arguments = shlex.split(compare)[1:]
+    lines = [shlex.split(line) for line in dry_run(Path(script).name, *arguments, *AWKWARD)]
+    *runs, last = lines
+    # The baseline; and pretraining, then two evaluations of two encoders.
+    assert len(runs) == 1 + 1 + 2 * 2
+    assert all(line[2] == "pcm3_jax.main" and line[-2:] == list(AWKWARD) for line in runs)
+    assert f"--config.encoder={folder}/pretrain_0" in runs[-1]
+    assert last[2] == "pcm3_jax.summary"
+    assert not folder.exists()
+
+
 def stand_in(folder: Path, name: str, body: str) -> None:
     """A program of that name; ``body`` is Python with ``args``, its arguments."""
     folder.mkdir(exist_ok=True)
@@ -68,7 +83,9 @@ def test_bash_can_read_it(script):
     assert (result.returncode, result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("script", ["gpu.sh", "slurm.sbatch", "tpu.sh", "benchmark.sh"])
+@pytest.mark.parametrize(
+    "script", ["gpu.sh", "slurm.sbatch", "tpu.sh", "benchmark.sh", "compare.sh"]
+)
 def test_without_its_arguments_a_script_says_what_they_are(script):
     result = launch(script, "configs/demo.py")
     assert (result.returncode, result.stdout) == (2, "")
