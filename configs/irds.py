@@ -12,11 +12,14 @@ python -m pcm3_jax.main --config=configs/irds.py:3 --workdir=runs/irds/table3 \
 from ml_collections import ConfigDict
 
 from pcm3_jax.config import default_config
+from pcm3_jax.errors import UserError
 
 
 def get_config(table: str = "") -> ConfigDict:
     config = default_config()
     if table:
+        if not table.isdigit():
+            raise UserError(f"there is no table {table!r}; use configs/irds.py:N with its number N")
         config.task, config.table = "table", int(table)
         config.table_data = ("intellirehabds",)
     config.data.name = "intellirehabds"

@@ -28,6 +28,8 @@ from pcm3_jax.errors import UserError, reason, report_failure
 from pcm3_jax.parallel import lost_process, wait_for_all
 from pcm3_jax.skeleton import of_stream
 
+# What every start writes before its task begins.
+CONFIG_FILE, PROVENANCE_FILE = "config.json", "provenance.json"
 # What may change between two starts of one run without making it another run.
 FREE_KEYS = (
     "data.dir",
@@ -63,10 +65,12 @@ ENCODER_KEYS = (
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Checks that the workdir is this configuration's or still nobody's.
 
+    A run that ended before it wrote anything, for want of data for instance, has no claim.
+
     Raises:
       UserError: it belongs to a run with other settings or to something else.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG_FILE
     try:
         # A kill while the claim was being written leaves its part only.
         found = {entry.name for entry in workdir.iterdir()} - {_partial(path).name}
@@ -74,9 +78,11 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         found = set()
     except OSError as error:
         raise UserError(f"Workdir {workdir} cannot be read: {error.strerror}.") from error
+    if found <= {path.name, PROVENANCE_FILE}:
+        return
     if path.name in found:
         _check_same_run(workdir, json.loads(config.to_json()))
-    elif found:
+    else:
         raise UserError(
             f"Workdir {workdir} is not empty, but holds no run ({path.name} is missing): choose "
             "another --workdir."
@@ -95,7 +101,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            write_json(workdir / "config.json", json.loads(config.to_json()))
+            write_json(workdir / CONFIG_FILE, json.loads(config.to_json()))
         except OSError as error:
             raise UserError(f"Workdir {workdir} cannot be written: {error.strerror}.") from error
 
@@ -120,7 +126,7 @@ def read_config(workdir: Path) -> ConfigDict:
     Raises:
       UserError: there is none.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG_FILE
     try:
         return ConfigDict(tuples(json.loads(path.read_text())))
     except FileNotFoundError:

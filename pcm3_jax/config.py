@@ -168,7 +168,7 @@ def default_config() -> ConfigDict:
     config.baseline = ConfigDict({"frames": 16, "ridge_penalty": 1.0})
 
     config.eval = ConfigDict()
-    # 1-NN accuracy while pretraining; 0 never.
+    # 1-NN accuracy while pretraining, besides that at its end; 0 only that.
     config.eval.every_epochs = 10
     config.eval.batch_size = 256
 

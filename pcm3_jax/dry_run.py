@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pcm3_jax.optimizer import learning_rate_schedule, scaled_to_batch
 from pcm3_jax.parallel import Devices
 from pcm3_jax.pretraining import METHODS, abstract_state
 from pcm3_jax.tables import runner
+from pcm3_jax.tables.runner import Run
 
 # Steps that are timed, after one that compiles.
 STEPS = 2
@@ -39,53 +41,96 @@ def describe(config: ConfigDict, workdir: Path) -> dict[str, str]:
       UserError: the run would end with it.
     """
     check_workdir(workdir, config)
-    devices = Devices(config.mapping)
-    lines = {"task": config.task, "devices": f"{devices.count} × {jax.devices()[0].device_kind}"}
+    lines = {}
+    for heading, text in _lines(config, workdir, Devices(config.mapping)):
+        print(f"{heading:12}{text}", flush=True)
+        lines[heading] = text
+    return lines
+
+
+# A heading and its text, as soon as they are known.
+Lines = Iterator[tuple[str, str]]
+
+
+def _lines(config: ConfigDict, workdir: Path, devices: Devices) -> Lines:
+    yield "task", config.task
+    yield "devices", f"{devices.count} × {jax.devices()[0].device_kind}"
     if config.task == "table":
-        lines |= _table(config, workdir)
+        yield from _table(config, workdir, devices)
     elif config.task == "fusion":
         for run in config.fusion.runs:
             if not (Path(run) / "results.json").exists():
                 raise UserError(f"config.fusion.runs has {run}, where no run has finished.")
     else:
-        lines |= _on_data(config, devices)
-    for heading, text in lines.items():
-        print(f"{heading:12}{text}")
-    return lines
+        yield from _on_data(config, devices)
 
 
-def _table(config: ConfigDict, workdir: Path) -> dict[str, str]:
+def _table(config: ConfigDict, workdir: Path, devices: Devices) -> Lines:
     runs = runner.planned_runs(config, workdir)
     waiting = [run for run in runs if not (run.folder / "results.json").exists()]
-    for run in waiting:
-        if run.config.task != "fusion":
+    yield "runs", f"{len(runs)}, of which {len(runs) - len(waiting)} have finished"
+    missing: dict[str, str] = {}
+    for number, run in enumerate(waiting, 1):
+        yield f"  {number}", run.folder.name
+        try:
             recordings.find(run.config.data.name, run.config.data.dir)
-    lines = {"runs": f"{len(runs)}, of which {len(runs) - len(waiting)} have finished"}
-    return lines | {f"  {number}": run.folder.name for number, run in enumerate(waiting, 1)}
+        except UserError as error:
+            missing[run.config.data.name] = str(error)
+    for reason in missing.values():
+        yield "missing", reason
+    possible = [
+        run
+        for run in waiting
+        if missing.keys().isdisjoint(part.config.data.name for part in run.chain())
+    ]
+    if waiting and not possible:
+        raise UserError(f"No run of table {config.table} has its data.")
+    yield from _pretraining_of(possible, devices)
 
 
-def _on_data(config: ConfigDict, devices: Devices) -> dict[str, str]:
+def _pretraining_of(runs: Sequence[Run], devices: Devices) -> Lines:
+    """The time that pretraining takes among these runs, from the rate of one run's steps."""
+    configs = [scaled_to_batch(run.config) for run in runs if run.config.task in METHODS]
+    if not configs:
+        return
+    first = configs[0]
+    rate = benchmark.step_flops(first) * first.optimizer.batch_size / _step_seconds(first, devices)
+    flops = sum(
+        config.optimizer.epochs
+        * recordings.count(config.data.name, config.data.dir, "train")
+        * benchmark.step_flops(config)
+        for config in configs
+    )
+    text = (
+        f"{_duration(flops / rate)} for {len(configs)} runs that pretrain, {_arithmetic(flops)} at "
+        f"{rate / 1e9:.3g} GFLOP/s; evaluations come on top"
+    )
+    yield "time", text
+
+
+def _on_data(config: ConfigDict, devices: Devices) -> Lines:
     untrimmed = config.task == "detection"
     train_split, test_split = inputs.read_splits(config, devices, untrimmed=untrimmed)
-    lines = {"data": _data(train_split, test_split)}
+    yield "data", _data(train_split, test_split)
     if config.task == "baseline":
-        return lines
+        return
     if config.task in METHODS:
-        return lines | _pretraining(scaled_to_batch(config), train_split, test_split, devices)
+        yield from _pretraining(scaled_to_batch(config), train_split, test_split, devices)
+        return
     encoder = inputs.encoder(config, devices)
     size = sum(leaf.size for leaf in jax.tree.leaves(encoder[1]["params"]))
     flops = benchmark.encoder_flops(config)
-    lines["encoder"] = (
+    text = (
         f"{config.encoder or 'random'}, {_count(size)} parameters, {flops / 1e9:.3g} GFLOP a "
         "sequence"
     )
+    yield "encoder", text
     if config.task in ("linear_eval", "finetune", "detection", "motion_prediction"):
         section = "linear" if config.task == "linear_eval" else config.task
-        lines["schedule"] = f"{config[section].epochs} epochs, batch {config[section].batch_size}"
+        yield "schedule", f"{config[section].epochs} epochs, batch {config[section].batch_size}"
     if not untrimmed:
         seconds = _encoding_seconds(config, encoder, train_split, test_split)
-        lines["time"] = f"{_duration(seconds)} to encode every sequence once"
-    return lines
+        yield "time", f"{_duration(seconds)} to encode every sequence once"
 
 
 def _data(train_split: Recordings, test_split: Recordings) -> str:
@@ -98,27 +143,31 @@ def _data(train_split: Recordings, test_split: Recordings) -> str:
 
 def _pretraining(
     config: ConfigDict, train_split: Recordings, test_split: Recordings, devices: Devices
-) -> dict[str, str]:
+) -> Lines:
     settings, budget = config.optimizer, config.benchmark.memory_gigabytes
     devices.check_divides("optimizer.batch_size", settings.batch_size)
     sampler = feed.Sampler(len(train_split), settings.batch_size, config.seed)
-    steps = settings.epochs * sampler.steps_per_epoch
+    yield "network", _parameters(config)
+    rates = _rates(config, sampler.steps_per_epoch)
+    yield "schedule", f"{settings.epochs} epochs of {sampler.steps_per_epoch} steps; {rates}"
     seconds = _step_seconds(config, devices)
+    flops = benchmark.step_flops(config) * settings.batch_size
+    yield "step", f"{settings.batch_size} sequences, {flops / 1e9:.3g} GFLOP, {seconds:.3g} s"
+    needed, largest = largest_batch(config, settings.batch_size // devices.count, budget * 1e9)
+    memory = (
+        f"{needed / 1e9:.3g} GB a device besides the data; {budget:g} GB would hold about "
+        f"{largest:,} sequences"
+    )
+    yield "memory", memory
     encoder = inputs.encoder(config, devices)
     evaluation = _encoding_seconds(config, encoder, train_split, test_split)
     evaluations = _evaluations(settings.epochs, config.eval.every_epochs)
-    needed, largest = largest_batch(config, settings.batch_size // devices.count, budget * 1e9)
-    flops = benchmark.step_flops(config) * settings.batch_size
-    return {
-        "network": _parameters(config),
-        "schedule": f"{settings.epochs} epochs of {sampler.steps_per_epoch} steps; "
-        + _rates(config, sampler.steps_per_epoch),
-        "step": f"{settings.batch_size} sequences, {flops / 1e9:.3g} GFLOP, {seconds:.3g} s",
-        "memory": f"{needed / 1e9:.3g} GB a device besides the data; {budget:g} GB would hold "
-        f"about {largest:,} sequences",
-        "time": f"{_duration(steps * seconds + evaluations * evaluation)}, "
-        f"{evaluations} evaluations of {_duration(evaluation)} included",
-    }
+    steps = settings.epochs * sampler.steps_per_epoch
+    total = (
+        f"{_duration(steps * seconds + evaluations * evaluation)}, {evaluations} evaluations of "
+        f"{_duration(evaluation)} included"
+    )
+    yield "time", total
 
 
 def _step_seconds(config: ConfigDict, devices: Devices) -> float:
@@ -173,6 +222,13 @@ def _rates(config: ConfigDict, steps_per_epoch: int) -> str:
 
 def _count(number: int) -> str:
     return f"{number / 1e6:.3g} M" if number >= 1e6 else f"{number / 1e3:.3g} k"
+
+
+def _arithmetic(flops: float) -> str:
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12)):
+        if flops >= size:
+            return f"{flops / size:.3g} {unit}FLOP"
+    return f"{flops / 1e9:.3g} GFLOP"
 
 
 def _duration(seconds: float) -> str:

@@ -72,6 +72,8 @@ def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> 
         pose = frame if normalized else normalization(frame)
         if pose is None:
             text = "nobody seen yet"
+            if frame.any():
+                text += ", since the spine's base is at zero (--normalized takes such frames)"
         else:
             text = _text(model.labels(stream.push(pose)[None], k)[0])
         start, end = ("\r\x1b[K", "") if terminal else ("", "\n")

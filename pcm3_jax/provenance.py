@@ -15,10 +15,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import write_json
+from pcm3_jax.checkpoint import PROVENANCE_FILE, write_json
 from pcm3_jax.data import recordings
 
-FILE = "provenance.json"
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets",
     "array_record", "grain", "ml_collections",
@@ -35,7 +34,7 @@ def record(workdir: Path, config: ConfigDict) -> None:
     """
     # The others need not read the whole data set for what they do not write.
     if jax.process_index() == 0:
-        path = workdir / FILE
+        path = workdir / PROVENANCE_FILE
         earlier = json.loads(path.read_text()) if path.exists() else []
         write_json(path, [*earlier, describe(config)])
 

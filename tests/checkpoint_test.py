@@ -81,6 +81,8 @@ def test_an_interrupted_save_is_no_checkpoint(tmp_path):
     unfinished = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "checkpoints" / "5", unfinished)
     assert int(restore(tmp_path)["step"]) == 5
+    # Orbax clears away in the background, before the next save at the latest.
+    save(tmp_path, {7: None})
     assert not unfinished.exists()
 
 
@@ -225,11 +227,20 @@ def test_what_does_not_change_the_run_may_change(tmp_path, run_config):
 
 def test_another_configuration_is_refused_and_nothing_written(tmp_path, run_config):
     claim_workdir(tmp_path, run_config)
+    (tmp_path / "metrics.jsonl").write_text("")
     before = contents(tmp_path)
     run_config.optimizer.learning_rate = 0.5
     with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate \(there 0\.02, here"):
         claim_workdir(tmp_path, run_config)
     assert contents(tmp_path) == before
+
+
+def test_a_run_that_wrote_nothing_has_no_claim(tmp_path, run_config):
+    claim_workdir(tmp_path, run_config)
+    (tmp_path / "provenance.json").write_text("[]")
+    run_config.seed = 1
+    claim_workdir(tmp_path, run_config)
+    assert read_config(tmp_path).seed == 1
 
 
 def test_a_claim_that_a_kill_cut_short_is_taken_up(tmp_path, run_config):

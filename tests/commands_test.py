@@ -144,6 +144,40 @@ def test_live_predictions_follow_the_frames(model, model_path, capsys, monkeypat
     assert len(rest) == 6
 
 
+def test_normalised_frames_that_were_not_said_to_be_are_explained(model_path, capsys, monkeypatch):
+    pose = np.zeros((25, 3))
+    pose[5] = 0.3
+    text = " ".join(map(str, pose.ravel()))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    predict.run(["-", f"--model={model_path}"])
+    assert "nobody seen yet, since the spine's base is at zero (--normalized" in (
+        capsys.readouterr().out
+    )
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path):
+    program = """
+import sys, time
+from pathlib import Path
+from pcm3_jax.inference import commands
+
+def run(argv):
+    with commands.replaced(Path(argv[0])) as partial:
+        partial.write_text("half")
+        print("written", flush=True)
+        time.sleep(60)
+
+commands.main(run)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "out.html")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "written\n"
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_live_line_comes_before_the_next_frame_is_sent(model_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "pcm3_jax.predict", "-", f"--model={model_path}"],

@@ -79,6 +79,13 @@ def test_the_papers_recipes_name_data_sets_that_can_be_built(benchmark, stream):
         PAPER["get_config"](f"{benchmark}-depth")
 
 
+def test_a_table_of_real_recordings_is_named_by_its_number():
+    get_config = runpy.run_path("configs/irds.py")["get_config"]
+    assert (get_config("6").task, get_config("6").table) == ("table", 6)
+    with pytest.raises(UserError, match="there is no table 'X'"):
+        get_config("X")
+
+
 COUNTS = (
     "model.hidden", "model.layers", "model.projection", "model.decoder_hidden",
     "model.decoder_layers", "method.queue_size", "optimizer.epochs", "linear.epochs",

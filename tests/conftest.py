@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import logging
+import os
 import resource
 import subprocess
 
@@ -21,6 +22,18 @@ from tfds_builders import build
 # The same examples in every run; the first of a shape compiles, so no deadline an example.
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_configure(config):
+    """Programs are compiled once for all tests, their subprocesses and later sessions."""
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(config.cache.mkdir("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.1,
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1,
+    }
+    for name, value in settings.items():
+        os.environ[name] = str(value)
+        jax.config.update(name.lower(), value)
 
 
 @pytest.fixture(scope="session")

@@ -52,18 +52,42 @@ def test_every_task_on_recordings_is_described(monkeypatch, run_config, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_table_lists_its_runs(run_config, tmp_path, data_dir):
+@pytest.fixture
+def table_config(monkeypatch, run_config, tmp_path):
+    monkeypatch.setattr(dry_run, "_step_seconds", lambda config, devices: 2.0)
     run_config.update(task="table", table=3, table_data=("synthetic_skeletons/n64x32",))
-    run_config.table_cells = "random"
     run_config.table_runs = str(tmp_path / "runs")
+    run_config.table_cells = "random|PCM"
     run_config.cmd.neighbours = 8
-    lines = dry_run.describe(run_config, tmp_path / "table")
-    assert lines["runs"] == "1, of which 0 have finished"
-    assert lines["  1"].startswith("retrieval_synthetic_skeletons-n64x32")
-    folder = tmp_path / "runs" / lines["  1"]
+    return run_config
+
+
+def test_a_table_lists_its_runs_and_their_time(table_config, tmp_path):
+    lines = dry_run.describe(table_config, tmp_path / "table")
+    assert lines["runs"] == "3, of which 0 have finished"
+    names = [lines[f"  {number}"] for number in (1, 2, 3)]
+    assert [name.partition("_")[0] for name in names] == ["retrieval", "pretrain", "retrieval"]
+    # Six epochs of 64 sequences in steps of 16 that take two seconds.
+    assert lines["time"].startswith("48 s for 1 runs that pretrain, ")
+    folder = tmp_path / "runs" / names[0]
     folder.mkdir(parents=True)
     (folder / "results.json").write_text("{}")
-    assert dry_run.describe(run_config, tmp_path / "table")["runs"] == "1, of which 1 have finished"
+    lines = dry_run.describe(table_config, tmp_path / "table")
+    assert lines["runs"] == "3, of which 1 have finished"
+    assert lines["  1"] == names[1]
+
+
+def test_a_table_lists_the_data_that_it_lacks(table_config, tmp_path, capsys):
+    table_config.table_data = ("synthetic_skeletons/n64x32", "intellirehabds")
+    lines = dry_run.describe(table_config, tmp_path / "table")
+    assert lines["runs"] == "6, of which 0 have finished"
+    assert lines["missing"].startswith("There is no data set 'intellirehabds' in ")
+    assert lines["time"].startswith("48 s for 1 runs that pretrain")
+    table_config.table_data = ("intellirehabds",)
+    capsys.readouterr()
+    with pytest.raises(UserError, match="No run of table 3 has its data"):
+        dry_run.describe(table_config, tmp_path / "table")
+    assert "There is no data set 'intellirehabds'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

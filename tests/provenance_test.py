@@ -32,7 +32,7 @@ def test_a_run_says_what_it_was_made_with(finished_run, program):
 def test_every_start_is_kept(tmp_path, run_config):
     record(tmp_path, run_config)
     record(tmp_path, run_config)
-    starts = json.loads((tmp_path / provenance.FILE).read_text())
+    starts = json.loads((tmp_path / "provenance.json").read_text())
     assert [start["data"] for start in starts] == [data_set(run_config)] * 2
 
 

@@ -52,14 +52,13 @@ class Program:
     """`python -m pcm3_jax.main` with one small configuration file.
 
     Args:
-      folder: for the configuration file and the compilation cache, which all runs share.
+      folder: for the configuration file.
       data_dir: holds the data set ``synthetic_skeletons/n64x32``.
     """
 
     def __init__(self, folder: Path, data_dir: Path) -> None:
         self.config_file = folder / "small.py"
         self.config_file.write_text(CONFIG_FILE.format(data_dir=str(data_dir)))
-        self._cache = folder / "compiled"
 
     def config(self) -> ConfigDict:
         """The configuration, to change and use in this process."""
@@ -77,9 +76,6 @@ class Program:
             "XLA_FLAGS": " ".join(flags),
             # With fewer threads the devices' collectives wait for each other for ever.
             "PJRT_NPROC": str(2 * devices + 2),
-            "JAX_COMPILATION_CACHE_DIR": str(self._cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
 
     def command(self, workdir: Path, *arguments: str) -> list[str]:

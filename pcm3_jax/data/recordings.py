@@ -162,7 +162,8 @@ def find(name: str, data_dir: str) -> Path:
     if not found:
         raise UserError(
             f"There is no data set {name!r} in {data_dir}: build it with `python -m "
-            f"tfds_builders.build {name} --data_dir={data_dir}`, or set config.data.dir."
+            f"tfds_builders.build {name} --data_dir={data_dir} [--manual_dir=DOWNLOAD]`, or set "
+            "config.data.dir."
         )
     if len(configs) > 1:
         options = sorted(str(path.relative_to(root.parent)) for path in configs)
@@ -171,6 +172,11 @@ def find(name: str, data_dir: str) -> Path:
             f"to one of {options}."
         )
     return max(folders)
+
+
+def count(name: str, data_dir: str, split: str) -> int:
+    """How many sequences a split of a built data set has.  Raises UserError as `find`."""
+    return tfds.builder_from_directory(str(find(name, data_dir))).info.splits[split].num_examples
 
 
 def _check(skeleton: np.ndarray, what: str) -> None:

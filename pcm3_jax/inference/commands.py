@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ def add_layout(parser: argparse.ArgumentParser) -> None:
 
 def main(run: Callable[[list[str]], object]) -> None:
     """Calls ``run`` with the command line; leaves with 1 and one sentence after bad input."""
+    # As an exception, so that no half-written file is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         run(sys.argv[1:])
         sys.stdout.flush()

@@ -86,7 +86,7 @@ def read(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
     except (
         ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError
     ) as error:  # fmt: skip
-        raise Refused(f"its pickle is damaged ({type(error).__name__})") from error
+        raise Refused(f"it is no pickle, or a damaged one ({type(error).__name__})") from error
     raise Refused("its pickle has no end")
 
 
