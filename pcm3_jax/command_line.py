@@ -190,6 +190,6 @@ def _mistake(error: Exception, argv: list[str]) -> str:
         return f"The command line is wrong: {' '.join(message.split()).rstrip('.')}."
     # ml_collections puts whole tracebacks into some messages; their last line tells.
     reason = message.splitlines()[-1].strip() if message else "no reason given"
-    if not isinstance(error, flags.Error):
+    if not isinstance(error, (flags.Error, UserError)):
         reason = f"{type(error).__name__}: {reason}"
     return f"The configuration file cannot be used: {reason.rstrip('.')}."

@@ -107,13 +107,9 @@ def default_config() -> ConfigDict:
     config.optimizer.reference_batch_size = 0
 
     # Linear evaluation (Table 1).
-    config.linear = ConfigDict()
-    config.linear.epochs = 100
-    config.linear.batch_size = 1024
-    config.linear.learning_rate = 0.1
-    config.linear.momentum = 0.9
-    config.linear.decay_epochs = (20, 50, 80)
-    config.linear.decay_factor = 0.1
+    config.linear = _optimizer(
+        epochs=100, batch_size=1024, learning_rate=0.1, decay_epochs=(20, 50, 80)
+    )
     # Random crops of each training sequence that are encoded and kept; epochs take them in
     # turn.  0 encodes new crops every epoch, which is the exact protocol.
     config.linear.cached_crops = 0
@@ -228,7 +224,7 @@ def require(condition: bool, message: str) -> None:
 
 OPTIMIZERS = ("sgd", "adamw", "lars")
 # The sections that `_optimizer` makes.
-TRAININGS = ("optimizer", "finetune", "detection", "motion_prediction")
+TRAININGS = ("optimizer", "linear", "finetune", "detection", "motion_prediction")
 _CHOICES = {
     "task": TASKS,
     "scale": ("paper", "small"),
@@ -290,11 +286,6 @@ _RANGES = {
     # The partner of a sample is drawn 1 … N - 2 places away.
     "optimizer.batch_size": (3, _ANY),
     "optimizer.reference_batch_size": (0, _ANY),
-    "linear.epochs": (1, _ANY),
-    "linear.batch_size": (1, _ANY),
-    "linear.learning_rate": (_TINY, _ANY),
-    "linear.momentum": (0, 1),
-    "linear.decay_factor": (0, 1),
     "linear.cached_crops": (0, _ANY),
     "finetune.fraction": (_TINY, 1),
     "finetune.draws": (1, _ANY),

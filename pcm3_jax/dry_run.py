@@ -102,8 +102,8 @@ def _pretraining_of(runs: Sequence[Run], devices: Devices) -> Lines:
         for config in configs
     )
     text = (
-        f"{_duration(flops / rate)} for {len(configs)} runs that pretrain, {_arithmetic(flops)} at "
-        f"{rate / 1e9:.3g} GFLOP/s; evaluations come on top"
+        f"{_duration(flops / rate)} for pretraining ({len(configs)} of these runs): "
+        f"{_arithmetic(flops)} at {rate / 1e9:.3g} GFLOP/s; evaluations come on top"
     )
     yield "time", text
 

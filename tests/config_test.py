@@ -234,7 +234,7 @@ def attributes_read() -> set[tuple[str, str]]:
 
 READ = attributes_read()
 # Sections whose optimizer and epochs are read by code that they share.
-TRAINED = ("optimizer", "finetune", "detection", "motion_prediction")
+TRAINED = ("optimizer", "linear", "finetune", "detection", "motion_prediction")
 
 
 @pytest.mark.parametrize("leaf", flattened(default_config()))

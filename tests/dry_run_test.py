@@ -68,7 +68,7 @@ def test_a_table_lists_its_runs_and_their_time(table_config, tmp_path):
     names = [lines[f"  {number}"] for number in (1, 2, 3)]
     assert [name.partition("_")[0] for name in names] == ["retrieval", "pretrain", "retrieval"]
     # Six epochs of 64 sequences in steps of 16 that take two seconds.
-    assert lines["time"].startswith("48 s for 1 runs that pretrain, ")
+    assert lines["time"].startswith("48 s for pretraining (1 of these runs): ")
     folder = tmp_path / "runs" / names[0]
     folder.mkdir(parents=True)
     (folder / "results.json").write_text("{}")
@@ -82,7 +82,7 @@ def test_a_table_lists_the_data_that_it_lacks(table_config, tmp_path, capsys):
     lines = dry_run.describe(table_config, tmp_path / "table")
     assert lines["runs"] == "6, of which 0 have finished"
     assert lines["missing"].startswith("There is no data set 'intellirehabds' in ")
-    assert lines["time"].startswith("48 s for 1 runs that pretrain")
+    assert lines["time"].startswith("48 s for pretraining (1 of")
     table_config.table_data = ("intellirehabds",)
     capsys.readouterr()
     with pytest.raises(UserError, match="No run of table 3 has its data"):

@@ -11,18 +11,20 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from pcm3_jax.optimizer import optimizer_of
+
 
 def train_classifier(
-    features: Callable[[int], jax.Array], labels: np.ndarray, classes: int, config: ConfigDict,
+    features: Callable[[int], jax.Array], labels: np.ndarray, classes: int, settings: ConfigDict,
     seed: int,
 ) -> dict[str, jax.Array]:  # fmt: skip
-    """Trains a linear classifier with SGD on the features of each epoch's crops.
+    """Trains a linear classifier on the features of each epoch's crops.
 
     Args:
       features: epoch → (S, F) features on the device, from 0.
       labels: (S,).
       classes: number of classes.
-      config: the ``linear`` section of the configuration.
+      settings: the ``linear`` section of the configuration.
       seed: of the initial weights and the order of the samples.
 
     Returns:
@@ -30,25 +32,22 @@ def train_classifier(
     """
     count = len(labels)
     # A set smaller than the batch is one batch.
-    batch_size = min(config.batch_size, count)
+    batch_size = min(settings.batch_size, count)
     steps = -(-count // batch_size)
-    schedule = optax.piecewise_constant_schedule(
-        config.learning_rate, {epoch * steps: config.decay_factor for epoch in config.decay_epochs}
-    )
-    optimizer = optax.sgd(schedule, momentum=config.momentum)
+    optimizer = optimizer_of(settings, steps)
     key = jax.random.key(seed)
     width = features(0).shape[1]
     params = {
-        # Transposed inside: its gradient is then one product of the features as they lie.
-        "weight": 0.01 * jax.random.normal(key, (width, classes)).T,
+        # Its gradient is one product of the features as they lie.
+        "turned_kernel": 0.01 * jax.random.normal(key, (width, classes)).T,
         "bias": jnp.zeros(classes),
     }
     opt_state = optimizer.init(params)
     targets = jnp.asarray(labels)
-    for epoch in range(config.epochs):
+    for epoch in range(settings.epochs):
         order = _epoch_order(jax.random.fold_in(key, epoch), count, steps, batch_size)
         params, opt_state = _epoch(params, opt_state, features(epoch), targets, order, optimizer)
-    return {"kernel": params["weight"].T, "bias": params["bias"]}
+    return {"kernel": params["turned_kernel"].T, "bias": params["bias"]}
 
 
 def _epoch_order(key, count: int, steps: int, batch_size: int) -> jax.Array:
@@ -61,14 +60,14 @@ def _epoch_order(key, count: int, steps: int, batch_size: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="optimizer", donate_argnums=(0, 1))
 def _epoch(params, opt_state, features, labels, order, optimizer):
     def loss(params, rows):
-        scores = jnp.einsum("nf,kf->nk", features[rows], params["weight"]) + params["bias"]
+        scores = jnp.einsum("nf,kf->nk", features[rows], params["turned_kernel"]) + params["bias"]
         losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels[rows])
         real = rows >= 0
         return (losses * real).sum() / real.sum()
 
     def step(carry, rows):
         params, opt_state = carry
-        updates, opt_state = optimizer.update(jax.grad(loss)(params, rows), opt_state)
+        updates, opt_state = optimizer.update(jax.grad(loss)(params, rows), opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), None
 
     return jax.lax.scan(step, (params, opt_state), order)[0]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from sklearn.linear_model import RidgeClassifier
 
+from pcm3_jax.config import default_config
 from pcm3_jax.downstream import linear
 from pcm3_jax.downstream.linear import ridge_scores, top_k_accuracy, train_classifier
 
@@ -15,17 +16,11 @@ from pcm3_jax.downstream.linear import ridge_scores, top_k_accuracy, train_class
 TOLERANCE = 2e-5
 
 
-def make_config(batch_size: int, epochs: int = 20) -> ConfigDict:
-    return ConfigDict(
-        {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": 0.3,
-            "momentum": 0.9,
-            "decay_epochs": (8, 15),
-            "decay_factor": 0.1,
-        }
-    )
+def make_config(batch_size: int, epochs: int = 20, weight_decay: float = 0.0) -> ConfigDict:
+    config = default_config().linear
+    config.update(epochs=epochs, batch_size=batch_size, learning_rate=0.3, decay_epochs=(8, 15))
+    config.weight_decay = weight_decay
+    return config
 
 
 def make_data(count: int = 50, width: int = 6, classes: int = 4):
@@ -56,16 +51,19 @@ def restated(crops, labels, classes, config, seed):
             error = scores / scores.sum(1, keepdims=True)
             error[np.arange(len(rows)), labels[rows]] -= 1
             gradients = [x.T @ error / len(rows), error.mean(0)]
-            velocity = [config.momentum * v + g for v, g in zip(velocity, gradients, strict=True)]
+            velocity = [
+                config.momentum * v + g + config.weight_decay * p
+                for v, g, p in zip(velocity, gradients, (kernel, bias), strict=True)
+            ]
             kernel, bias = kernel - rate * velocity[0], bias - rate * velocity[1]
     return kernel, bias
 
 
-@pytest.mark.parametrize("batch_size", [50, 16, 25, 1000])
-def test_training_is_sgd(batch_size):
+@pytest.mark.parametrize("batch_size, weight_decay", [(50, 0), (16, 0), (25, 0.1), (1000, 0)])
+def test_training_is_sgd(batch_size, weight_decay):
     """Also where the last batch is smaller, and where one batch holds more than there is."""
     crops, labels = make_data()
-    config = make_config(batch_size)
+    config = make_config(batch_size, weight_decay=float(weight_decay))
     trained = train_classifier(lambda epoch: crops[epoch % 3], labels, 4, config, seed=5)
     kernel, bias = restated(crops, labels, 4, config, seed=5)
     np.testing.assert_allclose(trained["kernel"], kernel, atol=TOLERANCE)
