@@ -257,6 +257,7 @@ def test_foreign_files_are_refused(tmp_path, run_config):
 
 def test_a_garbled_config_json_is_named(tmp_path, run_config):
     (tmp_path / "config.json").write_text("{")
+    (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match=r"config\.json is not readable as JSON"):
         claim_workdir(tmp_path, run_config)
 
