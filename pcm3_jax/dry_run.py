@@ -67,7 +67,7 @@ def _lines(config: ConfigDict, workdir: Path, devices: Devices) -> Lines:
 
 def _table(config: ConfigDict, workdir: Path, devices: Devices) -> Lines:
     runs = runner.planned_runs(config, workdir)
-    waiting = [run for run in runs if not (run.folder / "results.json").exists()]
+    waiting = [run for run in runs if _waits(run)]
     yield "runs", f"{len(runs)}, of which {len(runs) - len(waiting)} have finished"
     missing: dict[str, str] = {}
     for number, run in enumerate(waiting, 1):
@@ -81,11 +81,15 @@ def _table(config: ConfigDict, workdir: Path, devices: Devices) -> Lines:
     possible = [
         run
         for run in waiting
-        if missing.keys().isdisjoint(part.config.data.name for part in run.chain())
+        if not any(_waits(part) and part.config.data.name in missing for part in run.chain())
     ]
     if waiting and not possible:
         raise UserError(f"No run of table {config.table} has its data.")
     yield from _pretraining_of(possible, devices)
+
+
+def _waits(run: Run) -> bool:
+    return not (run.folder / "results.json").exists()
 
 
 def _pretraining_of(runs: Sequence[Run], devices: Devices) -> Lines:

@@ -10,6 +10,7 @@ from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.optimizer import build_optimizer
 from pcm3_jax.state import build_model, create_state
+from pcm3_jax.tables import runner
 
 
 def test_a_pretraining_run_is_described_and_not_started(program, tmp_path):
@@ -88,6 +89,16 @@ def test_a_table_lists_the_data_that_it_lacks(table_config, tmp_path, capsys):
     with pytest.raises(UserError, match="No run of table 3 has its data"):
         dry_run.describe(table_config, tmp_path / "table")
     assert "There is no data set 'intellirehabds'" in capsys.readouterr().out
+
+
+def test_a_finished_run_needs_its_data_no_more(table_config, tmp_path):
+    table_config.table_data = ("intellirehabds>synthetic_skeletons/n64x32", "intellirehabds")
+    table_config.table_cells = "PCM"
+    names = [run.folder.name for run in runner.planned_runs(table_config, tmp_path / "table")]
+    pretrained = tmp_path / "runs" / next(name for name in names if name.startswith("pretrain"))
+    pretrained.mkdir(parents=True)
+    (pretrained / "results.json").write_text("{}")
+    assert "missing" in dry_run.describe(table_config, tmp_path / "table")
 
 
 @pytest.mark.parametrize(
