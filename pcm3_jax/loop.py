@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from pcm3_jax.checkpoint import Checkpoints, write_json
+from pcm3_jax.checkpoint import CONFIG_FILE, Checkpoints, write_json
 from pcm3_jax.errors import UserError, WriteError
 from pcm3_jax.parallel import wait_for_all
 from pcm3_jax.telemetry import Telemetry
@@ -163,7 +163,7 @@ class _Run:
                 folder / "metrics.json", {"step": step} | {k: str(v) for k, v in values.items()}
             )
             # With its configuration the folder is a workdir, whose next step is the bad one.
-            shutil.copy(self.workdir / "config.json", folder)
+            shutil.copy(self.workdir / CONFIG_FILE, folder)
         wait_for_all("failure")
         failed = Checkpoints(folder, keep=1)
         # The step function leaves a state alone from a non-finite step on.

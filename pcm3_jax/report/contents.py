@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pcm3_jax.checkpoint import CONFIG_FILE
 from pcm3_jax.report import (
     augmented,
     comparison,
@@ -155,5 +156,5 @@ def _date(run: Run) -> str:
 
 
 def _written(workdir: Path) -> list[Path]:
-    names = ("config.json", "metrics.jsonl", "results.json")
+    names = (CONFIG_FILE, "metrics.jsonl", "results.json")
     return [path for name in names if (path := workdir / name).exists()]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pcm3_jax.checkpoint import CONFIG_FILE, PROVENANCE_FILE
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.model_file import run_config
 
@@ -56,7 +57,7 @@ def read_runs(workdirs: list[Path]) -> tuple[list[Run], dict[str, dict[str, Any]
         figures = _optional_object(path / "benchmark.json")
         if figures is not None:
             benchmarks[name] = figures
-        if figures is None or (path / "config.json").exists():
+        if figures is None or (path / CONFIG_FILE).exists():
             runs.append(_read_run(path, name))
     return runs, benchmarks
 
@@ -93,7 +94,7 @@ def _read_run(path: Path, name: str) -> Run:
         config=config,
         metrics={key: read_metrics(file) for key, file in files.items() if file.exists()},
         results=_optional_object(path / "results.json"),
-        starts=_read_starts(path / "provenance.json"),
+        starts=_read_starts(path / PROVENANCE_FILE),
         checkpoints=sorted(map(int, steps)),
     )
 
