@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Pretrains and evaluates a recipe for several seeds, beside a random encoder and the raw
-# coordinates: bash launch/compare.sh CONFIG WORKDIR "SEEDS" [--dry_run] [--config.key=value …]
-# What is finished is not run again.
-needs=3
+# coordinates: bash launch/compare.sh CONFIG WORKDIR "SEEDS" [--streams="motion joint bone"]
+# [--dry_run] [--config.key=value …]
+# The streams are those to pretrain and to fuse; without them it is that of the recipe.  What is
+# finished is not run again.
+needs=3 options="streams"
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 config=$1 workdir=$(absolute "$2") seeds=$3
 shift 3
@@ -18,13 +20,30 @@ start() {
     )"
 }
 
+# Pretraining and the evaluations of one encoder, whose runs have names that end alike.
+encoder() {
+    local ending=$1 task
+    shift
+    start "pretrain_$ending" "$@"
+    for task in retrieval linear_eval; do
+        start "random_${task}_$ending" --config.task="$task" "$@"
+        start "pretrained_${task}_$ending" --config.task="$task" \
+            --config.encoder="$workdir/pretrain_$ending" "$@"
+    done
+}
+
 start baseline --config.task=baseline "$@"
 for seed in $seeds; do
-    start "pretrain_$seed" --config.seed="$seed" "$@"
-    for task in retrieval linear_eval; do
-        start "random_${task}_$seed" --config.task="$task" --config.seed="$seed" "$@"
-        start "pretrained_${task}_$seed" --config.task="$task" --config.seed="$seed" \
-            --config.encoder="$workdir/pretrain_$seed" "$@"
+    if [ -z "$streams" ]; then
+        encoder "$seed" --config.seed="$seed" "$@"
+        continue
+    fi
+    runs= weights=
+    for stream in $streams; do
+        encoder "${stream}_$seed" --config.seed="$seed" --config.views.stream="$stream" "$@"
+        runs+="'$workdir/pretrained_linear_eval_${stream}_$seed'," weights+="1.0,"
     done
+    start "fusion_$seed" --config.task=fusion --config.seed="$seed" \
+        --config.fusion.runs="($runs)" --config.fusion.weights="($weights)" "$@"
 done
 run "python -m pcm3_jax.summary $(quote "$workdir")/*/"

@@ -24,11 +24,18 @@ COLUMNS = {
 }
 
 
-def encoder_name(config: ConfigDict) -> str:
-    """What a run measured."""
+# Of these tasks alone do the figures belong into one table.
+EVALUATIONS = ("baseline", "retrieval", "linear_eval", "fusion")
+ENCODERS = ("raw coordinates", "random encoder", "pretrained encoder", "fused encoders")
+
+
+def encoder_and_stream(config: ConfigDict) -> tuple[str, str]:
+    """What an evaluation measured."""
     if config.task == "baseline":
-        return "raw coordinates"
-    return "pretrained encoder" if config.encoder else "random encoder"
+        return "raw coordinates", "joint"
+    if config.task == "fusion":
+        return "fused encoders", "several"
+    return "pretrained encoder" if config.encoder else "random encoder", config.views.stream
 
 
 def table(workdirs: list[Path]) -> str:
@@ -40,29 +47,28 @@ def table(workdirs: list[Path]) -> str:
     heading, *rows = grid(workdirs)
     if not rows:
         raise UserError(f"There is no finished evaluation in {', '.join(map(str, workdirs))}.")
-    rule = ["---"] * 2 + ["---:"] * (len(heading) - 2)
+    rule = ["---"] * 3 + ["---:"] * (len(heading) - 3)
     return "\n".join(f"| {' | '.join(line)} |" for line in (heading, rule, *rows))
 
 
 def grid(workdirs: list[Path]) -> list[list[str]]:
     """Heading and rows of `table` as text; the heading alone where no evaluation has finished."""
-    values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    values: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for workdir in workdirs:
         path = workdir / "results.json"
         if not path.exists():
             continue
         config, results = read_config(workdir), json.loads(path.read_text())
-        if config.task == "pretrain":
+        if config.task not in EVALUATIONS:
             continue
-        row = values[config.data.name, encoder_name(config)]
+        row = values[config.data.name, *encoder_and_stream(config)]
         for metric in COLUMNS:
             if metric in results:
                 row[metric].append(100 * results[metric])
-    lines = [["data set", "encoder", *COLUMNS.values(), "runs"]]
-    order = ["raw coordinates", "random encoder", "pretrained encoder"]
-    for (data, encoder), row in sorted(values.items(), key=lambda v: order.index(v[0][1])):
+    lines = [["data set", "encoder", "stream", *COLUMNS.values(), "runs"]]
+    for names, row in sorted(values.items(), key=lambda item: ENCODERS.index(item[0][1])):
         cells = [_cell(row[metric]) for metric in COLUMNS]
-        lines.append([data, encoder, *cells, str(max(map(len, row.values()), default=0))])
+        lines.append([*names, *cells, str(max(map(len, row.values()), default=0))])
     return lines
 
 

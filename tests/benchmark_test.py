@@ -1,5 +1,6 @@
 import json
 
+import jax
 import pytest
 
 from pcm3_jax import benchmark
@@ -42,3 +43,33 @@ def test_a_run_writes_its_figures(tmp_path):
     )
     assert 0 <= figures["input_wait_share"] < 1
     assert figures["peak_memory_gb"] > 0
+
+
+@pytest.fixture
+def gpu_config():
+    """The paper's network at its batch of 128, to be timed on a GPU of H100's class."""
+    if jax.default_backend() != "gpu":
+        pytest.skip("There is no GPU.")
+    config = default_config()
+    config.benchmark.steps = 20
+    return config
+
+
+@pytest.mark.gpu
+def test_a_third_of_a_gpu_s_bfloat16_rate_is_reached(gpu_config):
+    gpu_config.model.dtype = "bfloat16"
+    figures = benchmark.measure(gpu_config)
+    benchmark.print_figures(figures)
+    assert figures["share_of_product_rate"] >= 0.35
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "dtype, tf32", [("float32", False), ("float32", True), ("bfloat16", False)]
+)
+def test_peers_are_slower_on_a_gpu(gpu_config, tmp_path, dtype, tf32):
+    pytest.importorskip("torch")
+    gpu_config.peers, gpu_config.model.dtype, gpu_config.benchmark.tf32 = "all", dtype, tf32
+    figures = benchmark.benchmark(gpu_config, tmp_path)
+    assert figures["frame_by_frame"]["ours_times_as_fast"] >= 10
+    assert figures["tuned"]["ours_times_as_fast"] >= 1.5

@@ -33,17 +33,17 @@ def cmd_config(small_config):
 
 
 @pytest.fixture
-def start(cmd_config, quick_jit):
+def start(cmd_config):
     """(update, the state before the first step, two views)."""
     model, optimizer = cmd.branch_model(cmd_config), build_optimizer(cmd_config, 10)
-    state = quick_jit(lambda: cmd.create_state(model, optimizer, cmd_config))()
+    state = jax.jit(lambda: cmd.create_state(model, optimizer, cmd_config))()
     update = functools.partial(cmd.update, model=model, optimizer=optimizer, config=cmd_config)
     views = np.random.default_rng(0).normal(size=(2, 4, 16, 2, 25, 3)).astype(np.float32)
 
     def update_on(state, *views):
         return update(state, *(cmd.every_stream(v, np.zeros(v.shape[:-1], bool)) for v in views))
 
-    return quick_jit(update_on), state, views
+    return jax.jit(update_on), state, views
 
 
 def random_embeddings(seed: int = 0):
@@ -117,12 +117,12 @@ def test_a_step_moves_every_branch(start):
         assert all(jax.tree.leaves(moved))
 
 
-def test_the_queues_hold_the_same_samples_at_the_same_positions(start, cmd_config, quick_jit):
+def test_the_queues_hold_the_same_samples_at_the_same_positions(start, cmd_config):
     """Every branch's keys, encoded one branch at a time, lie where the pointer was."""
     update, state, views = start
     model = cmd.branch_model(cmd_config)
     offsets = PromptOffsets(*[0] * 6)
-    encode = quick_jit(
+    encode = jax.jit(
         lambda params, stats, poses: model.apply(
             {"params": params, "batch_stats": stats}, poses, offsets, method=PCM3.key,
             mutable=["batch_stats"],
@@ -145,7 +145,7 @@ def test_the_queues_hold_the_same_samples_at_the_same_positions(start, cmd_confi
         state, views = after, views[:, ::-1]
 
 
-def test_a_step_draws_poses_whatever_stream_is_configured(cmd_config, quick_jit, monkeypatch):
+def test_a_step_draws_poses_whatever_stream_is_configured(cmd_config, monkeypatch):
     clips = Clips(np.array([0, 30, 60, 90]), np.full(4, 30))
     batch = Batch(clips, clips, np.arange(4), np.arange(4))
     frames = np.random.default_rng(0).normal(size=(120, 2, 25, 3)).astype(np.float32)
@@ -156,7 +156,7 @@ def test_a_step_draws_poses_whatever_stream_is_configured(cmd_config, quick_jit,
     def drawn(stream):
         cmd_config.views.stream = stream
         step = functools.partial(cmd.cmd_step, model=None, optimizer=None, config=cmd_config)
-        return quick_jit(lambda frames: step(state, frames, batch))(frames)
+        return jax.jit(lambda frames: step(state, frames, batch))(frames)
 
     query, key = drawn("joint")
     assert query.shape == key.shape == (3, 4, 16, 2, 25, 3)

@@ -25,8 +25,15 @@ hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure(config):
-    """Programs are compiled once for all tests, their subprocesses and later sessions."""
+    """Programs are compiled once for all tests, their subprocesses and later sessions.
+
+    On a GPU the tests are as exact as the commands are, and leave room for each other.
+    """
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     settings = {
+        # Most programs run for less time here than XLA would take to optimise them.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "not slow" in config.option.markexpr,
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
         "JAX_COMPILATION_CACHE_DIR": str(config.cache.mkdir("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.1,
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1,
@@ -34,12 +41,6 @@ def pytest_configure(config):
     for name, value in settings.items():
         os.environ[name] = str(value)
         jax.config.update(name.lower(), value)
-
-
-@pytest.fixture(scope="session")
-def quick_jit():
-    """`jax.jit` with XLA's optimiser off: for programs that compile longer than they run."""
-    return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture

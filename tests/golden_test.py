@@ -101,9 +101,12 @@ def programs(prompts: bool):
         return logits, outputs.reconstruction, gradient
 
     update = functools.partial(steps.update, model=model, optimizer=optimizer, config=config)
-    # The step is compiled as in training; the rest without XLA's optimiser, which takes long.
-    quick = {"xla_backend_optimization_level": 0}
-    return start, jax.jit(update), jax.jit(inspect, compiler_options=quick)
+    # Optimised as in training, unlike other programs in these tests.
+    optimised = {
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+    }
+    return start, jax.jit(update, compiler_options=optimised), jax.jit(inspect)
 
 
 def golden_mix(step: golden_vectors.GoldenStep) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,6 @@
 """The scripts in launch/: their dry runs, and whatever one machine can run for real."""
 
+import ast
 import contextlib
 import json
 import os
@@ -115,6 +116,37 @@ def test_an_extra_is_added_to_the_environment(tmp_path):
         result = launch(*arguments, folder=tmp_path / "launch", EXTRA=extra, PATH=path)
         assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "pip.log").read_text().split() == [".[test]", ".[test,gpu]"]
+
+
+def test_compare():
+    """Each stream is pretrained and evaluated, and the last run of a seed fuses them."""
+    evaluations = [
+        f"{encoder}_{task}"
+        for task in ("retrieval", "linear_eval")
+        for encoder in ("random", "pretrained")
+    ]
+
+    def runs(*arguments: str) -> dict[str, list[str]]:
+        *lines, last = dry_run("compare.sh", "c.py", "/w w", *arguments)
+        assert shlex.split(last)[:3] == ["python", "-m", "pcm3_jax.summary"]
+        words = [shlex.split(line) for line in lines]
+        return {line[4].removeprefix("--workdir=/w w/"): line[5:] for line in words}
+
+    own = runs("3")
+    assert [*own] == ["baseline", *(f"{name}_3" for name in ("pretrain", *evaluations))]
+    fused = runs("3 4", "--streams=motion bone", *AWKWARD)
+    assert all(tuple(words[-2:]) == AWKWARD for words in fused.values())
+    several = [
+        f"{name}_{stream}" for stream in ("motion", "bone") for name in ("pretrain", *evaluations)
+    ]
+    assert [*fused] == ["baseline", *(f"{n}_{s}" for s in (3, 4) for n in (*several, "fusion"))]
+    assert "--config.views.stream=bone" in fused["pretrain_bone_4"]
+    assert "--config.encoder=/w w/pretrain_bone_4" in fused["pretrained_linear_eval_bone_4"]
+    settings = dict(word.split("=", 1) for word in fused["fusion_4"])
+    assert ast.literal_eval(settings["--config.fusion.weights"]) == (1.0, 1.0)
+    assert ast.literal_eval(settings["--config.fusion.runs"]) == tuple(
+        f"/w w/pretrained_linear_eval_{stream}_4" for stream in ("motion", "bone")
+    )
 
 
 def test_gpu():
@@ -340,7 +372,7 @@ def test_benchmark_dry_run(tmp_path):
 @pytest.mark.slow
 def test_benchmark_on_virtual_devices(program, tmp_path):
     """What cannot run is reported and does not stop the rest; what is finished is kept."""
-    environment = program.environment() | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = program.environment() | {"XLA_FLAGS": ""}
 
     def benchmark(batch_sizes: str, devices: str) -> tuple[int, list[list[str]]]:
         result = launch(

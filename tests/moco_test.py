@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from pcm3_jax import moco
 from tests import restatement
 
-# Without XLA's optimiser: it compiles longer than it runs.
-push = jax.jit(moco.push, compiler_options={"xla_backend_optimization_level": 0})
+push = jax.jit(moco.push)
 
 
 # Each set of sizes compiles anew.

@@ -96,12 +96,12 @@ def test_golden_steps(name, kind, make_peer):
     assert_same_state(made, after)
 
 
-def test_the_same_steps_as_ours(make_peer, tiny_config, random_views, quick_jit):
+def test_the_same_steps_as_ours(make_peer, tiny_config, random_views):
     """From our state; the queue of 11 keys wraps in the third step of four."""
     config = tiny_config
     model, optimizer = build_model(config), build_optimizer(config, steps_per_epoch=100)
     state = create_state(model, optimizer, config)
-    update = quick_jit(
+    update = jax.jit(
         functools.partial(steps.update, model=model, optimizer=optimizer, config=config)
     )
     peers = [make_peer(kind, config) for kind in KINDS]

@@ -66,14 +66,9 @@ class Program:
 
     def environment(self, devices: int = 1) -> dict[str, str]:
         """Of a run on that many virtual CPU devices."""
-        flags = (
-            # These programs run for less time than XLA's optimiser would take.
-            "--xla_backend_optimization_level=0",
-            f"--xla_force_host_platform_device_count={devices}",
-        )
         return os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": " ".join(flags),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             # With fewer threads the devices' collectives wait for each other for ever.
             "PJRT_NPROC": str(2 * devices + 2),
         }

@@ -17,10 +17,6 @@ from pcm3_jax.state import build_model, create_state
 HIDDEN, DECODER_HIDDEN, WIDTH, FEATURES = 40, 36, 20, 150
 
 
-# Without XLA's optimiser: this compiles longer than it runs.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 @functools.cache
 def initial():
     """(state, the same from another seed), large enough for statistics."""
@@ -37,7 +33,7 @@ def initial():
         seeded = types.SimpleNamespace(seed=seed, method=config.method)
         return create_state(model, optimizer, seeded)
 
-    create = quick(create)
+    create = jax.jit(create)
     return create(0), create(1)
 
 
@@ -194,7 +190,7 @@ def test_weight_decay_reaches_every_parameter():
     state = initial()[0]
     optimizer = build_optimizer(default_config(), 10)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    updates, _ = quick(optimizer.update)(zeros, optimizer.init(state.params), state.params)
+    updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(state.params), state.params)
     # Prompts, norms and biases included: lr · decay of each entry, to float32 rounding.
     jax.tree.map(
         lambda u, p: np.testing.assert_allclose(u, -0.02 * 1e-4 * p, rtol=1e-5, atol=1e-12),

@@ -41,11 +41,11 @@ def start(config, axis_name=None):
 PROGRAMS = {}
 
 
-def compiled(config, quick_jit):
+def compiled(config):
     """(update, state); tests of equal configurations share one compilation."""
     model, optimizer, state = start(config)
     update = functools.partial(steps.update, model=model, optimizer=optimizer, config=config)
-    return PROGRAMS.setdefault(config.to_json(), quick_jit(update)), state
+    return PROGRAMS.setdefault(config.to_json(), jax.jit(update)), state
 
 
 CONTRAST = ["nce_" + name for name in POSITIVES]
@@ -85,10 +85,10 @@ ABLATIONS = {
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_ablations(name, small_config, random_views, quick_jit):
+def test_ablations(name, small_config, random_views):
     changes, terms = ABLATIONS[name]
     small_config.method.update(changes)
-    update, state = compiled(small_config, quick_jit)
+    update, state = compiled(small_config)
     after, metrics = update(state, *random_views(small_config))
     assert metrics.keys() == {*terms, "loss", "gradient_norm"}
     assert all(np.isfinite(value) for value in metrics.values())
@@ -121,8 +121,8 @@ def assert_same(a, b) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_a_step_that_is_not_finite_leaves_the_state_alone(small_config, random_views, quick_jit):
-    update, state = compiled(small_config, quick_jit)
+def test_a_step_that_is_not_finite_leaves_the_state_alone(small_config, random_views):
+    update, state = compiled(small_config)
     views, offsets = random_views(small_config)
     good, _ = update(state, views, offsets)
     broken = views.replace(
@@ -139,11 +139,11 @@ def test_a_step_that_is_not_finite_leaves_the_state_alone(small_config, random_v
     assert_same(again, bad)
 
 
-def test_a_gradient_that_is_not_finite_counts_too(small_config, random_views, quick_jit):
+def test_a_gradient_that_is_not_finite_counts_too(small_config, random_views):
     """An infinite slope behind a finite loss: the norm of a zero vector."""
     small_config.method.update(positives=("intra",), masked_prediction=False, kl_weight=0.0)
     small_config.method.update(domain_prompts=False, task_prompts=False)
-    update, state = compiled(small_config, quick_jit)
+    update, state = compiled(small_config)
     state.params["projector"]["outer"] = jax.tree.map(
         jnp.zeros_like, state.params["projector"]["outer"]
     )
@@ -154,7 +154,7 @@ def test_a_gradient_that_is_not_finite_counts_too(small_config, random_views, qu
     assert_same(after.replace(healthy=state.healthy), state)
 
 
-def test_a_step_draws_from_seed_and_step_alone(small_config, quick_jit):
+def test_a_step_draws_from_seed_and_step_alone(small_config):
     small_config.method.update(positives=("intra",), masked_prediction=False, kl_weight=0.0)
     model, optimizer, state = start(small_config)
     frames = np.random.default_rng(0).normal(size=(120, 2, 25, 3)).astype(np.float32)
@@ -171,7 +171,7 @@ def test_a_step_draws_from_seed_and_step_alone(small_config, quick_jit):
             config=small_config,
         )  # fmt: skip
 
-    step = quick_jit(seeded)
+    step = jax.jit(seeded)
     after, metrics = step(0, state)
     again, _ = step(0, state)
     assert_same(after, again)

@@ -10,14 +10,14 @@ from pcm3_jax.errors import UserError
 
 def finished_run(folder, results, **settings):
     config = default_config()
-    config.update_from_flattened_dict(settings)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in settings.items()})
     folder.mkdir()
     write_json(folder / "config.json", json.loads(config.to_json()))
     write_json(folder / "results.json", results)
     return folder
 
 
-def test_one_row_an_encoder_with_mean_and_deviation_over_seeds(tmp_path):
+def test_one_row_an_encoder_and_stream_with_mean_and_deviation_over_seeds(tmp_path):
     runs = [
         finished_run(
             tmp_path / "b", {"knn_accuracy": 0.5, "ridge_accuracy": 0.25}, task="baseline"
@@ -27,13 +27,20 @@ def test_one_row_an_encoder_with_mean_and_deviation_over_seeds(tmp_path):
         finished_run(tmp_path / "p1", {"knn_accuracy": 0.9}, task="retrieval", encoder="y"),
         finished_run(tmp_path / "l", {"top1": 0.75, "top5": 1.0}, task="linear_eval", encoder="x"),
         finished_run(tmp_path / "t", {"knn_accuracy": 0.0}, task="pretrain"),
+        finished_run(tmp_path / "s", {"top1": 0.0}, task="finetune", encoder="x"),
+        finished_run(
+            tmp_path / "b0", {"top1": 0.5}, task="linear_eval", encoder="z", views__stream="bone"
+        ),
+        finished_run(tmp_path / "f", {"top1": 0.875}, task="fusion"),
         tmp_path / "not_started",
     ]
     rows = summary.table(runs).splitlines()[2:]
     assert rows == [
-        "| synthetic_skeletons | raw coordinates | 50.0 | – | 25.0 | 1 |",
-        "| synthetic_skeletons | random encoder | 12.5 | – | – | 1 |",
-        "| synthetic_skeletons | pretrained encoder | 85.0 ± 7.1 | 75.0 | – | 2 |",
+        "| synthetic_skeletons | raw coordinates | joint | 50.0 | – | 25.0 | 1 |",
+        "| synthetic_skeletons | random encoder | joint | 12.5 | – | – | 1 |",
+        "| synthetic_skeletons | pretrained encoder | joint | 85.0 ± 7.1 | 75.0 | – | 2 |",
+        "| synthetic_skeletons | pretrained encoder | bone | – | 50.0 | – | 1 |",
+        "| synthetic_skeletons | fused encoders | several | – | 87.5 | – | 1 |",
     ]
 
 

@@ -12,7 +12,6 @@ import runpy
 import subprocess
 from pathlib import Path
 
-import jax
 import pytest
 
 from pcm3_jax import main, tasks
@@ -468,14 +467,6 @@ def test_a_workdir_is_one_tables(fakes, data, tmp_path):
         main.run(recipe(1, data__dir=data, scale="small"), tmp_path / "table")
 
 
-@pytest.fixture
-def quick_compilation():
-    """These programs run for less time than XLA's optimiser would take."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def tiny_data(data_dir):
     """Data sets of single actions and of videos."""
@@ -489,7 +480,6 @@ def shared_runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "cell"), REAL_CELLS)
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_cell_for_real(number, cell, data_dir, tiny_data, shared_runs, tmp_path):
     config = recipe(
         number, **TINY, scale="small", data__dir=str(data_dir), table_data=tiny_data,

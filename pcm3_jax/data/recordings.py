@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -88,12 +89,10 @@ def read(
       UserError: it is not there, or holds a sequence that cannot be used.
     """
     folder = find(name, data_dir)
-    try:
+    with _named_if_damaged(folder):
         builder = tfds.builder_from_directory(str(folder))
         splits = sorted(builder.info.splits)
         source = builder.as_data_source(split) if split in splits else None
-    except Exception as error:
-        raise _damaged(folder, error) from error
     if source is None:
         raise UserError(f"Data set {name!r} in {data_dir} has no split {split!r}; it has {splits}.")
     features = builder.info.features
@@ -134,18 +133,21 @@ def read(
 
 
 def _examples(source: Sequence[dict], folder: Path) -> Iterator[dict]:
-    try:
+    with _named_if_damaged(folder):
         yield from source
+
+
+@contextlib.contextmanager
+def _named_if_damaged(folder: Path) -> Iterator[None]:
+    """Raises UserError with the folder of the data set for whatever reading it raises."""
+    try:
+        yield
     except Exception as error:
-        raise _damaged(folder, error) from error
-
-
-def _damaged(folder: Path, error: Exception) -> UserError:
-    reason = next(iter(str(error).strip().splitlines()), "no reason given")
-    return UserError(
-        f"The data set in {folder} cannot be read ({type(error).__name__}: {reason[:100]}); "
-        "delete the folder and build it again."
-    )
+        reason = next(iter(str(error).strip().splitlines()), "no reason given")
+        raise UserError(
+            f"The data set in {folder} cannot be read ({type(error).__name__}: {reason[:100]}); "
+            "delete the folder and build it again."
+        ) from error
 
 
 def find(name: str, data_dir: str) -> Path:
@@ -175,8 +177,14 @@ def find(name: str, data_dir: str) -> Path:
 
 
 def count(name: str, data_dir: str, split: str) -> int:
-    """How many sequences a split of a built data set has.  Raises UserError as `find`."""
-    return tfds.builder_from_directory(str(find(name, data_dir))).info.splits[split].num_examples
+    """How many sequences a split of a built data set has.
+
+    Raises:
+      UserError: as `find`, or the data set cannot be read.
+    """
+    folder = find(name, data_dir)
+    with _named_if_damaged(folder):
+        return tfds.builder_from_directory(str(folder)).info.splits[split].num_examples
 
 
 def _check(skeleton: np.ndarray, what: str) -> None:

@@ -23,8 +23,7 @@ _NAMES = {
 def tables(runs: list[Run], benchmarks: dict[str, dict[str, Any]]) -> list[Table]:
     """Tables with "title", "columns", "rows" of text, and "notes"."""
     found = []
-    comparable = [run for run in runs if summary.COLUMNS.keys() & (run.results or {}).keys()]
-    evaluations = summary.grid([run.path for run in comparable])
+    evaluations = summary.grid([run.path for run in runs])
     if len(evaluations) > 1:
         note = "Runs that differ in their seed alone share a row: mean ± standard deviation."
         found.append(_table("Encoders compared", evaluations[0], evaluations[1:], [note]))

@@ -154,3 +154,6 @@ def test_a_damaged_data_set_is_named(data_dir, tmp_path, damage):
         read(tmp_path / "data")
     assert f"The data set in {folder} cannot be read" in str(caught.value)
     assert "\n" not in str(caught.value)
+    if damage in ("features", "info"):
+        with pytest.raises(UserError, match="cannot be read"):
+            recordings.count(NAME, str(tmp_path / "data"), "train")

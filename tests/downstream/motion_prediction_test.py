@@ -20,9 +20,6 @@ FUTURE = 3
 # Float32 rounding of poses of a few units after a few frames.
 TOLERANCE = 5e-6
 
-# Without XLA's optimiser: all of these compile longer than they run.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def poses(frames, rows=2, seed=0) -> np.ndarray:
     made = np.random.default_rng(seed).normal(size=(rows, frames, 2, 25, 3))
@@ -59,11 +56,11 @@ def moved(hidden, recurrence="stepwise"):
 
 def predict(hidden, variables, observed=OBSERVED, recurrence="stepwise"):
     apply = functools.partial(make(hidden, recurrence).apply, future_frames=FUTURE, train=False)
-    return quick(apply)(variables, observed, observed[:, -1])
+    return jax.jit(apply)(variables, observed, observed[:, -1])
 
 
 def test_untrained_it_is_the_zero_velocity_baseline():
-    prediction = predict(6, quick(init(6))(jax.random.key(0)))
+    prediction = predict(6, jax.jit(init(6))(jax.random.key(0)))
     assert prediction.shape == (2, FUTURE, 2, 25, 3)
     assert prediction.dtype == jnp.float32
     np.testing.assert_array_equal(prediction, zero_velocity(OBSERVED, FUTURE))
@@ -90,7 +87,7 @@ def test_the_decoder_reads_its_own_predictions(hidden, recurrence):
     encoder = make(hidden, recurrence).encoder
     of_encoder = {collection: tree["encoder"] for collection, tree in variables.items()}
     flat = restatement.flatten_frames(OBSERVED)
-    features = quick(encoder.apply, static_argnames="method")(
+    features = jax.jit(encoder.apply, static_argnames="method")(
         of_encoder, flat, method=Encoder.frozen
     )
     state = np.asarray(encoder.sequence_feature(features))
@@ -119,7 +116,7 @@ def test_training_uses_and_moves_batch_statistics_and_reaches_the_encoder():
     model, variables = make(6), moved(6)
     truth = poses(FUTURE, seed=2)
 
-    @quick
+    @jax.jit
     def gradient(params):
         def loss(params):
             prediction, updates = model.apply(
@@ -155,7 +152,7 @@ def test_the_encoder_takes_pretrained_variables():
 def test_position_errors():
     prediction, truth = poses(4, rows=3, seed=3), poses(4, rows=3, seed=4)
     truth[0, 1, 1] = truth[1, :, 1] = truth[2, 3] = 0  # a second person or everybody away
-    total, count = quick(position_errors)(prediction, truth)
+    total, count = jax.jit(position_errors)(prediction, truth)
     for n in range(3):
         for t in range(4):
             distances = [
@@ -175,7 +172,7 @@ def test_the_gradient_is_finite_where_joints_are_met():
     truth[:, :, 1] = 0
     prediction = truth + 0.1
     prediction[..., 1, :] = truth[..., 1, :]
-    gradient = quick(jax.grad(lambda p: position_errors(p, truth)[0].sum()))(prediction)
+    gradient = jax.jit(jax.grad(lambda p: position_errors(p, truth)[0].sum()))(prediction)
     assert jnp.isfinite(gradient).all()
     assert not gradient[:, :, 1].any()
     assert (gradient[:, :, 0, 0] > 0).all()

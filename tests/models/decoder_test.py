@@ -1,7 +1,5 @@
 """The decoder against the restatement, in both placements of its prompt."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,6 @@ INPUTS, HIDDEN = 6, 5
 # Float32 rounding behind a normalisation, two GRU layers and a product.
 TOLERANCE = 1e-5
 
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PROMPT = np.random.default_rng(2).normal(size=INPUTS).astype(np.float32)
 # (T, P, N, 2H), the second pass with another mean and spread.
 FEATURES = np.random.default_rng(1).normal(size=(4, 2, 3, INPUTS)).astype(np.float32)
@@ -51,7 +48,7 @@ def torch_state(variables):
 
 def test_each_pass_is_decoded_by_its_own_statistics():
     decoder, variables = make("before_norm")
-    frames, moments = quick(decoder.apply)(variables, FEATURES, PROMPT)
+    frames, moments = jax.jit(decoder.apply)(variables, FEATURES, PROMPT)
     assert frames.shape == (2, 3, 4, 150)
     state = torch_state(variables)
     for i in range(2):
@@ -67,15 +64,15 @@ def test_each_pass_is_decoded_by_its_own_statistics():
 
 def test_a_prompt_before_the_norm_has_no_effect():
     decoder, variables = make("before_norm")
-    with_prompt, _ = quick(decoder.apply)(variables, FEATURES, PROMPT)
-    without, _ = quick(decoder.apply)(variables, FEATURES, None)
+    with_prompt, _ = jax.jit(decoder.apply)(variables, FEATURES, PROMPT)
+    without, _ = jax.jit(decoder.apply)(variables, FEATURES, None)
     np.testing.assert_allclose(with_prompt, without, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("placement", ["before_norm", "after_norm"])
 def test_without_a_prompt_the_placements_agree(placement):
     decoder, variables = make(placement)
-    frames, _ = quick(decoder.apply)(variables, FEATURES, None)
+    frames, _ = jax.jit(decoder.apply)(variables, FEATURES, None)
     features = np.moveaxis(FEATURES[:, 0], 0, 1)
     expected = restatement.decode(torch_state(variables), features)
     np.testing.assert_allclose(
@@ -85,7 +82,7 @@ def test_without_a_prompt_the_placements_agree(placement):
 
 def test_a_prompt_after_the_norm_adds_its_image_under_the_first_layer():
     decoder, variables = make("after_norm")
-    frames, moments = quick(decoder.apply)(variables, FEATURES, PROMPT)
+    frames, moments = jax.jit(decoder.apply)(variables, FEATURES, PROMPT)
     # Moving BatchNorm's bias by the image of the prompt, without the layer's own bias, does
     # the same.
     image = PROMPT @ variables["params"]["reduce"]["kernel"]
@@ -97,5 +94,5 @@ def test_a_prompt_after_the_norm_adds_its_image_under_the_first_layer():
     plain = restatement.flatten_frames(restatement.decode(torch_state(variables), features))
     assert np.abs(expected - plain).max() > 0.1
     # The running statistics see nothing of it.
-    _, without = quick(decoder.apply)(variables, FEATURES, None)
+    _, without = jax.jit(decoder.apply)(variables, FEATURES, None)
     np.testing.assert_allclose(moments.mean, without.mean, rtol=0, atol=TOLERANCE)

@@ -14,8 +14,6 @@ HIDDEN = 4
 # Float32 rounding of states in (-1, 1) behind a normalisation and two layers.
 TOLERANCE = 5e-6
 
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def make(placement="before_norm", recurrence="stepwise"):
     """An encoder and variables with nothing at its starting value."""
@@ -61,7 +59,7 @@ def normalised(variables, x):
 def test_each_pass_has_its_own_prompt_and_statistics(placement):
     encoder, variables = make(placement)
     x = frames()
-    features, moments = quick(encoder.apply)(variables, x, PROMPTS)
+    features, moments = jax.jit(encoder.apply)(variables, x, PROMPTS)
     assert features.shape == (6, 3, 2, 2 * HIDDEN)
     for i in range(3):
         if placement == "before_norm":
@@ -80,7 +78,7 @@ def test_each_pass_has_its_own_prompt_and_statistics(placement):
 def test_batch_norm_subtracts_a_prompt_before_it_and_not_one_after():
     for placement, acts in (("before_norm", False), ("after_norm", True)):
         encoder, variables = make(placement)
-        apply = quick(encoder.apply)
+        apply = jax.jit(encoder.apply)
         with_prompts, _ = apply(variables, frames(), PROMPTS)
         without, _ = apply(variables, frames(), None)
         change = np.abs(with_prompts - without).max()
@@ -90,7 +88,7 @@ def test_batch_norm_subtracts_a_prompt_before_it_and_not_one_after():
 def test_frozen_uses_the_running_statistics():
     encoder, variables = make()
     x = frames()[0]
-    frozen = quick(functools.partial(encoder.apply, method=Encoder.frozen))
+    frozen = jax.jit(functools.partial(encoder.apply, method=Encoder.frozen))
     features = frozen(variables, x)
     stats, norm = variables["batch_stats"]["input_norm"], variables["params"]["input_norm"]
     inputs = (x - stats["mean"]) / np.sqrt(stats["variance"] + 1e-5) * norm["scale"] + norm["bias"]
@@ -105,7 +103,7 @@ def test_frozen_uses_the_running_statistics():
 def test_the_sequence_feature_has_seen_every_frame(recurrence):
     encoder, variables = make(recurrence=recurrence)
     x = frames(passes=1)
-    features, _ = quick(encoder.apply)(variables, x, None)
+    features, _ = jax.jit(encoder.apply)(variables, x, None)
     feature = encoder.apply(variables, features, method=Encoder.sequence_feature)
     inputs = normalised(variables, x[0])
     if recurrence == "stepwise":
@@ -164,7 +162,7 @@ def test_a_prompt_stays_behind_where_coordinates_are_constant(placement):
 
         return module.apply(state, method=train, mutable=["batch_stats"])[1]["batch_stats"]
 
-    step = quick(functools.partial(pass_on, encoder))
+    step = jax.jit(functools.partial(pass_on, encoder))
     stats = variables["batch_stats"]
     for _ in range(200):
         stats = step(stats)

@@ -21,8 +21,6 @@ STATE_TOLERANCE = 5e-6
 GRADIENT_TOLERANCE = 1e-5
 
 small = st.integers(1, 5)
-# Without XLA's optimiser: all of these compile longer than they run.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def random_case(seed, frames, rows, features, **settings):
@@ -64,7 +62,7 @@ def test_stepwise_is_two_causal_grus(frames, rows, features, hidden, layers, see
         seed, frames, rows, features, hidden=hidden, layers=layers, directions=2
     )
     expected = restatement.bigru_stepwise(batch_major(x), torch_layers(params))
-    states = quick(gru.apply)(params, x)
+    states = jax.jit(gru.apply)(params, x)
     np.testing.assert_allclose(batch_major(states), expected, rtol=0, atol=STATE_TOLERANCE)
 
 
@@ -76,7 +74,7 @@ def test_bidirectional_reads_both_ways(frames, rows, features, hidden, layers, s
         hidden=hidden, layers=layers, directions=2, recurrence="bidirectional",
     )  # fmt: skip
     expected, _ = restatement.bigru_bidirectional(batch_major(x), torch_layers(params))
-    states = quick(gru.apply)(params, x)
+    states = jax.jit(gru.apply)(params, x)
     np.testing.assert_allclose(batch_major(states), expected, rtol=0, atol=STATE_TOLERANCE)
 
 
@@ -85,7 +83,7 @@ def test_bidirectional_reads_both_ways(frames, rows, features, hidden, layers, s
 def test_one_direction(frames, rows, features, hidden, layers, seed):
     gru, params, x = random_case(seed, frames, rows, features, hidden=hidden, layers=layers)
     expected = restatement.gru_unidirectional(batch_major(x), torch_layers(params))
-    states = quick(gru.apply)(params, x)
+    states = jax.jit(gru.apply)(params, x)
     np.testing.assert_allclose(batch_major(states), expected, rtol=0, atol=STATE_TOLERANCE)
 
 
@@ -94,7 +92,7 @@ def test_long_sequences_do_not_drift():
     # Four times the usual weights, so that gates saturate and errors could grow.
     params = jax.tree.map(lambda p: 4 * p, params)
     expected = restatement.bigru_stepwise(batch_major(x), torch_layers(params))
-    states = quick(gru.apply)(params, x)
+    states = jax.jit(gru.apply)(params, x)
     np.testing.assert_allclose(batch_major(states), expected, rtol=0, atol=2e-5)
 
 
@@ -115,7 +113,7 @@ def test_cell_is_flaxs():
     flax_params["hn"]["bias"] = split["recurrent_bias"][2]
     cell = nn.GRUCell(features=5)
     h = jnp.zeros((3, 5))
-    states = quick(gru.apply)(params, x)
+    states = jax.jit(gru.apply)(params, x)
     for t in range(6):
         h, _ = cell.apply({"params": flax_params}, h, x[t])
         np.testing.assert_allclose(states[t], h, rtol=0, atol=STATE_TOLERANCE)
@@ -163,8 +161,8 @@ def test_gradients_are_those_of_a_plain_scan(directions, recurrence, hidden):
     def plain(params, x):
         return (plain_gru(params, x, recurrence) * weights).sum()
 
-    got = quick(jax.value_and_grad(ours, (0, 1)))(params, x)
-    expected = quick(jax.value_and_grad(plain, (0, 1)))(params, x)
+    got = jax.jit(jax.value_and_grad(ours, (0, 1)))(params, x)
+    expected = jax.jit(jax.value_and_grad(plain, (0, 1)))(params, x)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-5, atol=1e-5)
     got, expected = got[1], expected[1]
     # params and x: four tensors a layer, two layers, and the input.
@@ -244,7 +242,7 @@ def test_bfloat16_is_close_and_keeps_parameters_in_float32():
     half = GRU(hidden=16, layers=3, directions=2, dtype=jnp.bfloat16)
     initial = jax.eval_shape(half.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
-    states, expected = quick(half.apply)(params, x), quick(gru.apply)(params, x)
+    states, expected = jax.jit(half.apply)(params, x), jax.jit(gru.apply)(params, x)
     assert states.dtype == jnp.bfloat16
     # States within (-1, 1) from products rounded to 2^-8 relative, three layers deep; the
     # recurrence forgets, so the error does not grow with time.
@@ -253,8 +251,8 @@ def test_bfloat16_is_close_and_keeps_parameters_in_float32():
     def loss(apply):
         return lambda params: (apply(params, x).astype(jnp.float32) ** 2).sum()
 
-    got = quick(jax.grad(loss(half.apply)))(params)
-    exact = quick(jax.grad(loss(gru.apply)))(params)
+    got = jax.jit(jax.grad(loss(half.apply)))(params)
+    exact = jax.jit(jax.grad(loss(gru.apply)))(params)
 
     def compare(g, e):
         assert g.dtype == jnp.float32
@@ -269,7 +267,7 @@ def test_only_stepwise_is_causal(recurrence):
     gru, params, x = random_case(
         7, 10, 2, 4, hidden=5, layers=3, directions=2, recurrence=recurrence
     )
-    apply = quick(gru.apply)
+    apply = jax.jit(gru.apply)
     whole = apply(params, x)
     for length in (1, 4, 9):
         prefix = apply(params, x[:length])
@@ -290,7 +288,7 @@ def test_rematerialising_gives_the_same_gradients(monkeypatch, frames, recurrenc
 
     def gradients(gru):
         loss = lambda p, x: jnp.sum(jnp.sin(gru.apply(p, x)))  # noqa: E731
-        return quick(jax.value_and_grad(loss, (0, 1)))(params, inputs)
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, inputs)
 
     expected = gradients(keeping)
     for backend in ("cpu", "gpu"):

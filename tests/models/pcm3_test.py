@@ -26,7 +26,7 @@ def filled(config, seed=0):
     return model, state.replace(batch_stats=positive(state.batch_stats))
 
 
-def gradients(config, views, offsets, quick_jit):
+def gradients(config, views, offsets):
     """Gradients of the loss, and of the contrast on the predicted view alone."""
     model, state = filled(config)
     keys = restatement.unit(np.random.default_rng(1).normal(size=(4, 5))).astype(np.float32)
@@ -39,7 +39,7 @@ def gradients(config, views, offsets, quick_jit):
         return jnp.where(only_predict, metrics["nce_predict"], whole)
 
     # One compilation for both.
-    gradient = quick_jit(jax.grad(loss))
+    gradient = jax.jit(jax.grad(loss))
     return jax.device_get((gradient(state.params, False), gradient(state.params, True)))
 
 
@@ -51,9 +51,9 @@ FIVE = [*(f"domain_{name}" for name in POSITIVES), "task_predict"]
 
 
 @pytest.mark.parametrize("placement", ["before_norm", "after_norm"])
-def test_prompts_act_where_no_norm_follows(placement, small_config, random_views, quick_jit):
+def test_prompts_act_where_no_norm_follows(placement, small_config, random_views):
     small_config.method.prompt_placement = placement
-    whole, predict = gradients(small_config, *random_views(small_config), quick_jit)
+    whole, predict = gradients(small_config, *random_views(small_config))
     scale = largest(whole)
     for name in FIVE:
         size = largest(whole["prompts"][name])
@@ -73,10 +73,10 @@ def test_prompts_act_where_no_norm_follows(placement, small_config, random_views
         assert largest(predict["prompts"]["domain_predict"]) > 1e-3 * largest(predict)
 
 
-def test_the_contrast_can_be_kept_from_the_decoder(small_config, random_views, quick_jit):
+def test_the_contrast_can_be_kept_from_the_decoder(small_config, random_views):
     small_config.method.prompt_placement = "after_norm"
     small_config.method.contrast_guides_decoder = False
-    whole, predict = gradients(small_config, *random_views(small_config), quick_jit)
+    whole, predict = gradients(small_config, *random_views(small_config))
     assert largest(predict["decoder"]) == 0
     assert largest(predict["prompts"]["task_predict"]) == 0
     assert largest(predict["prompts"]["domain_mask"]) == 0
@@ -118,7 +118,7 @@ def test_task_prompts_go_onto_the_same_channels_of_both_directions():
 
 
 @pytest.mark.parametrize("recurrence", ["stepwise", "bidirectional"])
-def test_embedding_needs_the_encoder_alone(recurrence, small_config, random_views, quick_jit):
+def test_embedding_needs_the_encoder_alone(recurrence, small_config, random_views):
     """Evaluation drops prompts, projector and decoder, and uses running statistics (§3.4)."""
     small_config.model.recurrence = recurrence
     model, state = filled(small_config)
@@ -127,11 +127,11 @@ def test_embedding_needs_the_encoder_alone(recurrence, small_config, random_view
         "params": {"encoder": state.params["encoder"]},
         "batch_stats": {"encoder": state.batch_stats["encoder"]},
     }
-    embed = quick_jit(functools.partial(model.apply, method=PCM3.embed))
+    embed = jax.jit(functools.partial(model.apply, method=PCM3.embed))
     features = embed(variables, poses)
     assert features.shape == (4, 12) and features.dtype == jnp.float32
     frozen = functools.partial(model.apply, method=lambda m, x: m.encoder.frozen(x))
-    per_frame = quick_jit(frozen)(variables, flatten_frames(poses))
+    per_frame = jax.jit(frozen)(variables, flatten_frames(poses))
     first, last = np.asarray(per_frame[0]), np.asarray(per_frame[-1])
     second = last if recurrence == "stepwise" else first
     expected = np.concatenate([last[:, :6], second[:, 6:]], 1)
@@ -142,9 +142,7 @@ def test_embedding_needs_the_encoder_alone(recurrence, small_config, random_view
     np.testing.assert_allclose(alone[0], features[1], rtol=0, atol=1e-6)
 
 
-def test_half_precision_keeps_statistics_and_outputs_in_float32(
-    small_config, random_views, quick_jit
-):
+def test_half_precision_keeps_statistics_and_outputs_in_float32(small_config, random_views):
     small_config.model.dtype = "bfloat16"
     views, offsets = random_views(small_config)
     model, state = filled(small_config)
@@ -155,11 +153,11 @@ def test_half_precision_keeps_statistics_and_outputs_in_float32(
             variables, views.query, offsets, method=PCM3.query, mutable=["batch_stats"]
         )
 
-    outputs, updated = quick_jit(lambda: apply(model))()
+    outputs, updated = jax.jit(lambda: apply(model))()
     assert {leaf.dtype for leaf in jax.tree.leaves((outputs, updated, state.params))} == {
         jnp.dtype("float32")
     }
-    half, full = outputs, quick_jit(lambda: apply(model.clone(dtype=jnp.float32)))()[0]
+    half, full = outputs, jax.jit(lambda: apply(model.clone(dtype=jnp.float32)))()[0]
     # Unit vectors and coordinates near one, from products rounded to 2^-8 relative.
     for name in POSITIVES:
         np.testing.assert_allclose(half.embeddings[name], full.embeddings[name], rtol=0, atol=0.05)

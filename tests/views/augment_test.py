@@ -4,8 +4,6 @@ The draws' keys are fixed, so the counts are the same in every run; bounds are f
 deviations of what a right sampler gives.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +19,6 @@ TOLERANCE = 3e-6
 
 rng = np.random.default_rng(0)
 SEQUENCE = rng.normal(size=(310, 2, 25, 3)).astype(np.float32)
-# Without XLA's optimiser: these compile longer than they run.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 crop_resize = jax.jit(augment.crop_resize, static_argnums=3)
 
 
@@ -66,7 +62,7 @@ def test_a_missing_second_person_is_zeros():
 def test_central_crop_of_every_length():
     lengths = np.arange(1, 301)
     for ratio in (0.95, 0.5, 1.0):
-        start, crop = quick(jax.vmap(lambda n, r=ratio: augment.central_crop(n, r)))(lengths)
+        start, crop = jax.jit(jax.vmap(lambda n, r=ratio: augment.central_crop(n, r)))(lengths)
         expected = [restatement.central_crop(int(n), ratio) for n in lengths]
         np.testing.assert_array_equal(np.stack([start, crop], 1), expected)
 
@@ -74,7 +70,7 @@ def test_central_crop_of_every_length():
 def test_random_crops_of_every_length_lie_inside():
     lengths = np.repeat(np.arange(2, 301), 40)
     keys = jax.random.split(jax.random.key(0), len(lengths))
-    start, crop = quick(jax.vmap(lambda k, n: augment.random_crop(k, n, (0.1, 1.0), 64)))(
+    start, crop = jax.jit(jax.vmap(lambda k, n: augment.random_crop(k, n, (0.1, 1.0), 64)))(
         keys, lengths
     )
     start, crop = np.asarray(start), np.asarray(crop)
@@ -91,7 +87,7 @@ def test_random_crops_of_every_length_lie_inside():
 def test_random_crop_is_as_the_program_draws_it():
     count = 20000
     keys = jax.random.split(jax.random.key(1), count)
-    start, crop = quick(jax.vmap(lambda k: augment.random_crop(k, 100, (0.1, 1.0), 64)))(keys)
+    start, crop = jax.jit(jax.vmap(lambda k: augment.random_crop(k, 100, (0.1, 1.0), 64)))(keys)
     start, crop = np.asarray(start), np.asarray(crop)
     # floor(100 u) < 65 for u in U(0.1, 1) becomes 64.
     assert within((crop == 64).sum(), count, 0.55 / 0.9)
@@ -106,7 +102,7 @@ def test_random_crop_is_as_the_program_draws_it():
 
 def test_crop_ratio_bounds_the_share():
     keys = jax.random.split(jax.random.key(2), 2000)
-    _, crop = quick(jax.vmap(lambda k: augment.random_crop(k, 300, (0.5, 0.6), 64)))(keys)
+    _, crop = jax.jit(jax.vmap(lambda k: augment.random_crop(k, 300, (0.5, 0.6), 64)))(keys)
     assert crop.min() == 150 and crop.max() == 179
 
 
@@ -134,7 +130,7 @@ def test_shear_and_jitter():
 
 def test_random_shear_has_ones_on_the_diagonal():
     keys = jax.random.split(jax.random.key(3), 4000)
-    matrices = np.asarray(quick(jax.vmap(lambda k: augment.random_shear(k, 0.5)))(keys))
+    matrices = np.asarray(jax.jit(jax.vmap(lambda k: augment.random_shear(k, 0.5)))(keys))
     diagonal = np.eye(3, dtype=bool)
     assert (matrices[:, diagonal] == 1).all()
     off = matrices[:, ~diagonal]
@@ -149,7 +145,7 @@ def test_random_shear_has_ones_on_the_diagonal():
 def test_random_jitter_draws_fifteen_joints_and_zeros_half_the_time():
     count = 4000
     keys = jax.random.split(jax.random.key(4), count)
-    joints, matrices = quick(jax.vmap(lambda k: augment.random_jitter(k, 15, 0.7)))(keys)
+    joints, matrices = jax.jit(jax.vmap(lambda k: augment.random_jitter(k, 15, 0.7)))(keys)
     joints, matrices = np.asarray(joints), np.asarray(matrices)
     assert joints.dtype == bool and (joints.sum(1) == 15).all()
     assert all(within(n, count, 15 / 25) for n in joints.sum(0))
@@ -166,5 +162,5 @@ def test_random_jitter_draws_fifteen_joints_and_zeros_half_the_time():
 
 @pytest.mark.parametrize("count", [0, 25])
 def test_jitter_of_any_number_of_joints(count):
-    joints, _ = quick(lambda key: augment.random_jitter(key, count, 1.0))(jax.random.key(5))
+    joints, _ = jax.jit(lambda key: augment.random_jitter(key, count, 1.0))(jax.random.key(5))
     assert joints.sum() == count

@@ -11,16 +11,13 @@ from pcm3_jax.skeleton import part_membership
 from pcm3_jax.views import masking
 from tests import restatement
 
-# Without XLA's optimiser: these compile longer than they run.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 @functools.cache
 def draw(strategy, ratio, count=500, frames=64, clip=8) -> np.ndarray:
     """(count, T, M, V)."""
     keys = jax.random.split(jax.random.key(0), count)
     one = lambda k: masking.random_visibility(k, frames, clip, strategy, ratio)  # noqa: E731
-    return np.asarray(quick(jax.vmap(one))(keys))
+    return np.asarray(jax.jit(jax.vmap(one))(keys))
 
 
 # Table 10's ratios.

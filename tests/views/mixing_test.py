@@ -91,15 +91,11 @@ def test_other_sizes_of_blocks():
     assert share == pytest.approx(4 / 75, abs=1e-7)
 
 
-# Without XLA's optimiser: these compile longer than they run.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 @functools.cache
 def draws(count=6000, frames=64, block=4, parts=(2, 3), blocks=(7, 11)) -> mixing.Mix:
     keys = jax.random.split(jax.random.key(0), count)
     one = lambda k: mixing.random_mix(k, frames, block, parts, blocks)  # noqa: E731
-    return jax.device_get(quick(jax.vmap(one))(keys))
+    return jax.device_get(jax.jit(jax.vmap(one))(keys))
 
 
 def within(count, trials, chance):

@@ -19,8 +19,6 @@ STARTS = np.cumsum(LENGTHS) - LENGTHS
 FRAMES = rng.normal(size=(LENGTHS.sum(), 2, 25, 3)).astype(np.float32)
 PARTNER = (np.arange(6) + 2) % 6
 
-# Without XLA's optimiser: these compile longer than they run.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # Compiled separately, a product may round differently; coordinates are below 20.
 TOLERANCE = 1e-5
 
@@ -49,7 +47,7 @@ def batch_of(positions, partner=PARTNER) -> Batch:
 @functools.cache
 def drawer(stream: str = "joint"):
     config = views_config(stream=stream)
-    draw = quick(lambda key, batch: pipeline.draw_views(key, jnp.asarray(FRAMES), batch, config))
+    draw = jax.jit(lambda key, batch: pipeline.draw_views(key, jnp.asarray(FRAMES), batch, config))
     return lambda seed, batch: jax.device_get(draw(jax.random.key(seed), batch))
 
 
@@ -177,7 +175,7 @@ def test_streams_are_computed_after_augmentation():
 
 def test_offsets_cover_exactly_the_channels_that_fit():
     keys = jax.random.split(jax.random.key(0), 3000)
-    offsets = quick(jax.vmap(lambda k: pipeline.draw_offsets(k, hidden=10, width=4)))(keys)
+    offsets = jax.jit(jax.vmap(lambda k: pipeline.draw_offsets(k, hidden=10, width=4)))(keys)
     drawn = np.stack(jax.tree.leaves(offsets))
     assert drawn.shape == (6, 3000) and drawn.dtype == np.int32
     for place in drawn:
@@ -192,7 +190,7 @@ def test_offsets_cover_exactly_the_channels_that_fit():
 @pytest.mark.parametrize("stream", skeleton.STREAMS)
 def test_central_view(stream):
     config = views_config(stream=stream, eval_crop_ratio=0.9)
-    views = quick(lambda f: pipeline.central_view(f, WHOLE.clips, config))(jnp.asarray(FRAMES))
+    views = jax.jit(lambda f: pipeline.central_view(f, WHOLE.clips, config))(jnp.asarray(FRAMES))
     assert views.shape == (6, 16, 2, 25, 3)
     # Five of 100 frames would go at each end; of 70, floor(3.5).
     expected = pipeline.augment.crop_resize(jnp.asarray(FRAMES), STARTS[5] + 3, 64, 16)
@@ -210,7 +208,7 @@ def test_random_view_is_cropped_and_nothing_else():
 
     nothing = ConfigDict({"kind": "none", "ratio": (0.3, 0.7)})
 
-    @quick
+    @jax.jit
     def random_view(key, position):
         return pipeline.occluded_view(key, ramp, clips, position, config, nothing, central=False)
 
@@ -240,14 +238,14 @@ def test_occlusion_comes_before_the_stream(stream):
     def view(kind):
         occlusion = ConfigDict({"kind": kind, "ratio": (0.3, 0.7)})
         return np.asarray(
-            quick(
+            jax.jit(
                 lambda key: pipeline.occluded_view(
                     key, jnp.asarray(FRAMES), WHOLE.clips, position, config, occlusion, central=True
                 )
             )(jax.random.key(0))
         )
 
-    clean = quick(lambda f: pipeline.central_view(f, WHOLE.clips, config))(jnp.asarray(FRAMES))
+    clean = jax.jit(lambda f: pipeline.central_view(f, WHOLE.clips, config))(jnp.asarray(FRAMES))
     np.testing.assert_allclose(view("none"), clean, rtol=0, atol=TOLERANCE)
     hidden = (view("temporal") == 0).all((2, 3, 4))
     # A block of 5 to 11 of 16 frames; of motion, whose last frame is always zero, one less.
@@ -260,7 +258,7 @@ def test_no_view_has_a_bone_to_a_missing_joint():
     frames[:, :, 7] = 0
     frames[::2, 0, 15] = 0
     config = views_config(stream="bone")
-    draw = quick(lambda key: pipeline.draw_views(key, jnp.asarray(frames), WHOLE, config))
+    draw = jax.jit(lambda key: pipeline.draw_views(key, jnp.asarray(frames), WHOLE, config))
     views = jax.device_get(draw(jax.random.key(0)))
     gone = [7, 22]  # a thumb hangs on the hand
     for view in (views.query.intra, views.query.target, views.key):
