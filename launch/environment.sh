@@ -29,6 +29,9 @@ absolute() {
     (cd "$caller" && realpath -m -- "$1")
 }
 
+# JAX would otherwise do without a GPU that it cannot use, a hundred times slower.
+if [ "${EXTRA:-}" = gpu ]; then export JAX_PLATFORMS=${JAX_PLATFORMS-cuda,cpu}; fi
+
 options="dry_run ${options:-}"
 for name in $options; do printf -v "$name" ''; done
 for argument in "$@"; do

@@ -6,6 +6,7 @@ python -m pcm3_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=val
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -19,6 +20,9 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """Runs the task and writes ``results.json``."""
     claim_workdir(workdir, config)
     provenance.record(workdir, config)
+    if jax.default_backend() == "gpu" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # GPU programs are tuned anew, and may round otherwise, whenever they are compiled.
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
     results = {"task": config.task, **tasks.TASKS[config.task](config, workdir)}
     if jax.process_index() == 0:
         write_json(workdir / "results.json", results)

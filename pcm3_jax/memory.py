@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from pcm3_jax.optimizer import build_optimizer
 from pcm3_jax.pretraining import METHODS, abstract_state
-from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
+from pcm3_jax.skeleton import FEATURES
 from pcm3_jax.views.pipeline import Batch, Clips
 
 
@@ -24,9 +24,7 @@ def step_memory(config: ConfigDict, rows: int) -> int:
     model, optimizer = method.build_model(config), build_optimizer(config, 1)
     ids: Any = jax.ShapeDtypeStruct((rows,), jnp.int32)
     batch = Batch(Clips(ids, ids), Clips(ids, ids), ids, ids)
-    frames = jax.ShapeDtypeStruct(
-        (config.data.max_frames, PERSONS, JOINTS, COORDINATES), jnp.float32
-    )
+    frames = jax.ShapeDtypeStruct((config.data.max_frames, FEATURES), jnp.float32)
     step = functools.partial(method.step, model=model, optimizer=optimizer, config=config)
     compiled = (
         jax.jit(step, donate_argnums=0).lower(abstract_state(config), frames, batch).compile()
@@ -40,8 +38,10 @@ def largest_batch(config: ConfigDict, rows: int, budget: float) -> tuple[int, in
     """(bytes of a step on ``rows`` samples, samples whose step fits into ``budget`` bytes).
 
     The second is extrapolated from two compiled sizes, since the state does not grow with the
-    batch; 0 where even the state does not fit.
+    batch; 0 where even the state does not fit.  The other size is the smaller one: a TPU's compiler
+    refuses what does not fit.
     """
+    other = rows // 2 or 2
     needed = step_memory(config, rows)
-    growth = (step_memory(config, 2 * rows) - needed) / rows
+    growth = (needed - step_memory(config, other)) / (rows - other)
     return needed, max(int(rows + (budget - needed) / growth), 0)

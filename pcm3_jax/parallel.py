@@ -66,7 +66,16 @@ class Devices:
     def replicate(self, tree: Any) -> Any:
         """Puts a tree that is the same in every process on every device."""
         sharding = NamedSharding(self._mesh, PartitionSpec())
-        return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+
+        def everywhere(x: Any) -> jax.Array:
+            if jax.process_count() == 1 or not getattr(x, "is_fully_addressable", True):
+                return jax.device_put(x, sharding)
+            # To compare the processes' values `jax.device_put` would gather all of them on every
+            # device, as many data sets as there are processes.
+            host = np.asarray(x)
+            return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+        return jax.tree.map(everywhere, tree)
 
     def shard(self, tree: Any) -> Any:
         """Deals this process's rows, (rows, …) in every leaf, out to its devices."""

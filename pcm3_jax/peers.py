@@ -3,8 +3,9 @@
 "frame_by_frame" works as the authors' program does: recurrent networks are called once a frame,
 and each view is encoded on its own.  "tuned" is the same mathematics at PyTorch's best:
 whole-sequence calls, which are cuDNN's on a GPU, views that share them, a fused optimizer, and
-products in bfloat16 where ours are.  `torch.compile` leaves recurrent layers as they are, so it
-has no place here.
+products in bfloat16 where ours are, or in cuDNN's recurrent layers in float16, which autocast
+takes for them and which is as fast.  Frame by frame all is float32.  `torch.compile` leaves
+recurrent layers as they are, so it has no place here.
 
 Tensors have the names of the authors' program, which `pcm3_jax.convert` reads, and sequences
 are time-major.  This is the only module that needs PyTorch: ``pip install "pcm3_jax[peers]"``.

@@ -108,6 +108,11 @@ def of_stream(stacked: Any, stream: str) -> Any:
     return jax.tree.map(lambda leaf: leaf[STREAM_ORDER.index(stream)], stacked)
 
 
+def poses_at(frames: Array, index: Array) -> Any:
+    """The poses (..., M, V, C) that packed frames (F, M * V * C) hold at ``index`` (...)."""
+    return frames[index].reshape(*index.shape, -1, JOINTS, COORDINATES)
+
+
 def flatten_frames(poses: jax.Array) -> jax.Array:
     """``(..., M, V, C)`` poses to ``(..., 150)`` features, index ``v * 6 + c * 2 + m``."""
     return jnp.moveaxis(poses, -3, -1).reshape(*poses.shape[:-3], FEATURES)

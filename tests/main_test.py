@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 
+import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -178,6 +179,26 @@ def test_an_encoder_of_other_sizes_is_refused(finished_run, program, tmp_path, c
         *(f"--config.encoder={finished_run[0]}", "--config.model.hidden=4"),
     ]
     assert "add --config.model.hidden=8" in complaint(argv, program, capsys, monkeypatch)
+
+
+def test_programs_of_a_gpu_are_kept_with_the_run(run_config, tmp_path, monkeypatch):
+    """Compiled again they could round otherwise, and a run that goes on would end elsewhere."""
+    kept = []
+    monkeypatch.setitem(
+        main.tasks.TASKS,
+        "baseline",
+        lambda *_: kept.append(jax.config.values["jax_compilation_cache_dir"]) or {},
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    before = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    run_config.task = "baseline"
+    try:
+        main.run(run_config, tmp_path / "users_choice")
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        main.run(run_config, tmp_path / "run")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert kept == [before, str(tmp_path / "run" / "compiled")]
 
 
 def test_help_names_every_flag(capsys, monkeypatch):

@@ -40,6 +40,13 @@ def test_streams(leading):
     assert set(skeleton.STREAMS) == {"joint", "bone", "motion"}
 
 
+@pytest.mark.parametrize("persons", [1, 2])
+def test_packed_frames_hold_poses(persons):
+    poses = np.random.default_rng(0).normal(size=(9, persons, 25, 3))
+    index = np.array([[2, 3], [8, 0]])
+    np.testing.assert_array_equal(skeleton.poses_at(poses.reshape(9, -1), index), poses[index])
+
+
 def test_features_are_in_the_programs_order():
     flat = skeleton.flatten_frames(jnp.asarray(poses))
     assert flat.shape == (3, 7, 150)

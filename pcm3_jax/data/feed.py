@@ -104,7 +104,7 @@ def streamed_batches(
             position=rows.astype(np.int32),
             partner=partner[rows].astype(np.int32),
         )
-        return frames.reshape(-1, *frames.shape[2:]), batch
+        return frames.reshape(-1, frames.shape[-1]), batch
 
     steps = grain.MapDataset.range(first_step, np.iinfo(np.int32).max).map(load)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -175,5 +175,5 @@ def _read(recordings: Recordings, ids: np.ndarray, devices: Devices) -> tuple[ja
     padded = recordings.padded(ids)
     share = len(ids) // devices.local_count
     start = np.tile(np.arange(share, dtype=np.int32) * recordings.max_frames, devices.local_count)
-    frames = devices.shard(padded.reshape(-1, *padded.shape[2:]))
+    frames = devices.shard(padded.reshape(-1, padded.shape[-1]))
     return frames, Clips(start, recordings.length[ids])

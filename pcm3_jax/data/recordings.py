@@ -27,8 +27,9 @@ class Recordings:
       name: S sequence names.
       classes: names of the labels.
       max_frames: longer recordings are cut.
-      frames: packed frames (F, M, V, C) float32 in metres, without padding, on every device; or
-        None where they are read from ``source`` when needed.
+      frames: packed frames (F, M * V * C) float32 in metres, without padding, on every device;
+        or None where they are read from ``source`` when needed.  Flat, since accelerators pad the
+        last two axes of an array: 25 × 3 would take 32 × 128 on a TPU.
       start: (S,) int32, where each sequence begins in ``frames``; None with ``source``.
       source: random-access records.
       actions: of whole videos, each one's (K, 3) int32 rows (label, start, stop).
@@ -49,10 +50,10 @@ class Recordings:
         return len(self.length)
 
     def padded(self, ids: np.ndarray) -> np.ndarray:
-        """Reads sequences from disk: (len(ids), max_frames, M, V, C), zeros past their end."""
+        """Reads sequences from disk: (len(ids), max_frames, M * V * C), zeros past their end."""
         examples = self.source.__getitems__(ids.tolist())
-        skeletons = [example["skeleton"][: self.max_frames] for example in examples]
-        out = np.zeros((len(ids), self.max_frames, *skeletons[0].shape[1:]), np.float32)
+        skeletons = [_flat(example["skeleton"][: self.max_frames]) for example in examples]
+        out = np.zeros((len(ids), self.max_frames, skeletons[0].shape[1]), np.float32)
         for row, skeleton in zip(out, skeletons, strict=True):
             row[: len(skeleton)] = skeleton
         return out
@@ -116,7 +117,7 @@ def read(
             actions.append(np.stack([np.asarray(c, np.int32) for c in columns], axis=1))
         names.append(sequence)
         if resident:
-            frames.append(skeleton)
+            frames.append(_flat(skeleton))
     lengths = np.array(length, np.int32)
     return Recordings(
         split=f"{name} ({split})",
@@ -130,6 +131,10 @@ def read(
         start=np.cumsum(lengths, dtype=np.int32) - lengths if resident else None,
         source=source,
     )
+
+
+def _flat(skeleton: np.ndarray) -> np.ndarray:
+    return skeleton.reshape(len(skeleton), -1)
 
 
 def _examples(source: Sequence[dict], folder: Path) -> Iterator[dict]:

@@ -35,7 +35,7 @@ _POSES = np.zeros((1, 2, PERSONS, JOINTS, COORDINATES), np.float32)
 
 def finetune(config: ConfigDict, workdir: Path) -> Results:
     """Accuracy after training encoder and classifier on a share of the labels (Table 2)."""
-    devices = Devices(config.mapping)
+    devices = _devices(config, "finetune")
     train_split, test_split = read_splits(config, devices)
     settings = config.finetune
     count = max(1, round(settings.fraction * len(train_split)))
@@ -82,7 +82,7 @@ def finetune(config: ConfigDict, workdir: Path) -> Results:
 
 def detection(config: ConfigDict, workdir: Path) -> Results:
     """Mean average precision of actions found in untrimmed videos (Table 5)."""
-    devices = Devices(config.mapping)
+    devices = _devices(config, "detection")
     train_split, test_split = read_splits(config, devices, untrimmed=True)
     settings = config.detection
     window = (settings.frames, settings.stride)
@@ -129,7 +129,7 @@ def detection(config: ConfigDict, workdir: Path) -> Results:
 
 def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
     """Error of predicted poses in millimetres (Table 6), beside that of standing still."""
-    devices = Devices(config.mapping)
+    devices = _devices(config, "motion_prediction")
     train_split, test_split = read_splits(config, devices)
     settings = config.motion_prediction
     observed, span = settings.observed, settings.observed + settings.future
@@ -182,6 +182,14 @@ def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
     return supervised.fit(
         start, loss, train_split, draw, evaluate, settings, config, devices, workdir
     )
+
+
+def _devices(config: ConfigDict, section: str) -> Devices:
+    """Raises UserError if the batches of training or evaluation do not divide over them."""
+    devices = Devices(config.mapping)
+    devices.check_divides(f"{section}.batch_size", config[section].batch_size)
+    devices.check_divides("eval.batch_size", config.eval.batch_size)
+    return devices
 
 
 def _key(config: ConfigDict, draw: int = 0) -> jax.Array:

@@ -10,12 +10,13 @@ from pcm3_jax.data.feed import Samples
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.downstream.detection import window_indices
 from pcm3_jax.errors import UserError
+from pcm3_jax.skeleton import poses_at
 from pcm3_jax.views.pipeline import Clips
 
 
 def take(frames: jax.Array, clips: Clips, count: int, stride: int = 1) -> jax.Array:
     """The first ``count`` frames, every ``stride``-th, of clips: (N, count, M, V, C)."""
-    return frames[clips.start[:, None] + stride * jnp.arange(count)]
+    return poses_at(frames, clips.start[:, None] + stride * jnp.arange(count))
 
 
 def frame_classes(length: int, actions: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
 """What a trained model is outside of a run: its configuration and named arrays, in one file.
 
 The file is in safetensors' format with the configuration among its metadata.  Arrays are named
-by their path, ``params/encoder/gru/layer_0/input_kernel``; `pcm3_jax.weights` says which there are.
+by their path, ``params/encoder/gru/layer_0/input_kernel``; `pcm3_jax.inference.weights` says which
+there are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,6 @@ def save(path: Path, weights: Weights) -> None:
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
     with replaced(path) as partial:
         save_file(arrays, partial, metadata)
-
-
-def save_classifier(workdir: Path, classifier: dict[str, Any], classes: Sequence[str]) -> None:
-    """Writes ``classifier.npz`` beside a linear evaluation's results, from the first process."""
-    if jax.process_index() == 0:
-        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in classifier.items()}
-        with replaced(workdir / "classifier.npz") as partial, open(partial, "wb") as file:
-            np.savez(file, classes=np.array(classes, str), **arrays)
 
 
 def _read(path: Path) -> Weights:

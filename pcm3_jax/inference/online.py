@@ -128,7 +128,7 @@ class Stream:
 
 
 class OnlineNormalization:
-    """Normalises frames while they arrive, as whole sequences are (`pcm3_jax.sequences`).
+    """Normalises frames while they arrive, as whole sequences are (`pcm3_jax.inference.sequences`).
 
     Everything is turned as the first frame is in which the first person's spine is seen, and
     centred on that joint, or on where it was last seen.  Unlike in a whole sequence, nobody who

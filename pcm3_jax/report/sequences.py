@@ -13,6 +13,7 @@ import numpy as np
 from pcm3_jax.data.normalization import normalize_sequence
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.inference.sequences import normalization_of
+from pcm3_jax.skeleton import poses_at
 from pcm3_jax.views.pipeline import Clips
 
 # Kinect v2's frames a second.
@@ -91,11 +92,10 @@ def _packed(values: np.ndarray, dtype: str) -> str:
 
 def poses_of(recordings: Recordings, index: int) -> np.ndarray:
     """The frames (T, M, V, 3) of one sequence of a split, in metres."""
-    length = int(recordings.length[index])
+    shown = np.arange(recordings.length[index])
     if recordings.frames is None:
-        return recordings.padded(np.array([index]))[0, :length]
-    frames, starts = recordings.packed()
-    start = int(starts[index])
+        return poses_at(recordings.padded(np.array([index]))[0], shown)
+    frames, start = recordings.packed()
     # The whole array is on the host already, or comes there once; a slice on the device would be
     # compiled for every length.
-    return np.asarray(frames)[start : start + length]
+    return poses_at(np.asarray(frames), start[index] + shown)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, missing_joints
+from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS, missing_joints, poses_at
 
 
 def crop_resize(frames: jax.Array, start: jax.Array, length: jax.Array, size: int) -> jax.Array:
@@ -19,7 +19,7 @@ def crop_resize(frames: jax.Array, start: jax.Array, length: jax.Array, size: in
     data set lacks is appended as zeros.
 
     Args:
-      frames: packed frames of many sequences (F, M ≤ 2, V, C).
+      frames: packed frames of many sequences (F, M * V * C) with M ≤ 2.
       start, length: int32 scalars.
       size: T.
 
@@ -28,16 +28,16 @@ def crop_resize(frames: jax.Array, start: jax.Array, length: jax.Array, size: in
     """
     left, right, weight = _neighbours(length, size)
     weight = weight[:, None, None, None]
-    poses = frames[start + left] * (1 - weight) + frames[start + right] * weight
-    return jnp.pad(poses, ((0, 0), (0, PERSONS - frames.shape[1]), (0, 0), (0, 0)))
+    poses = poses_at(frames, start + left) * (1 - weight) + poses_at(frames, start + right) * weight
+    return jnp.pad(poses, ((0, 0), (0, PERSONS - poses.shape[1]), (0, 0), (0, 0)))
 
 
 def missing_in_crop(frames: jax.Array, start: jax.Array, length: jax.Array, size: int) -> jax.Array:
     """Where `crop_resize` interpolates from a missing joint, (T, 2, V) booleans."""
     left, right, weight = _neighbours(length, size)
-    missing = missing_joints(frames[start + left])
-    missing |= missing_joints(frames[start + right]) & (weight > 0)[:, None, None]
-    return jnp.pad(missing, ((0, 0), (0, PERSONS - frames.shape[1]), (0, 0)))
+    missing = missing_joints(poses_at(frames, start + left))
+    missing |= missing_joints(poses_at(frames, start + right)) & (weight > 0)[:, None, None]
+    return jnp.pad(missing, ((0, 0), (0, PERSONS - missing.shape[1]), (0, 0)))
 
 
 def _neighbours(length: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:

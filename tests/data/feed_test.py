@@ -84,7 +84,7 @@ def clips_of(frames, clips) -> list[np.ndarray]:
     clips = jax.tree.map(np.asarray, clips)
     # A sharded feed has frames of their own on each device, a resident one has them once.
     per_device = np.asarray(frames)
-    if per_device.ndim == 4:
+    if per_device.ndim == 2:
         per_device = np.broadcast_to(per_device, (len(clips.start), *per_device.shape))
     return [
         per_device[device, start : start + length]

@@ -12,7 +12,8 @@ LENGTHS = np.array([70, 40], np.int32)
 
 
 def videos(lengths=LENGTHS):
-    frames = np.arange(sum(lengths), dtype=np.float32)[:, None, None, None]
+    # Of one person; in the n-th frame all coordinates are n.
+    frames = np.repeat(np.arange(sum(lengths), dtype=np.float32)[:, None], 75, axis=1)
     return Recordings(
         split="videos (train)",
         length=np.array(lengths, np.int32),
@@ -70,4 +71,5 @@ def test_take():
     frames = videos().frames
     clips = Clips(np.array([3, 70]), np.array([8, 8]))
     taken = windows.take(frames, clips, count=3, stride=2)
-    np.testing.assert_array_equal(taken[..., 0, 0, 0], [[3, 5, 7], [70, 72, 74]])
+    assert taken.shape == (2, 3, 1, 25, 3)
+    np.testing.assert_array_equal(taken[..., 0, 24, 2], [[3, 5, 7], [70, 72, 74]])
