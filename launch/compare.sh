@@ -38,12 +38,12 @@ for seed in $seeds; do
         encoder "$seed" --config.seed="$seed" "$@"
         continue
     fi
-    runs= weights=
+    names= runs= weights=
     for stream in $streams; do
         encoder "${stream}_$seed" --config.seed="$seed" --config.views.stream="$stream" "$@"
-        runs+="'$workdir/pretrained_linear_eval_${stream}_$seed'," weights+="1.0,"
+        names+="_$stream" runs+="'$workdir/pretrained_linear_eval_${stream}_$seed'," weights+="1.0,"
     done
-    start "fusion_$seed" --config.task=fusion --config.seed="$seed" \
+    start "fusion${names}_$seed" --config.task=fusion --config.seed="$seed" \
         --config.fusion.runs="($runs)" --config.fusion.weights="($weights)" "$@"
 done
 run "python -m pcm3_jax.summary $(quote "$workdir")/*/"

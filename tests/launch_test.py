@@ -139,10 +139,13 @@ def test_compare():
     several = [
         f"{name}_{stream}" for stream in ("motion", "bone") for name in ("pretrain", *evaluations)
     ]
-    assert [*fused] == ["baseline", *(f"{n}_{s}" for s in (3, 4) for n in (*several, "fusion"))]
+    assert [*fused] == [
+        "baseline",
+        *(f"{n}_{s}" for s in (3, 4) for n in (*several, "fusion_motion_bone")),
+    ]
     assert "--config.views.stream=bone" in fused["pretrain_bone_4"]
     assert "--config.encoder=/w w/pretrain_bone_4" in fused["pretrained_linear_eval_bone_4"]
-    settings = dict(word.split("=", 1) for word in fused["fusion_4"])
+    settings = dict(word.split("=", 1) for word in fused["fusion_motion_bone_4"])
     assert ast.literal_eval(settings["--config.fusion.weights"]) == (1.0, 1.0)
     assert ast.literal_eval(settings["--config.fusion.runs"]) == tuple(
         f"/w w/pretrained_linear_eval_{stream}_4" for stream in ("motion", "bone")
