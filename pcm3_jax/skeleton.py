@@ -109,8 +109,14 @@ def of_stream(stacked: Any, stream: str) -> Any:
 
 
 def poses_at(frames: Array, index: Array) -> Any:
-    """The poses (..., M, V, C) that packed frames (F, M * V * C) hold at ``index`` (...)."""
-    return frames[index].reshape(*index.shape, -1, JOINTS, COORDINATES)
+    """The poses (..., M, V, C) at ``index`` (...) of packed frames.
+
+    Args:
+      frames: (F, M * V * C) as data sets are kept on the device, or (F, M, V, C).
+      index: whole numbers.
+    """
+    poses = frames[index]
+    return poses if frames.ndim > 2 else poses.reshape(*index.shape, -1, JOINTS, COORDINATES)
 
 
 def flatten_frames(poses: jax.Array) -> jax.Array:

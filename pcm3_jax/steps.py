@@ -54,7 +54,7 @@ def pretrain_step(
 
     Args:
       state: the same on every device.
-      frames: packed frames (F, M, V, C) that the batch points into.
+      frames: packed frames (F, M * V * C) that the batch points into.
       batch: this device's share of the global batch.
 
     Returns:

@@ -67,7 +67,7 @@ def test_features_are_those_of_evaluation(finished_run, run_config):
     embedder, variables = inputs.encoder(run_config, devices)
     _, split = inputs.read_splits(run_config, devices)
     expected = embedder.central(variables, split)
-    frames = np.asarray(split.frames)
+    frames = np.asarray(split.frames).reshape(-1, 2, 25, 3)
     ends = zip(split.start, split.start + split.length, strict=True)
     sequences = [frames[start:end] for start, end in ends]
     model = pcm3_jax.load(finished_run[0])
@@ -93,7 +93,7 @@ def test_a_linear_evaluation_brings_its_classifier(finished_run, run_config, tmp
     results = run(run_config, tmp_path / "probe")
     model = pcm3_jax.load(tmp_path / "probe")
     _, split = inputs.read_splits(run_config, Devices(run_config.mapping))
-    frames = np.asarray(split.frames)
+    frames = np.asarray(split.frames).reshape(-1, 2, 25, 3)
     sequences = [frames[s : s + n] for s, n in zip(split.start, split.length, strict=True)]
     labels = model.classify(sequences, normalize=False)
     assert model.classes == tuple(split.classes)

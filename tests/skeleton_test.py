@@ -44,7 +44,8 @@ def test_streams(leading):
 def test_packed_frames_hold_poses(persons):
     poses = np.random.default_rng(0).normal(size=(9, persons, 25, 3))
     index = np.array([[2, 3], [8, 0]])
-    np.testing.assert_array_equal(skeleton.poses_at(poses.reshape(9, -1), index), poses[index])
+    for packed in (poses, poses.reshape(9, -1)):
+        np.testing.assert_array_equal(skeleton.poses_at(packed, index), poses[index])
 
 
 def test_features_are_in_the_programs_order():

@@ -64,7 +64,7 @@ def draw_views(key: jax.Array, frames: jax.Array, batch: Batch, config: ConfigDi
 
     Args:
       key: the step's key, the same on every device.
-      frames: packed frames (F, M, V, C) that the batch's clips point into.
+      frames: packed frames (F, M * V * C) that the batch's clips point into.
       batch: the device's share of the global batch.
       config: the ``views`` section of the configuration.
     """
@@ -173,7 +173,7 @@ def occluded_view(
 
     Args:
       key: the same on every device.
-      frames: packed frames (F, M, V, C) that the clips point into.
+      frames: packed frames (F, M * V * C) that the clips point into.
       clips: N sequences.
       position: (N,) numbers the sequences, so that each has draws of its own.
       config: the ``views`` section of the configuration.
