@@ -23,7 +23,7 @@ PACKAGES = (
     "array_record", "grain", "ml_collections",
 )  # fmt: skip
 # Tasks that read the results of other runs instead of a data set.
-_WITHOUT_DATA = ("fusion", "table")
+WITHOUT_DATA = ("fusion", "table")
 
 
 def record(workdir: Path, config: ConfigDict) -> None:
@@ -57,7 +57,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
-        "data": None if config.task in _WITHOUT_DATA else data_set(config),
+        "data": None if config.task in WITHOUT_DATA else data_set(config),
     }
 
 

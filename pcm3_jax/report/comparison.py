@@ -24,9 +24,9 @@ def _device(start: _Start) -> str:
     )
 
 
-def _data(start: _Start) -> str:
-    data = start.get("data")
-    return f"{data.get('name')} {data.get('fingerprint')}" if isinstance(data, dict) else "unknown"
+def _data(start: _Start) -> str | None:
+    data = start.get("data", "unknown")
+    return f"{data.get('name')} {data.get('fingerprint')}" if isinstance(data, dict) else data
 
 
 def _command(start: _Start) -> str:
@@ -41,7 +41,8 @@ def _command(start: _Start) -> str:
     return " ".join(kept)
 
 
-ASPECTS: dict[str, Callable[[_Start], str]] = {
+# None where a run has no such thing: the fusion of other runs reads no data.
+ASPECTS: dict[str, Callable[[_Start], str | None]] = {
     "Code version": _code,
     "Python": lambda start: str(start.get("python")),
     "Device": _device,
@@ -59,9 +60,10 @@ def warnings(runs: list[Run]) -> list[str]:
         for run in runs
         if not run.starts
     ]
+    changed = [r.name for r in known if str(r.starts[-1].get("commit")).endswith("+changes")]
+    if changed:
+        found.append(f"Started with changes that were not committed: {', '.join(changed)}.")
     for run in known:
-        if str(run.starts[-1].get("commit")).endswith("+changes"):
-            found.append(f"{run.name} was started with changes that were not committed.")
         starts = {f"start {i}": start for i, start in enumerate(run.starts, 1)}
         found += [f"{run.name} was continued differently. {text}" for text in _unlike(starts)]
     return found + _unlike({run.name: run.starts[-1] for run in known})
@@ -70,8 +72,11 @@ def warnings(runs: list[Run]) -> list[str]:
 def _unlike(starts: dict[str, _Start]) -> list[str]:
     found = []
     for name, aspect in ASPECTS.items():
-        values = {who: aspect(start) for who, start in starts.items()}
-        if len(set(values.values())) > 1:
+        values = {who: value for who, start in starts.items() if (value := aspect(start))}
+        kinds = len(set(values.values()))
+        if kinds > 2:
+            found.append(f"{name} differs in {kinds} ways, which the provenance tells.")
+        elif kinds == 2:
             found.append(f"{name} differs: {_grouped(values)}.")
     return found + _unlike_packages(starts)
 
@@ -114,7 +119,10 @@ def table(runs: list[Run]) -> dict[str, Any] | None:
     rows = [
         ["Started", *(str(run.starts[0].get("time")) for run in known)],
         ["Continued", *(_times(len(run.starts) - 1) for run in known)],
-        *([name, *(aspect(run.starts[-1]) for run in known)] for name, aspect in ASPECTS.items()),
+        *(
+            [name, *(aspect(run.starts[-1]) or "–" for run in known)]
+            for name, aspect in ASPECTS.items()
+        ),
     ]
     packages = [packages_of(run.starts[-1]) for run in known]
     for package in sorted(set().union(*packages)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pcm3_jax.checkpoint import CONFIG_FILE
+from pcm3_jax.provenance import WITHOUT_DATA
 from pcm3_jax.report import (
     augmented,
     comparison,
@@ -123,7 +124,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "path": str(run.path),
         "task": run.config.task,
         "data": run.config.data.name,
-        "stream": run.config.views.stream,
+        "stream": None if run.config.task in WITHOUT_DATA else run.config.views.stream,
         "seed": run.config.seed,
         "encoder": run.config.encoder,
         "status": status,

@@ -53,8 +53,20 @@ def test_what_cannot_be_compared_is_told(start):
     assert comparison.warnings([run("a"), dirty]) == [
         "a has no provenance.json: its code version, packages, device, data and command cannot be "
         "compared.",
-        "b was started with changes that were not committed.",
+        "Started with changes that were not committed: b.",
     ]
+
+
+def test_what_differs_in_many_ways_is_not_repeated(start):
+    three = [run(name, start(python=f"3.1{name}")) for name in "123"]
+    assert comparison.warnings(three) == ["Python differs in 3 ways, which the provenance tells."]
+
+
+def test_a_run_without_data_has_none_to_compare(start):
+    fused = run("b", start(data=None))
+    assert comparison.warnings([run("a", start()), fused]) == []
+    rows = {row[0]: row[1:] for row in comparison.table([run("a", start()), fused])["rows"]}
+    assert rows["Data"][1] == "–"
 
 
 def test_many_packages_are_counted(start):

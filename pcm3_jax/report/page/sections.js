@@ -29,7 +29,9 @@ function runCard(run, index) {
   const facts = run.facts.map(([name, value]) => h("div", {}, h("b", {}, value), h("span", {}, name)));
   return h("article", { class: "card run", style: `--colour:${colourOf(index)}` },
     h("h3", {}, run.name),
-    [run.task, run.data, `${run.stream} stream`, `seed ${run.seed}`].map((text) => h("span", { class: "tag" }, text)),
+    [run.task, run.data, run.stream && `${run.stream} stream`, `seed ${run.seed}`]
+      .filter(Boolean)
+      .map((text) => h("span", { class: "tag" }, text)),
     facts.length ? h("div", { class: "facts" }, facts) : null,
     h("p", { class: "note" }, `${run.status}${run.steps ? ` · ${run.steps.toLocaleString("en")} steps` : ""} · ${run.date}`),
     run.encoder ? h("p", { class: "note" }, `encoder of ${run.encoder}`) : null,
