@@ -97,6 +97,16 @@ def test_finetuning_draws_shares_and_continues_where_it_was(finished_run, run_co
     assert trained.finetune(config, tmp_path) == results
 
 
+@pytest.fixture
+def optimised():
+    """Programs as users have them, whose rounding decides what a short training learns."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("optimised")
 def test_finetuning_on_everything_learns(run_config, tmp_path):
     config = briefly(run_config)
     config.finetune.update(
@@ -106,8 +116,7 @@ def test_finetuning_on_everything_learns(run_config, tmp_path):
     found = losses(tmp_path / "draw_0")
     assert found[:4].mean() > 2  # 18 classes at random: 2.9
     assert found[-4:].mean() < 0.5
-    # At random 0.06; with another seed or rounding 8 to 10 of the 32 sequences.
-    assert results["top1"] > 0.15
+    assert results["top1"] > 0.25  # one of 18 classes at random: 0.06
 
 
 @pytest.mark.parametrize("task", ["finetune", "detection", "motion_prediction"])
