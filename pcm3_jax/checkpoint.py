@@ -147,15 +147,6 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def write_arrays(path: Path, **arrays: Any) -> None:
-    """As `write_json`, an .npz of arrays; only the first process of several writes."""
-    if jax.process_index() == 0:
-        partial = _partial(path)
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(path)
-
-
 def _partial(path: Path) -> Path:
     return path.with_suffix(".partial")
 

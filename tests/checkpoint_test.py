@@ -10,13 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pcm3_jax.checkpoint import (
-    Checkpoints,
-    claim_workdir,
-    load_encoder,
-    read_config,
-    write_arrays,
-)
+from pcm3_jax.checkpoint import Checkpoints, claim_workdir, load_encoder, read_config
 from pcm3_jax.errors import UserError, WriteError
 from tests.running import checkpoint_steps
 
@@ -25,18 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
-
-
-def test_of_several_processes_the_first_writes_arrays(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    write_arrays(tmp_path / "a.npz", x=np.zeros(2))
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(jax, "process_index", lambda: 0)
-    for values in ([1, 2], [3]):
-        write_arrays(tmp_path / "a.npz", x=np.array(values))
-        with np.load(tmp_path / "a.npz") as file:
-            assert file["x"].tolist() == values
-    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
 def make_state(seed: int = 0, width: int = 40) -> dict[str, jax.Array]:

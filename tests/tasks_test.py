@@ -12,6 +12,7 @@ from pcm3_jax.config import validate
 from pcm3_jax.downstream import features, frozen, inputs, trained
 from pcm3_jax.downstream.linear import top_k_accuracy
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.model_file import save_arrays
 from pcm3_jax.parallel import Devices
 from tests.running import losses
 from tfds_builders import build
@@ -95,6 +96,18 @@ def test_finetuning_draws_shares_and_continues_where_it_was(finished_run, run_co
     assert results["top1_std"] == pytest.approx(np.std(results["top1_draws"], ddof=1))
     # From the checkpoints, without a step.
     assert trained.finetune(config, tmp_path) == results
+
+
+def test_of_several_processes_the_first_writes_arrays(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    save_arrays(tmp_path / "a.npz", x=np.zeros(2))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    for values in ([1, 2], [3]):
+        save_arrays(tmp_path / "a.npz", x=np.array(values))
+        with np.load(tmp_path / "a.npz") as file:
+            assert file["x"].tolist() == values
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import write_arrays
 from pcm3_jax.downstream.features import Embedder, raw_embedding
 from pcm3_jax.downstream.inputs import encoder, read_splits, retrieval_accuracy
 from pcm3_jax.downstream.linear import ridge_scores, top_k_accuracy, train_classifier
 from pcm3_jax.downstream.retrieval import knn_accuracy
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.model_file import save_arrays
 from pcm3_jax.parallel import Devices
 
 Results = dict[str, Any]
@@ -48,11 +48,11 @@ def linear_eval(config: ConfigDict, workdir: Path) -> Results:
         config.seed,
     )
     classes = np.array(train_split.classes, str)
-    write_arrays(workdir / "classifier.npz", classes=classes, **classifier)
+    save_arrays(workdir / "classifier.npz", classes=classes, **classifier)
     scores = embedder.central(variables, test_split) @ np.asarray(classifier["kernel"])
     scores += np.asarray(classifier["bias"])
     label, name = test_split.label, test_split.name
-    write_arrays(workdir / "scores.npz", scores=scores, label=label, name=name)
+    save_arrays(workdir / "scores.npz", scores=scores, label=label, name=name)
     return {
         "top1": top_k_accuracy(scores, label, 1),
         "top5": top_k_accuracy(scores, label, 5),

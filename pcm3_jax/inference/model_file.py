@@ -78,6 +78,13 @@ def save(path: Path, weights: Weights) -> None:
         save_file(arrays, partial, metadata)
 
 
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Writes an .npz beside a run's results, from the first process of several."""
+    if jax.process_index() == 0:
+        with replaced(path) as partial, open(partial, "wb") as file:
+            np.savez(file, **arrays)
+
+
 def _read(path: Path) -> Weights:
     try:
         with safe_open(path, framework="numpy") as file:
