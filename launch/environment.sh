@@ -32,6 +32,9 @@ absolute() {
 # JAX would otherwise do without a GPU that it cannot use, a hundred times slower.
 if [ "${EXTRA:-}" = gpu ]; then export JAX_PLATFORMS=${JAX_PLATFORMS-cuda,cpu}; fi
 
+# Large pages of memory: a step on a CPU takes up to a tenth less time.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
+
 options="dry_run ${options:-}"
 for name in $options; do printf -v "$name" ''; done
 for argument in "$@"; do

@@ -134,7 +134,8 @@ def descend(
     Returns:
       The next state, and the global batch's metrics.
     """
-    if axis_name is not None:
+    # On a single device the compiler would still copy all gradients.
+    if axis_name is not None and lax.axis_size(axis_name) > 1:
         gradients, metrics = lax.pmean((gradients, metrics), axis_name)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     healthy = state.healthy & jnp.isfinite(metrics["loss"] + metrics["gradient_norm"])
