@@ -44,7 +44,7 @@ def _sum_of_outer_products(x: jax.Array, y: jax.Array) -> jax.Array:
 def input_gates(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     """Input products of every frame: (T, N, F) and (F, 3H) to (T, N, 3H), float32."""
     features, gates = kernel.shape
-    if jax.default_backend() == "cpu" and features >= 512:
+    if jax.default_backend() == "cpu" and features >= 1024:
         # A CPU's product is faster, by more than the turning costs, where its left operand lies
         # along the rows; the barrier keeps the compiler from turning it back.
         turned = lax.optimization_barrier(inputs.reshape(-1, features).T)
