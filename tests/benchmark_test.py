@@ -28,12 +28,24 @@ def test_switched_off_branches_are_not_counted():
     assert only_masked == 3 * (benchmark.encoder_flops(config) + benchmark.decoder_flops(config))
 
 
-def test_a_run_writes_its_figures(tmp_path):
+@pytest.fixture
+def small():
     config = default_config()
     config.model.update(hidden=8, decoder_hidden=8, prompt_width=2, layers=1)
     config.method.queue_size = 16
     config.optimizer.batch_size = 4
     config.benchmark.steps = 2
+    return config
+
+
+def test_only_the_first_round_of_a_comparison_compiles(small):
+    ours = benchmark.Ours(small)
+    benchmark.take_turns(small, {"ours": ours})
+    assert ours._update._cache_size() == 1
+
+
+def test_a_run_writes_its_figures(small, tmp_path):
+    config = small
     figures = benchmark.benchmark(config, tmp_path)
     assert json.loads((tmp_path / "benchmark.json").read_text()) == figures
     assert figures["step_seconds_min"] <= figures["step_seconds"] <= figures["step_seconds_max"]
