@@ -176,9 +176,9 @@ class Ours:
 
     def __init__(self, config: ConfigDict) -> None:
         model, optimizer = build_model(config), build_optimizer(config, config.benchmark.steps + 1)
-        # Onto the device that the views are on: a state that may move would, after the first step,
-        # stay there, and the second step be compiled anew.
-        self.state = jax.device_put(create_state(model, optimizer, config), jax.devices()[0])
+        # Placed as the views are: otherwise it is so only after the first step, and the second is
+        # compiled anew.
+        self.state = Devices(config.mapping).replicate(create_state(model, optimizer, config))
         step = functools.partial(update, model=model, optimizer=optimizer, config=config)
         self._update = jax.jit(step, donate_argnums=0)
 

@@ -147,9 +147,10 @@ def _scan_backward(d_last, d_states, previous, gates, weight):
         d_new = d_h * (1 - z) * (1 - n * n)
         d_update = d_h * (h - n) * z * (1 - z)
         d_reset = d_new * h_n * r * (1 - r)
-        d_recurrent = jnp.concatenate([d_reset, d_update, d_new * r], -1)
+        d_product = d_new * r
+        d_recurrent = jnp.concatenate([d_reset, d_update, d_product], -1)
         d_h = d_h * z + product(d_recurrent.astype(weight.dtype))
-        return d_h, (d_reset, d_update, d_new, d_new * r)
+        return d_h, (d_reset, d_update, d_new, d_product)
 
     d_first, (*d_common, d_new, d_product) = lax.scan(
         step, d_last, (d_states, previous, gates), reverse=True
