@@ -40,33 +40,17 @@ def _sum_of_outer_products(x: jax.Array, y: jax.Array) -> jax.Array:
     return _product(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), "mf,mk->fk")
 
 
-@jax.custom_vjp
-def input_gates(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Input products of every frame: (T, N, F) and (F, 3H) to (T, N, 3H), float32."""
+def _input_gates(inputs: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """Input gates of every frame: (T, N, F), (F, 3H) and (3H,) to (T, N, 3H), float32."""
     features, gates = kernel.shape
     if jax.default_backend() == "cpu" and features >= 1024:
         # A CPU's product is faster, by more than the turning costs, where its left operand lies
         # along the rows; the barrier keeps the compiler from turning it back.
         turned = lax.optimization_barrier(inputs.reshape(-1, features).T)
-        return _product(turned, kernel, "fm,fk->mk").reshape(*inputs.shape[:-1], gates)
-    return _product(inputs, kernel, "tnf,fk->tnk")
-
-
-def _input_gates_forward(inputs, kernel):
-    return input_gates(inputs, kernel), (inputs, kernel)
-
-
-def _input_gates_backward(saved, d_gates):
-    inputs, kernel = saved
-    d_gates = d_gates.astype(kernel.dtype)
-    # Spelt out, since the automatic transpose would first transpose the larger operand, the
-    # gates, and then the result once more.
-    d_kernel = _sum_of_outer_products(inputs, d_gates)
-    d_inputs = _product(d_gates, kernel, "tnk,fk->tnf")
-    return d_inputs.astype(inputs.dtype), d_kernel.astype(kernel.dtype)
-
-
-input_gates.defvjp(_input_gates_forward, _input_gates_backward)
+        x = _product(turned, kernel, "fm,fk->mk").reshape(*inputs.shape[:-1], gates)
+    else:
+        x = _product(inputs, kernel, "tnf,fk->tnk")
+    return x + bias
 
 
 def _frame_product(weight: jax.Array, count: int) -> Callable[[jax.Array], jax.Array]:
@@ -84,33 +68,49 @@ def _frame_product(weight: jax.Array, count: int) -> Callable[[jax.Array], jax.A
     return lambda rows: barrier(_product(turned, barrier(rows.T), "mk,kn->mn")).T
 
 
-@jax.custom_vjp
-def gru_scan(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
+# Frames whose gates are computed again at a time: the more, the fewer sums of the gradients.
+PART_FRAMES = 16
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def gru(
+    inputs: jax.Array,
+    kernel: jax.Array,
+    input_bias: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array,
+    rematerialise: bool,
+) -> jax.Array:
     """Runs one GRU (PyTorch's cell, gates in the order reset, update, new) from a zero state.
 
     Args:
-      x: input gates of every frame (T, N, 3H), input bias included, float32.
-      weight: recurrent weights (H, 3H), in the type to multiply in.
-      bias: recurrent biases (3H,), float32.
+      inputs: (T, N, F), in the type to multiply in.
+      kernel, weight: of the inputs (F, 3H) and of the recurrence (H, 3H), in that type.
+      input_bias, bias: of either (3H,), float32.
+      rematerialise: whether the gradient keeps nothing but inputs and states.  From the states,
+        the gates of several frames are again one large product; the backward pass goes through
+        the sequence in parts of `PART_FRAMES` frames and holds one part's at a time.
 
     Returns:
       States of every frame (T, N, H) in the type of ``weight``.
     """
-    return _forward(x, weight, bias)[0]
+    return _forward(inputs, kernel, input_bias, weight, bias, rematerialise)[0]
 
 
-def _forward(x, weight, bias):
-    product = _frame_product(weight, x.shape[1])
+def _forward(inputs, kernel, input_bias, weight, bias, rematerialise):
+    product = _frame_product(weight, inputs.shape[1])
 
     def step(h, x_t):
         recurrent = product(h.astype(weight.dtype)) + bias
         h, gates = _cell(x_t, jnp.split(recurrent, 3, axis=-1), h)
         return h, (h.astype(weight.dtype), gates)
 
-    start = jnp.zeros((x.shape[1], weight.shape[0]), jnp.float32)
+    start = jnp.zeros((inputs.shape[1], weight.shape[0]), jnp.float32)
     # Split before the scan: sliced from one frame's array, the gates' loops do not vectorise.
-    _, (states, gates) = lax.scan(step, start, tuple(jnp.split(x, 3, axis=-1)))
-    return states, (states, gates, weight)
+    x = tuple(jnp.split(_input_gates(inputs, kernel, input_bias), 3, axis=-1))
+    _, (states, gates) = lax.scan(step, start, x)
+    kept = None if rematerialise else gates
+    return states, (inputs, states, kept, (kernel, input_bias, weight, bias))
 
 
 def _cell(x, recurrent, h):
@@ -122,23 +122,47 @@ def _cell(x, recurrent, h):
     return n + z * (h - n), (r, z, n, h_n)
 
 
-def _previous(states):
-    """The state each frame started from."""
-    return jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+def _backward(rematerialise, saved, d_states):
+    inputs, states, gates, parameters = saved
+    # The state each frame started from.
+    previous = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    backward = functools.partial(_part_backward, parameters)
+    d_last = jnp.zeros(states.shape[1:], jnp.float32)
+    arrays = inputs, previous, gates, d_states
+
+    def add_part(carry, arrays):
+        d_h, sums = carry
+        d_h, d_inputs, gradients = backward(d_h, arrays)
+        return (d_h, jax.tree.map(jnp.add, sums, gradients)), d_inputs
+
+    if rematerialise:
+        length = len(inputs)
+        frames = max(n for n in range(1, PART_FRAMES + 1) if length % n == 0)
+        parts = jax.tree.map(lambda x: x.reshape(-1, frames, *x.shape[1:]), arrays)
+        # The sums stay float32, whatever the parameters' type in the products.
+        zeros = [jnp.zeros(p.shape, jnp.float32) for p in parameters]
+        (_, gradients), d_inputs = lax.scan(add_part, (d_last, zeros), parts, reverse=True)
+        d_inputs = d_inputs.reshape(inputs.shape)
+    else:
+        _, d_inputs, gradients = backward(d_last, arrays)
+    return d_inputs, *(g.astype(p.dtype) for g, p in zip(gradients, parameters, strict=True))
 
 
-def _backward(saved, d_states):
-    states, gates, weight = saved
-    previous = _previous(states)
-    start = jnp.zeros(gates[0].shape[1:], jnp.float32)
-    _, d_x, d_recurrent = _scan_backward(start, d_states, previous, gates, weight)
-    d_weight = _sum_of_outer_products(previous, d_recurrent.astype(weight.dtype))
-    return d_x, d_weight.astype(weight.dtype), d_recurrent.sum((0, 1))
+def _part_backward(parameters, d_last, arrays):
+    """Cotangents of a part's first state, of its inputs, and of the parameters in float32.
 
-
-def _scan_backward(d_last, d_states, previous, gates, weight):
-    """The cotangents of the first state, of the input gates and of the recurrent products."""
-
+    Args:
+      parameters: as `gru` takes them.
+      d_last: what the frames behind the part pass to its last state (N, H).
+      arrays: the part's inputs, the state each frame started from, the gates of `_cell` or None,
+        and the cotangents of the states, all (T, N, …).
+    """
+    kernel, input_bias, weight, bias = parameters
+    inputs, previous, gates, d_states = arrays
+    if gates is None:
+        x = _input_gates(inputs, kernel, input_bias)
+        recurrent = _product(previous, weight, "tnh,hk->tnk") + bias
+        _, gates = _cell(jnp.split(x, 3, axis=-1), jnp.split(recurrent, 3, axis=-1), previous)
     product = _frame_product(weight.T, len(d_last))
 
     def step(d_h, frame):
@@ -156,69 +180,16 @@ def _scan_backward(d_last, d_states, previous, gates, weight):
         step, d_last, (d_states, previous, gates), reverse=True
     )
     d_x, d_recurrent = (jnp.concatenate([*d_common, d], -1) for d in (d_new, d_product))
-    return d_first, d_x, d_recurrent
+    # Spelt out, since the automatic transpose would first transpose the larger operand, the
+    # gates, and then the result once more.
+    operand = d_x.astype(kernel.dtype)
+    d_inputs = _product(operand, kernel, "tnk,fk->tnf").astype(inputs.dtype)
+    d_kernel = _sum_of_outer_products(inputs, operand)
+    d_weight = _sum_of_outer_products(previous, d_recurrent.astype(weight.dtype))
+    return d_first, d_inputs, [d_kernel, d_x.sum((0, 1)), d_weight, d_recurrent.sum((0, 1))]
 
 
-gru_scan.defvjp(_forward, _backward)
-
-
-@jax.custom_vjp
-def rematerialised_gru(
-    inputs: jax.Array, kernel: jax.Array, input_bias: jax.Array, weight: jax.Array, bias: jax.Array
-) -> jax.Array:
-    """`input_gates` and `gru_scan` in one, keeping nothing but the inputs and the states.
-
-    From the states, the gates of several frames are again one large product; the backward pass
-    goes through the sequence in parts of `PART_FRAMES` frames and holds one part's at a time.
-    """
-    return gru_scan(input_gates(inputs, kernel) + input_bias, weight, bias)
-
-
-# Frames whose gates are kept at a time: the larger, the fewer updates of the gradients.
-PART_FRAMES = 16
-
-
-def _rematerialised_forward(inputs, kernel, input_bias, weight, bias):
-    states = rematerialised_gru(inputs, kernel, input_bias, weight, bias)
-    return states, (inputs, states, kernel, input_bias, weight, bias)
-
-
-def _rematerialised_backward(saved, d_states):
-    inputs, states, kernel, input_bias, weight, bias = saved
-    length = len(inputs)
-    frames = max(n for n in range(1, PART_FRAMES + 1) if length % n == 0)
-    parts = jax.tree.map(
-        lambda x: x.reshape(-1, frames, *x.shape[1:]), (inputs, _previous(states), d_states)
-    )
-
-    def part(carry, arrays):
-        d_h, gradients = carry
-        inputs, previous, d_states = arrays
-        x = input_gates(inputs, kernel) + input_bias
-        recurrent = _product(previous, weight, "tnh,hk->tnk") + bias
-        of_input, of_state = (jnp.split(y, 3, axis=-1) for y in (x, recurrent))
-        _, gates = _cell(of_input, of_state, previous)
-        d_h, d_x, d_recurrent = _scan_backward(d_h, d_states, previous, gates, weight)
-        d_inputs, d_kernel = _input_gates_backward((inputs, kernel), d_x)
-        d_weight = _sum_of_outer_products(previous, d_recurrent.astype(weight.dtype))
-        new = d_kernel, d_x.sum((0, 1)), d_weight, d_recurrent.sum((0, 1))
-        return (d_h, jax.tree.map(jnp.add, gradients, new)), d_inputs
-
-    start = jnp.zeros(states.shape[1:], jnp.float32)
-    # The sums stay float32, whatever the parameters' type in the products.
-    zeros = [jnp.zeros(p.shape, jnp.float32) for p in (kernel, input_bias, weight, bias)]
-    (_, gradients), d_inputs = lax.scan(part, (start, tuple(zeros)), parts, reverse=True)
-    d_kernel, d_input_bias, d_weight, d_bias = gradients
-    return (
-        d_inputs.reshape(inputs.shape),
-        d_kernel.astype(kernel.dtype),
-        d_input_bias,
-        d_weight.astype(weight.dtype),
-        d_bias,
-    )
-
-
-rematerialised_gru.defvjp(_rematerialised_forward, _rematerialised_backward)
+gru.defvjp(_forward, _backward)
 
 
 def _each_direction(function, *arrays) -> list[jax.Array]:
@@ -264,23 +235,22 @@ class GRULayer(nn.Module):
         recurrent_kernel = self.param("recurrent_kernel", per_direction, self.hidden)
         recurrent_bias = self.param("recurrent_bias", bias_init, shape)
 
+        parameters = (
+            input_kernel.astype(self.dtype),
+            input_bias,
+            recurrent_kernel.astype(self.dtype),
+            recurrent_bias,
+        )
         inputs = inputs.astype(self.dtype)
-        to_gates = input_kernel.astype(self.dtype), input_bias
-        recurrent = recurrent_kernel.astype(self.dtype), recurrent_bias
-        backward_in_time = self.recurrence == "bidirectional" and self.directions == 2
-        if not self.rematerialise:
-            x = _each_direction(lambda kernel, bias: input_gates(inputs, kernel) + bias, *to_gates)
-            if backward_in_time:
-                x[1] = x[1][::-1]
-            states = _each_direction(gru_scan, x, *recurrent)
-        elif backward_in_time:
-            turned = [inputs, inputs[::-1]]
-            states = _each_direction(rematerialised_gru, turned, *to_gates, *recurrent)
-        else:
-            function = functools.partial(rematerialised_gru, inputs)
-            states = _each_direction(function, *to_gates, *recurrent)
-        if backward_in_time:
+
+        def one(inputs, *parameters):
+            return gru(inputs, *parameters, self.rematerialise)
+
+        if self.recurrence == "bidirectional" and self.directions == 2:
+            states = _each_direction(one, [inputs, inputs[::-1]], *parameters)
             states[1] = states[1][::-1]
+        else:
+            states = _each_direction(functools.partial(one, inputs), *parameters)
         return jnp.concatenate(states, axis=-1)
 
 
