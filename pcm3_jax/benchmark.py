@@ -8,9 +8,10 @@ share of that rate, pair by pair, so that a machine whose speed drifts does not 
 
 --config.peers=all compares with the step in PyTorch instead (`pcm3_jax.peers`, which needs
 ``pip install "pcm3_jax[peers]"``): one step of each in turn, from the same weights and on the
-same views, on one device.  On a GPU set XLA_PYTHON_CLIENT_PREALLOCATE=false, so that JAX leaves
-PyTorch some of the memory.  CPUs must be idle otherwise: PyTorch's threads wait for each other in
-every operation, so that other programs slow it down far more than ours.
+same views, on one device, each beside the product rate of its own library.  On a GPU set
+XLA_PYTHON_CLIENT_PREALLOCATE=false, so that JAX leaves PyTorch some of the memory.  CPUs must be
+idle otherwise: PyTorch's threads wait for each other in every operation, so that other programs
+slow it down far more than ours.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import contextlib
 import functools
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -115,9 +116,8 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
         frames_sharded=False,
         donate=True,
     )
-    dtype = jnp.dtype(config.model.dtype)
-    size = product_size()
-    product_rate(size, dtype)
+    multiply = functools.partial(_multiply, jnp.dtype(config.model.dtype))
+    product_rate(multiply)
 
     seconds, waits, rates = [], [], []
     for _ in range(config.benchmark.steps + 1):
@@ -127,7 +127,7 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
         state, metrics = step(state, frames_on_device, batch)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - start)
-        rates.append(max(product_rate(size, dtype) for _ in range(3)))
+        rates.append(max(product_rate(multiply) for _ in range(3)))
     first, seconds, waits, rates = seconds[0], seconds[1:], waits[1:], rates[1:]
 
     median = statistics.median(seconds)
@@ -181,6 +181,7 @@ class Ours:
         self.state = Devices(config.mapping).replicate(create_state(model, optimizer, config))
         step = functools.partial(update, model=model, optimizer=optimizer, config=config)
         self._update = jax.jit(step, donate_argnums=0)
+        self.multiply = functools.partial(_multiply, jnp.dtype(config.model.dtype))
 
     def prepare(self, views: Views, offsets: PromptOffsets) -> tuple[Views, PromptOffsets]:
         return views, offsets
@@ -191,7 +192,7 @@ class Ours:
 
 
 class Turn(NamedTuple):
-    """One step of one contestant: its time, its loss, and the device's rate just after it."""
+    """One step of one contestant: its time, its loss, and its products' rate just after it."""
 
     seconds: float
     loss: float
@@ -271,7 +272,6 @@ def take_turns(config: ConfigDict, contestants: Mapping[str, Any]) -> dict[str, 
         views = draw_views(key, frames, jax.tree.map(jnp.ravel, batch), config.views)
         return views, draw_offsets(key, config.model.hidden, config.model.prompt_width)
 
-    dtype, size = jnp.dtype(config.model.dtype), product_size()
     turns: dict[str, list[Turn]] = {name: [] for name in contestants}
     order = collections.deque(contestants)
     for key in jax.random.split(jax.random.key(config.seed), config.benchmark.steps + 1):
@@ -282,7 +282,7 @@ def take_turns(config: ConfigDict, contestants: Mapping[str, Any]) -> dict[str, 
             start = time.perf_counter()
             metrics = contestants[name].step(inputs)
             seconds = time.perf_counter() - start
-            rate = max(product_rate(size, dtype) for _ in range(3))
+            rate = max(product_rate(contestants[name].multiply) for _ in range(3))
             turns[name].append(Turn(seconds, float(metrics["loss"]), rate))
         # So that nobody always comes after the same one.
         order.rotate()
@@ -301,19 +301,18 @@ def _import_peers() -> ModuleType:
     return peers
 
 
-def product_size() -> int:
-    """Rows of a matrix large enough for the device's best rate."""
-    return 2048 if jax.default_backend() == "cpu" else 8192
-
-
-def product_rate(size: int, dtype: jnp.dtype) -> float:
-    """FLOP/s of products of two (size, size) matrices on the first device."""
-    # On accelerators one product takes hardly longer than to start it and to hear that it is done.
-    count = 1 if jax.default_backend() == "cpu" else 16
-    matrix = _factor(size, dtype)
+def product_rate(multiply: Callable[[int, int], None]) -> float:
+    """FLOP/s of ``multiply``, which multiplies (size, size) matrices, count times, and waits."""
+    # Large enough for the device's best rate.  On accelerators one product takes hardly longer than
+    # to start it and to hear that it is done.
+    size, count = (2048, 1) if jax.default_backend() == "cpu" else (8192, 16)
     start = time.perf_counter()
-    _power(matrix, count).block_until_ready()
+    multiply(size, count)
     return count * 2 * size**3 / (time.perf_counter() - start)
+
+
+def _multiply(dtype: jnp.dtype, size: int, count: int) -> None:
+    _power(_factor(size, dtype), count).block_until_ready()
 
 
 @functools.cache

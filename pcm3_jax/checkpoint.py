@@ -215,9 +215,12 @@ class Checkpoints:
                 raise
             # After a failure Orbax no longer knows which checkpoints there are.
             failed, self._manager = self._manager, None
-            if self._on_failure == "continue":
+            if jax.process_count() == 1:
+                # Left to the garbage collector, its unjoined thread can lock up Python 3.11.
+                # Several processes would wait for each other here.
                 with contextlib.suppress(Exception):
                     failed.close()
+            if self._on_failure == "continue":
                 # It also clears away what the failed save has left.
                 self._open()
             report_failure(

@@ -123,6 +123,8 @@ class Peer(nn.Module):
                 f"config.{key} is {value!r}, but config.peers needs the published {published!r}.",
             )
         self.tuned, self.config, model = kind == "tuned", config, config.model
+        lower = self.tuned and model.dtype == "bfloat16"
+        self.product_type = torch.bfloat16 if lower else torch.float32
         size, width = model.decoder_hidden, 2 * model.prompt_width
         self.encoder_q, self.encoder_k = self._encoder(), self._encoder().requires_grad_(False)
         reduce, mix = nn.Linear(2 * model.hidden, size), nn.Linear(size, size)
@@ -217,6 +219,14 @@ class Peer(nn.Module):
         names = (*(f"nce_{name}" for name in POSITIVES), "kl", "mask_mse", "loss")
         return dict(zip(names, torch.stack([*nces, kl, mse, loss]).tolist(), strict=True))
 
+    def multiply(self, size: int, count: int) -> None:
+        """What `benchmark.product_rate` times: as many products of (size, size) matrices."""
+        power = factor = _factor(size, self.product_type, self.queue.device)
+        for _ in range(count):
+            power = factor @ power
+        if power.is_cuda:
+            torch.cuda.synchronize()
+
     def _each(self, function: Callable[[Tensor], Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
         """Applies a function that treats rows alike to several (…, N, F)."""
         if self.tuned:
@@ -224,7 +234,7 @@ class Peer(nn.Module):
         return [function(x) for x in inputs]
 
     def _products(self) -> torch.autocast:
-        lower = self.tuned and self.config.model.dtype == "bfloat16"
+        lower = self.product_type == torch.bfloat16
         return torch.autocast(self.queue.device.type, torch.bfloat16, enabled=lower)
 
     def _encoder(self) -> nn.ModuleDict:
@@ -292,6 +302,11 @@ class Peer(nn.Module):
         # Of more keys than the queue has room for, the last remain.
         self.queue[:, slots[-size:]] = keys[-size:].T
         self.queue_ptr.add_(len(keys)).remainder_(size)
+
+
+@functools.cache
+def _factor(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return (torch.randn(size, size) / size**0.5).to(device, dtype)
 
 
 def _normalise(norm: nn.BatchNorm1d, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -180,6 +180,16 @@ def test_the_benchmark_compares(torch, small_config, tmp_path, capsys):
     assert lines["step_seconds"] == [f"{side['step_seconds']:.4g}" for side in sides.values()]
 
 
+def test_a_peer_s_products_are_pytorch_s_in_the_type_of_its_step(make_peer, tiny_config):
+    tiny_config.model.dtype = "bfloat16"
+    types = {kind: make_peer(kind, tiny_config).product_type for kind in KINDS}
+    assert {kind: str(t) for kind, t in types.items()} == {
+        "frame_by_frame": "torch.float32",
+        "tuned": "torch.bfloat16",
+    }
+    assert benchmark.product_rate(make_peer("tuned", tiny_config).multiply) > 1e9
+
+
 def test_ratios_are_taken_within_a_round(torch, small_config, monkeypatch):
     """The first round, which compiles, does not count."""
 
