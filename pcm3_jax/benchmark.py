@@ -7,7 +7,7 @@ device multiplies two large matrices of the step's type; the step's arithmetic i
 share of that rate, pair by pair, so that a machine whose speed drifts does not blur it.
 
 --config.peers=all compares with the step in PyTorch instead (`pcm3_jax.peers`, which needs
-``pip install "pcm3_jax[peers]"``): one step of each in turn, from the same weights and on the
+``pip install "pcm3_jax[peers]"``): steps of each in turn, from the same weights and on the
 same views, on one device, each beside the product rate of its own library.  On a GPU set
 XLA_PYTHON_CLIENT_PREALLOCATE=false, so that JAX leaves PyTorch some of the memory.  CPUs must be
 idle otherwise: PyTorch's threads wait for each other in every operation, so that other programs
@@ -192,7 +192,7 @@ class Ours:
 
 
 class Turn(NamedTuple):
-    """One step of one contestant: its time, its loss, and its products' rate just after it."""
+    """One contestant's time of a step, its loss before, and its products' rate just after."""
 
     seconds: float
     loss: float
@@ -257,9 +257,9 @@ def compare(config: ConfigDict) -> dict[str, Any]:
 
 
 def take_turns(config: ConfigDict, contestants: Mapping[str, Any]) -> dict[str, list[Turn]]:
-    """Rounds in which each contestant takes one step on the same views, drawn by our pipeline.
+    """Rounds in which each contestant takes two steps on the same views, drawn by our pipeline.
 
-    The first round compiles and warms up.
+    The second is timed.  The first round compiles and warms up.
     """
     batch_size, devices = config.optimizer.batch_size, Devices(config.mapping)
     sampler = feed.Sampler(batch_size, batch_size, config.seed)
@@ -279,8 +279,11 @@ def take_turns(config: ConfigDict, contestants: Mapping[str, Any]) -> dict[str, 
         for name in order:
             inputs = contestants[name].prepare(views, offsets)
             jax.block_until_ready((views, offsets))
-            start = time.perf_counter()
+            # As in training, a step comes after one of its own kind: the first after another's
+            # also pays for memory that the other has taken.
             metrics = contestants[name].step(inputs)
+            start = time.perf_counter()
+            contestants[name].step(inputs)
             seconds = time.perf_counter() - start
             rate = max(product_rate(contestants[name].multiply) for _ in range(3))
             turns[name].append(Turn(seconds, float(metrics["loss"]), rate))

@@ -9,7 +9,7 @@ gradient is again one large product after it, instead of one rank-N update a fra
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import flax.linen as nn
@@ -68,6 +68,20 @@ def _frame_product(weight: jax.Array, count: int) -> Callable[[jax.Array], jax.A
     return lambda rows: barrier(_product(turned, barrier(rows.T), "mk,kn->mn")).T
 
 
+def _joined(arrays: tuple[jax.Array, ...]) -> jax.Array | tuple[jax.Array, ...]:
+    """What a scan emits of several arrays (N, H): on accelerators one (N, K * H).
+
+    A GPU starts a kernel of its own for every array that a scan writes; a CPU's loops over a joined
+    one are slower.
+    """
+    return arrays if jax.default_backend() == "cpu" else jnp.concatenate(arrays, -1)
+
+
+def _apart(arrays: jax.Array | tuple[jax.Array, ...], count: int) -> Sequence[jax.Array]:
+    """The ``count`` arrays that `_joined` took, whatever axes have come to lead."""
+    return arrays if isinstance(arrays, tuple) else jnp.split(arrays, count, -1)
+
+
 # Frames whose gates are computed again at a time: the more, the fewer sums of the gradients.
 PART_FRAMES = 16
 
@@ -103,7 +117,7 @@ def _forward(inputs, kernel, input_bias, weight, bias, rematerialise):
     def step(h, x_t):
         recurrent = product(h.astype(weight.dtype)) + bias
         h, gates = _cell(x_t, jnp.split(recurrent, 3, axis=-1), h)
-        return h, (h.astype(weight.dtype), gates)
+        return h, (h.astype(weight.dtype), _joined(gates))
 
     start = jnp.zeros((inputs.shape[1], weight.shape[0]), jnp.float32)
     # Split before the scan: sliced from one frame's array, the gates' loops do not vectorise.
@@ -166,7 +180,8 @@ def _part_backward(parameters, d_last, arrays):
     product = _frame_product(weight.T, len(d_last))
 
     def step(d_h, frame):
-        d_state, h, (r, z, n, h_n) = frame
+        d_state, h, gates = frame
+        r, z, n, h_n = _apart(gates, 4)
         d_h = d_h + d_state.astype(jnp.float32)
         d_new = d_h * (1 - z) * (1 - n * n)
         d_update = d_h * (h - n) * z * (1 - z)
@@ -174,11 +189,10 @@ def _part_backward(parameters, d_last, arrays):
         d_product = d_new * r
         d_recurrent = jnp.concatenate([d_reset, d_update, d_product], -1)
         d_h = d_h * z + product(d_recurrent.astype(weight.dtype))
-        return d_h, (d_reset, d_update, d_new, d_product)
+        return d_h, _joined((d_reset, d_update, d_new, d_product))
 
-    d_first, (*d_common, d_new, d_product) = lax.scan(
-        step, d_last, (d_states, previous, gates), reverse=True
-    )
+    d_first, emitted = lax.scan(step, d_last, (d_states, previous, gates), reverse=True)
+    *d_common, d_new, d_product = _apart(emitted, 4)
     d_x, d_recurrent = (jnp.concatenate([*d_common, d], -1) for d in (d_new, d_product))
     # Spelt out, since the automatic transpose would first transpose the larger operand, the
     # gates, and then the result once more.
