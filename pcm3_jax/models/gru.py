@@ -69,12 +69,12 @@ def _frame_product(weight: jax.Array, count: int) -> Callable[[jax.Array], jax.A
 
 
 def _joined(arrays: tuple[jax.Array, ...]) -> jax.Array | tuple[jax.Array, ...]:
-    """What a scan emits of several arrays (N, H): on accelerators one (N, K * H).
+    """What a scan emits of several arrays (N, H): on a GPU one (N, K * H).
 
-    A GPU starts a kernel of its own for every array that a scan writes; a CPU's loops over a joined
-    one are slower.
+    A GPU starts a kernel of its own for every array that a scan writes.  A CPU's loops over a
+    joined one are slower, and a TPU's compiler needs more memory for it.
     """
-    return arrays if jax.default_backend() == "cpu" else jnp.concatenate(arrays, -1)
+    return jnp.concatenate(arrays, -1) if jax.default_backend() == "gpu" else arrays
 
 
 def _apart(arrays: jax.Array | tuple[jax.Array, ...], count: int) -> Sequence[jax.Array]:
