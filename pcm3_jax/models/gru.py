@@ -69,7 +69,7 @@ def _frame_product(weight: jax.Array, count: int) -> Callable[[jax.Array], jax.A
 
 
 def _joined(arrays: tuple[jax.Array, ...]) -> jax.Array | tuple[jax.Array, ...]:
-    """What a scan emits of several arrays (N, H): on a GPU one (N, K * H).
+    """What a scan emits of four arrays (N, H): on a GPU one (N, 4H).
 
     A GPU starts a kernel of its own for every array that a scan writes.  A CPU's loops over a
     joined one are slower, and a TPU's compiler needs more memory for it.
@@ -77,9 +77,9 @@ def _joined(arrays: tuple[jax.Array, ...]) -> jax.Array | tuple[jax.Array, ...]:
     return jnp.concatenate(arrays, -1) if jax.default_backend() == "gpu" else arrays
 
 
-def _apart(arrays: jax.Array | tuple[jax.Array, ...], count: int) -> Sequence[jax.Array]:
-    """The ``count`` arrays that `_joined` took, whatever axes have come to lead."""
-    return arrays if isinstance(arrays, tuple) else jnp.split(arrays, count, -1)
+def _apart(arrays: jax.Array | tuple[jax.Array, ...]) -> Sequence[jax.Array]:
+    """The four arrays that `_joined` took, whatever axes have come to lead."""
+    return arrays if isinstance(arrays, tuple) else jnp.split(arrays, 4, -1)
 
 
 # Frames whose gates are computed again at a time: the more, the fewer sums of the gradients.
@@ -181,7 +181,7 @@ def _part_backward(parameters, d_last, arrays):
 
     def step(d_h, frame):
         d_state, h, gates = frame
-        r, z, n, h_n = _apart(gates, 4)
+        r, z, n, h_n = _apart(gates)
         d_h = d_h + d_state.astype(jnp.float32)
         d_new = d_h * (1 - z) * (1 - n * n)
         d_update = d_h * (h - n) * z * (1 - z)
@@ -192,7 +192,7 @@ def _part_backward(parameters, d_last, arrays):
         return d_h, _joined((d_reset, d_update, d_new, d_product))
 
     d_first, emitted = lax.scan(step, d_last, (d_states, previous, gates), reverse=True)
-    *d_common, d_new, d_product = _apart(emitted, 4)
+    *d_common, d_new, d_product = _apart(emitted)
     d_x, d_recurrent = (jnp.concatenate([*d_common, d], -1) for d in (d_new, d_product))
     # Spelt out, since the automatic transpose would first transpose the larger operand, the
     # gates, and then the result once more.
