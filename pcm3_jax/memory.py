@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,23 +16,33 @@ from pcm3_jax.skeleton import FEATURES
 from pcm3_jax.views.pipeline import Batch, Clips
 
 
+def abstract_step(
+    config: ConfigDict, rows: int, axis_name: str | None = None
+) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
+    """The step on ``rows`` samples, and its arguments (state, frames, batch) as shapes alone."""
+    method = METHODS[config.task]
+    model, optimizer = method.build_model(config, axis_name), build_optimizer(config, 1)
+    ids: Any = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    batch = Batch(Clips(ids, ids), Clips(ids, ids), ids, ids)
+    frames = jax.ShapeDtypeStruct((config.data.max_frames, FEATURES), jnp.float32)
+    step = functools.partial(method.step, model=model, optimizer=optimizer, config=config)
+    return step, (abstract_state(config), frames, batch)
+
+
+def program_memory(program: jax.stages.Compiled) -> int:
+    """Bytes of a compiled program's arguments, results and what lies between, on each device."""
+    analysis: Any = program.memory_analysis()
+    needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+    return needed - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
+
+
 def step_memory(config: ConfigDict, rows: int) -> int:
     """Bytes of one device's step on ``rows`` samples: state, batch and what lies between.
 
     The data set's frames, which stay on the device besides, are not counted.
     """
-    method = METHODS[config.task]
-    model, optimizer = method.build_model(config), build_optimizer(config, 1)
-    ids: Any = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    batch = Batch(Clips(ids, ids), Clips(ids, ids), ids, ids)
-    frames = jax.ShapeDtypeStruct((config.data.max_frames, FEATURES), jnp.float32)
-    step = functools.partial(method.step, model=model, optimizer=optimizer, config=config)
-    compiled = (
-        jax.jit(step, donate_argnums=0).lower(abstract_state(config), frames, batch).compile()
-    )
-    analysis: Any = compiled.memory_analysis()
-    needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
-    return needed - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
+    step, arguments = abstract_step(config, rows)
+    return program_memory(jax.jit(step, donate_argnums=0).lower(*arguments).compile())
 
 
 def largest_batch(config: ConfigDict, rows: int, budget: float) -> tuple[int, int]:
