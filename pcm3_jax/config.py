@@ -74,7 +74,8 @@ def default_config() -> ConfigDict:
     config.model.decoder_hidden = 512
     config.model.decoder_layers = 2
     config.model.prompt_width = 128
-    # Type of the matrix products; all else is float32.
+    # Type of matrix products and of activations between them; the rest, with parameters, norms,
+    # losses and the GRUs' running state, is float32.
     config.model.dtype = "float32"
     # Compute gates once more for the backward pass instead of keeping them: for larger batches.
     config.model.rematerialise = False

@@ -72,12 +72,12 @@ def _frame_product(weight: jax.Array, count: int, back: bool) -> Callable[[jax.A
 
 
 def _joined(*arrays: jax.Array) -> jax.Array | tuple[jax.Array, ...]:
-    """What a scan emits of arrays (D, N, H): on a GPU one, joined along its last axis.
+    """What a scan emits of arrays (D, N, H): on accelerators one, joined along its last axis.
 
-    A GPU starts a kernel of its own for every array that a scan writes.  A CPU's loops over a
-    joined one are slower, and a TPU puts it together part after part.
+    A GPU starts a kernel of its own for every array that a scan writes, and a TPU's compiler moves
+    less for a joined one; a CPU's loops over it would be slower.
     """
-    return jnp.concatenate(arrays, -1) if jax.default_backend() == "gpu" else arrays
+    return arrays if jax.default_backend() == "cpu" else jnp.concatenate(arrays, -1)
 
 
 def _apart(arrays: jax.Array | tuple[jax.Array, ...], count: int) -> Sequence[jax.Array]:
