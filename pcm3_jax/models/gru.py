@@ -202,27 +202,27 @@ def _gates_again(inputs, states, kernel, input_bias, weight, bias):
 
 def _backward(rematerialise, saved, d_states):
     inputs, kept, parameters = saved
-    d_last = jnp.zeros_like(_stacked([d[0] for d in d_states]), jnp.float32)
-    if not rematerialise:
-        _, d_inputs, gradients = _part_backward(parameters, d_last, inputs, kept, d_states)
-    else:
+    d_last = jnp.zeros((len(inputs), *d_states[0].shape[1:]))
+
+    def add_part(carry, part):
+        (d_h, sums), (inputs, before, d_states) = carry, part
+        kept = _gates_again(inputs, before, *parameters)
+        d_h, d_inputs, gradients = _part_backward(parameters, d_h, inputs, kept, d_states)
+        return (d_h, jax.tree.map(jnp.add, sums, gradients)), d_inputs
+
+    if rematerialise:
         before = [jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]]) for x in kept]
         length = len(before[0])
         frames = max(n for n in range(1, PART_FRAMES + 1) if length % n == 0)
-
-        def add_part(carry, part):
-            (d_h, sums), (inputs, before, d_states) = carry, part
-            kept = _gates_again(inputs, before, *parameters)
-            d_h, d_inputs, gradients = _part_backward(parameters, d_h, inputs, kept, d_states)
-            return (d_h, jax.tree.map(jnp.add, sums, gradients)), d_inputs
-
-        # The sums stay float32, whatever the parameters' type in the products.
-        zeros = [jnp.zeros(p.shape, jnp.float32) for p in parameters]
         parts = jax.tree.map(
             lambda x: x.reshape(-1, frames, *x.shape[1:]), (inputs, before, d_states)
         )
+        # The sums stay float32, whatever the parameters' type in the products.
+        zeros = [jnp.zeros(p.shape, jnp.float32) for p in parameters]
         (_, gradients), d_inputs = lax.scan(add_part, (d_last, zeros), parts, reverse=True)
         d_inputs = [x.reshape(length, *x.shape[2:]) for x in d_inputs]
+    else:
+        _, d_inputs, gradients = _part_backward(parameters, d_last, inputs, kept, d_states)
     return d_inputs, *(g.astype(p.dtype) for g, p in zip(gradients, parameters, strict=True))
 
 
