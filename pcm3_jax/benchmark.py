@@ -103,6 +103,7 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
     """Times ``config.benchmark.steps`` steps and returns the figures."""
     devices = Devices(config.mapping)
     batch_size, frames = config.optimizer.batch_size, config.views.frames
+    devices.check_divides("optimizer.batch_size", batch_size)
     sampler = feed.Sampler(batch_size, batch_size, config.seed)
     batches = feed.resident_batches(
         random_recordings(batch_size, 2 * frames, devices), sampler, devices, 0

@@ -245,6 +245,7 @@ _CHOICES = {
 # Smallest and largest values, both allowed.
 _TINY, _ANY = 1e-12, math.inf
 _RANGES = {
+    "seed": (0, _ANY),
     "table": (1, 10),
     "data.max_frames": (2, _ANY),
     "data.stream_threads": (1, _ANY),
@@ -328,6 +329,16 @@ def validate(config: ConfigDict) -> None:
     _validate_views(config)
     _validate_method(config)
     _validate_table(config)
+    require(
+        not config.encoder or config.task not in ("pretrain", "cmd", "table"),
+        f"config.encoder is {config.encoder!r}, but task {config.task!r} starts from random "
+        "weights; the evaluations take an encoder.",
+    )
+    require(
+        config.occlusion.kind == "none" or config.task not in ("detection", "motion_prediction"),
+        f"config.occlusion.kind is {config.occlusion.kind!r}, but task {config.task!r} occludes "
+        "nothing; linear_eval, finetune and retrieval do.",
+    )
 
 
 def _validate_views(config: ConfigDict) -> None:
@@ -405,8 +416,10 @@ def _validate_table(config: ConfigDict) -> None:
     )
     seeds = config.table_seeds
     require(
-        0 < len(seeds) == len(set(seeds)) and all(isinstance(seed, int) for seed in seeds),
-        f"config.table_seeds is {seeds}, but must be one or more whole numbers, all different.",
+        0 < len(seeds) == len(set(seeds))
+        and all(isinstance(seed, int) and seed >= 0 for seed in seeds),
+        f"config.table_seeds is {seeds}, but must be one or more whole numbers from 0, all "
+        "different.",
     )
     data = config.table_data
     require(

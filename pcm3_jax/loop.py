@@ -53,6 +53,7 @@ def train(
     evaluate: Callable[[Any], dict[str, float]],
     schedule: Schedule,
     workdir: Path,
+    part: str = "",
 ) -> tuple[Any, dict[str, float]]:
     """Runs from the workdir's last checkpoint, or from ``state``, to the last step.
 
@@ -62,39 +63,40 @@ def train(
       batches: endless input from a given step on.
       evaluate: state → metrics, at least "knn_accuracy".
       schedule: when to log, evaluate and save.
-      workdir: where everything is written.
+      workdir: the run's, where everything is written.
+      part: the folder in it of this training, where the run has several.
 
     Returns:
       The final state and the last evaluation's metrics.
 
     Raises:
-      Preempted: SIGTERM came.
+      Preempted: SIGTERM came; when it came with the last step, at the end.
       UserError: a loss was not finite, or the last checkpoint cannot be read.
       WriteError: a checkpoint or metrics cannot be written.
     """
     with (
         _Sigterm() as sigterm,
-        Checkpoints(workdir, schedule.keep_checkpoints, schedule.on_failure) as checkpoints,
+        Checkpoints(workdir / part, schedule.keep_checkpoints, schedule.on_failure) as checkpoints,
     ):
         restored = checkpoints.restore(state)
         state = state if restored is None else restored
         first = int(state.step)
         with Telemetry(
-            workdir,
+            workdir / part,
             first,
             schedule.total_steps,
             schedule.batch_size,
             schedule.on_failure,
             active=jax.process_index() == 0,
         ) as telemetry:
-            run = _Run(checkpoints, telemetry, evaluate, schedule, workdir, sigterm)
+            run = _Run(checkpoints, telemetry, evaluate, schedule, workdir, part, sigterm)
             return run.steps(state, step_function, batches(first), first)
 
 
 class _Run:
-    def __init__(self, checkpoints, telemetry, evaluate, schedule, workdir, sigterm) -> None:
+    def __init__(self, checkpoints, telemetry, evaluate, schedule, workdir, part, sigterm) -> None:
         self.checkpoints, self.telemetry, self.evaluate = checkpoints, telemetry, evaluate
-        self.schedule, self.workdir, self.sigterm = schedule, workdir, sigterm
+        self.schedule, self.workdir, self.part, self.sigterm = schedule, workdir, part, sigterm
         # (step, metrics) of steps whose loss the host has not looked at yet.
         self.pending: collections.deque = collections.deque()
         # Seconds spent waiting for input since the last logged step.
@@ -165,7 +167,7 @@ class _Run:
             # With its configuration the folder is a workdir, whose next step is the bad one.
             shutil.copy(self.workdir / CONFIG_FILE, folder)
         wait_for_all("failure")
-        failed = Checkpoints(folder, keep=1)
+        failed = Checkpoints(folder / self.part, keep=1)
         # The step function leaves a state alone from a non-finite step on.
         failed.save(step - 1, state)
         failed.close()
@@ -189,9 +191,12 @@ class _Sigterm:
             self._previous = signal.signal(signal.SIGTERM, self._receive)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, exception: type[BaseException] | None, *_) -> None:
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._previous)
+            if self._received and exception is None:
+                # Too late for a step of this training, but not for what would follow it.
+                raise Preempted("SIGTERM: the training had ended; the same command continues.")
 
     def _receive(self, *_) -> None:
         self._received = True

@@ -6,7 +6,6 @@ python -m pcm3_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=val
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import jax
@@ -20,8 +19,9 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """Runs the task and writes ``results.json``."""
     claim_workdir(workdir, config)
     provenance.record(workdir, config)
-    if jax.default_backend() == "gpu" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # GPU programs are tuned anew, and may round otherwise, whenever they are compiled.
+    if jax.default_backend() == "gpu" and jax.config.values["jax_compilation_cache_dir"] is None:
+        # GPU programs are tuned anew, and may round otherwise, whenever they are compiled.  A
+        # table's runs share its folder: JAX opens no second one in a process.
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
     results = {"task": config.task, **tasks.TASKS[config.task](config, workdir)}
     if jax.process_index() == 0:

@@ -81,10 +81,13 @@ def commit(checkout: Path) -> str | None:
 
 
 def data_set(config: ConfigDict) -> dict[str, str]:
-    """Name and fingerprint, the SHA-256 of all its files, of the configuration's data set."""
+    """Name and fingerprint, the SHA-256 of all its files, of the configuration's data set.
+
+    The account of its building is left out: it has the memory that took, and paths.
+    """
     folder = recordings.find(config.data.name, config.data.dir)
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
+    for path in sorted(set(folder.iterdir()) - {folder / "report.json"}):
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -1,6 +1,7 @@
 """Prints one table of finished runs or benchmarks: python -m pcm3_jax.summary WORKDIR [WORKDIR …]
 
-Runs that differ in their seed alone share a row: mean ± standard deviation over them.
+Runs that differ in their seed alone share a row: mean ± standard deviation over them.  Rows that
+would read alike also name the settings in which they differ.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import read_config
+from pcm3_jax.checkpoint import FREE_KEYS, read_config
+from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
 
 # Metrics shown, in per cent, and their columns.
@@ -23,7 +27,8 @@ COLUMNS = {
     "ridge_accuracy": "ridge (%)",
 }
 
-
+# Settings in which runs of one row may differ, besides those that change no figure.
+SEED_KEYS = ("seed", "task", "encoder", "fusion.runs")
 # Of these tasks alone do the figures belong into one table.
 EVALUATIONS = ("baseline", "retrieval", "linear_eval", "fusion")
 ENCODERS = ("raw coordinates", "random encoder", "pretrained encoder", "fused encoders")
@@ -53,7 +58,7 @@ def table(workdirs: list[Path]) -> str:
 
 def grid(workdirs: list[Path]) -> list[list[str]]:
     """Heading and rows of `table` as text; the heading alone where no evaluation has finished."""
-    values: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    values: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for workdir in workdirs:
         path = workdir / "results.json"
         if not path.exists():
@@ -61,15 +66,32 @@ def grid(workdirs: list[Path]) -> list[list[str]]:
         config, results = read_config(workdir), json.loads(path.read_text())
         if config.task not in EVALUATIONS:
             continue
-        row = values[config.data.name, *encoder_and_stream(config)]
+        row = values[(config.data.name, *encoder_and_stream(config)), _settings(config)]
         for metric in COLUMNS:
             if metric in results:
                 row[metric].append(100 * results[metric])
     lines = [["data set", "encoder", "stream", *COLUMNS.values(), "runs"]]
-    for names, row in sorted(values.items(), key=lambda item: ENCODERS.index(item[0][1])):
+    for (names, settings), row in sorted(
+        values.items(), key=lambda item: ENCODERS.index(item[0][0][1])
+    ):
+        alike = [other for other_names, other in values if other_names == names]
+        differing = set().union(*alike) - set.intersection(*map(set, alike))
+        named = ", ".join(sorted("=".join(pair) for pair in settings & differing))
         cells = [_cell(row[metric]) for metric in COLUMNS]
-        lines.append([*names, *cells, str(max(map(len, row.values()), default=0))])
+        stream = f"{names[2]} ({named})" if named else names[2]
+        lines.append([*names[:2], stream, *cells, str(max(map(len, row.values()), default=0))])
     return lines
+
+
+def _settings(config: ConfigDict) -> frozenset[tuple[str, str]]:
+    """What tells a row's runs from others; settings younger than the run have their defaults."""
+    trees = (default_config().to_dict(), config.to_dict())
+    flat: dict[str, Any] = {}
+    for tree in trees:
+        flat |= flatten_dict(tree, sep=".")
+    return frozenset(
+        (key, json.dumps(value)) for key, value in flat.items() if key not in FREE_KEYS + SEED_KEYS
+    )
 
 
 def throughput(workdirs: list[Path]) -> str:

@@ -5,6 +5,7 @@ import pytest
 
 from pcm3_jax import benchmark
 from pcm3_jax.config import default_config
+from pcm3_jax.errors import UserError
 
 
 def test_arithmetic_of_the_published_network():
@@ -42,6 +43,12 @@ def test_only_the_first_round_of_a_comparison_compiles(small):
     ours = benchmark.Ours(small)
     benchmark.take_turns(small, {"ours": ours})
     assert ours._update._cache_size() == 1
+
+
+def test_batches_that_do_not_divide_are_refused(small, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    with pytest.raises(UserError, match=r"config\.optimizer\.batch_size is \d+, .* over 3 devices"):
+        benchmark.measure(small)
 
 
 def test_a_run_writes_its_figures(small, tmp_path):

@@ -137,6 +137,9 @@ BAD = [
     ("views.mix_parts", (2,)),
     ("views.mix_blocks", (0, 3)),
     ("views.mix_blocks", (8, 7)),
+    ("encoder", "runs/demo"),  # the default task is pretraining
+    ("seed", -1),
+    ("table_seeds", (0, -1)),
     ("views.mix_blocks", (7, 17)),
     ("views.mix_blocks", (7, 11, 12)),
     ("optimizer.batch_size", 2),
@@ -164,6 +167,15 @@ def test_bad_settings_are_refused_by_name(key, value):
     message = str(error.value)
     assert f"config.{key}" in message
     assert "\n" not in message and message.endswith(".")
+
+
+@pytest.mark.parametrize("task", ["detection", "motion_prediction"])
+def test_occlusion_is_refused_where_nothing_is_occluded(task):
+    config = changed("task", task)
+    validate(config)
+    config.occlusion.kind = "spatial"
+    with pytest.raises(UserError, match=rf"config\.occlusion\.kind is 'spatial', but .*{task}"):
+        validate(config)
 
 
 def test_nothing_to_train_is_refused():

@@ -107,7 +107,11 @@ def test_a_finished_run_needs_its_data_no_more(table_config, tmp_path):
         ({"data.name": "nothing"}, "no data set 'nothing'"),
         ({"optimizer.batch_size": 80}, "only 64 sequences"),
         ({"task": "retrieval", "encoder": "nowhere"}, "no run in nowhere"),
-        ({"task": "fusion", "fusion.runs": ("nowhere",)}, "no run has finished"),
+        ({"task": "fusion"}, "names 0 workdirs"),
+        (
+            {"task": "fusion", "fusion.runs": ("nowhere",), "fusion.weights": (1.0,)},
+            "no finished linear evaluation in nowhere",
+        ),
     ],
 )
 def test_what_would_end_the_run_ends_the_dry_run(run_config, tmp_path, changes, expected):

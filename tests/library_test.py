@@ -90,6 +90,9 @@ def test_a_run_a_checkpoint_and_an_export_are_one_model(finished_run, tmp_path):
 
 def test_a_linear_evaluation_brings_its_classifier(finished_run, run_config, tmp_path):
     run_config.update(task="linear_eval", encoder=str(finished_run[0]))
+    # Its input is that of its own training, not the encoder's.
+    run_config.data.max_frames = 40
+    run_config.views.eval_crop_ratio = 0.8
     results = run(run_config, tmp_path / "probe")
     model = pcm3_jax.load(tmp_path / "probe")
     _, split = inputs.read_splits(run_config, Devices(run_config.mapping))
@@ -97,6 +100,7 @@ def test_a_linear_evaluation_brings_its_classifier(finished_run, run_config, tmp
     sequences = [frames[s : s + n] for s, n in zip(split.start, split.length, strict=True)]
     labels = model.classify(sequences, normalize=False)
     assert model.classes == tuple(split.classes)
+    assert model.config.data == run_config.data
     right = [split.classes[true] in [name for name, _ in found] for true, found in
              zip(split.label, labels, strict=True)]  # fmt: skip
     assert np.mean(right) == pytest.approx(results["top5"])

@@ -149,8 +149,11 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_from_it(tmp_path, step):
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
 
 
-def test_sigterm_in_the_last_step_finishes_the_run(tmp_path):
-    state, _ = run_toy(tmp_path, interrupt_at(11, signal.SIGTERM))
+def test_sigterm_in_the_last_step_ends_the_training_and_is_not_lost(tmp_path):
+    with pytest.raises(Preempted, match="had ended"):
+        run_toy(tmp_path, interrupt_at(11, signal.SIGTERM))
+    assert checkpoint_steps(tmp_path)[-1] == 12
+    state, _ = run_toy(tmp_path)
     assert int(state.step) == 12
 
 

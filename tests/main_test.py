@@ -194,11 +194,14 @@ def test_programs_of_a_gpu_are_kept_with_the_run(run_config, tmp_path, monkeypat
     run_config.task = "baseline"
     try:
         main.run(run_config, tmp_path / "users_choice")
-        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        jax.config.update("jax_compilation_cache_dir", None)
         main.run(run_config, tmp_path / "run")
+        # As within a table, whose folder is the only one that JAX opens.
+        main.run(run_config, tmp_path / "another")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
-    assert kept == [before, str(tmp_path / "run" / "compiled")]
+    folder = str(tmp_path / "run" / "compiled")
+    assert kept == [before, folder, folder]
 
 
 def test_help_names_every_flag(capsys, monkeypatch):

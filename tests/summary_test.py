@@ -44,6 +44,28 @@ def test_one_row_an_encoder_and_stream_with_mean_and_deviation_over_seeds(tmp_pa
     ]
 
 
+def test_other_settings_are_another_row_and_named(tmp_path):
+    runs = [
+        finished_run(
+            tmp_path / f"{kind}{seed}",
+            {"top1": top1 + seed / 10},
+            task="linear_eval",
+            encoder=f"x{seed}",
+            occlusion__kind=kind,
+            seed=seed,
+            data__dir=f"data{seed}",
+        )
+        for kind, top1 in (("none", 0.5), ("spatial", 0.25))
+        for seed in (0, 1)
+    ]
+    rows = summary.table(runs).splitlines()[2:]
+    start = "| synthetic_skeletons | pretrained encoder | joint "
+    assert rows == [
+        start + '(occlusion.kind="none") | – | 55.0 ± 7.1 | – | 2 |',
+        start + '(occlusion.kind="spatial") | – | 30.0 ± 7.1 | – | 2 |',
+    ]
+
+
 def test_without_a_finished_evaluation_it_says_so(tmp_path):
     with pytest.raises(UserError, match="no finished evaluation"):
         summary.table([tmp_path])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax import pretraining
+from pcm3_jax.checkpoint import claim_workdir
 from pcm3_jax.config import validate
 from pcm3_jax.downstream import features, frozen, inputs, trained
 from pcm3_jax.downstream.linear import top_k_accuracy
@@ -96,6 +97,29 @@ def test_finetuning_draws_shares_and_continues_where_it_was(finished_run, run_co
     assert results["top1_std"] == pytest.approx(np.std(results["top1_draws"], ddof=1))
     # From the checkpoints, without a step.
     assert trained.finetune(config, tmp_path) == results
+
+
+def test_a_draw_that_is_not_finite_can_be_repeated(run_config, tmp_path):
+    config = briefly(run_config)
+    config.finetune.learning_rate = 1e38
+    for workdir in (tmp_path, tmp_path / "failure"):
+        claim_workdir(workdir, config)
+        with pytest.raises(UserError, match="is not finite") as caught:
+            trained.finetune(config, workdir)
+        assert str(workdir / "failure") in str(caught.value)
+    told = [folder / "failure" / "metrics.json" for folder in (tmp_path, tmp_path / "failure")]
+    assert told[0].read_text() == told[1].read_text()
+
+
+def test_occlusions_when_testing_do_not_depend_on_the_batches(run_config, tmp_path):
+    config = briefly(run_config)
+    config.occlusion.kind = "spatial"
+    config.finetune.draws = 1
+    results = []
+    for batch_size in (16, 5):
+        config.eval.batch_size = batch_size
+        results.append(trained.finetune(config, tmp_path))
+    assert results[0] == results[1]
 
 
 def test_of_several_processes_the_first_writes_arrays(tmp_path, monkeypatch):

@@ -158,14 +158,18 @@ def _named_if_damaged(folder: Path) -> Iterator[None]:
 def find(name: str, data_dir: str) -> Path:
     """The folder of a built data set, of its highest version.
 
+    Where the name leaves open which configuration is meant, it is the one named "default".
+
     Raises:
-      UserError: it has not been built, or its name leaves open which configuration is meant.
+      UserError: it has not been built, or in several configurations of which none is the default.
     """
     root = Path(data_dir).expanduser() / name
     # "name/version" or, where the data set has configurations, "name/config/version".
     found = sorted(root.glob("*/dataset_info.json")) or sorted(root.glob("*/*/dataset_info.json"))
     folders = {path.parent for path in found}
     configs = {path.parent.parent for path in found}
+    if root / "default" in configs:
+        folders, configs = {f for f in folders if f.parent == root / "default"}, {root / "default"}
     if not found:
         raise UserError(
             f"There is no data set {name!r} in {data_dir}: build it with `python -m "

@@ -62,26 +62,41 @@ def linear_eval(config: ConfigDict, workdir: Path) -> Results:
 def fusion(config: ConfigDict, workdir: Path) -> Results:
     """Accuracy of a weighted sum of the scores of several linear evaluations (3s, Table 1)."""
     del workdir
+    total: Any = 0.0
+    label: Any = None
+    name: Any = None
+    paths = fused_scores(config)
+    for path, weight in zip(paths, config.fusion.weights, strict=True):
+        with np.load(path) as found:
+            if name is not None and not np.array_equal(found["name"], name):
+                raise UserError(
+                    f"{paths[0].parent} and {path.parent} were not tested on the same sequences."
+                )
+            # As probabilities, since the scales of scores differ between encoders.
+            total = total + weight * np.asarray(jax.nn.softmax(found["scores"]))
+            label, name = found["label"], found["name"]
+    return {"top1": top_k_accuracy(total, label, 1), "top5": top_k_accuracy(total, label, 5)}
+
+
+def fused_scores(config: ConfigDict) -> list[Path]:
+    """The files of scores that a fusion needs.
+
+    Raises:
+      UserError: one is missing, or the weights are not as many.
+    """
     runs, weights = config.fusion.runs, config.fusion.weights
     if not runs or len(runs) != len(weights):
         raise UserError(
             f"config.fusion.runs names {len(runs)} workdirs and config.fusion.weights has "
             f"{len(weights)} numbers: give one weight for each linear evaluation."
         )
-    total: Any = 0.0
-    label: Any = None
-    name: Any = None
-    for run, weight in zip(runs, weights, strict=True):
-        path = Path(run) / "scores.npz"
+    paths = [Path(run) / "scores.npz" for run in runs]
+    for path in paths:
         if not path.exists():
-            raise UserError(f"There is no finished linear evaluation in {run}: run it first.")
-        with np.load(path) as found:
-            if name is not None and not np.array_equal(found["name"], name):
-                raise UserError(f"{runs[0]} and {run} were not tested on the same sequences.")
-            # As probabilities, since the scales of scores differ between encoders.
-            total = total + weight * np.asarray(jax.nn.softmax(found["scores"]))
-            label, name = found["label"], found["name"]
-    return {"top1": top_k_accuracy(total, label, 1), "top5": top_k_accuracy(total, label, 5)}
+            raise UserError(
+                f"There is no finished linear evaluation in {path.parent}: run it first."
+            )
+    return paths
 
 
 def baseline(config: ConfigDict, workdir: Path) -> Results:

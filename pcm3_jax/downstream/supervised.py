@@ -120,6 +120,7 @@ def fit(
     config: ConfigDict,
     devices: Devices,
     workdir: Path,
+    part: str = "",
 ) -> dict[str, float]:
     """Trains from ``variables`` with the common loop, and evaluates what comes out.
 
@@ -132,7 +133,7 @@ def fit(
       settings: the task's section of the configuration: epochs, batch_size and the optimizer.
       config: the whole configuration.
       devices: to train on.
-      workdir: for checkpoints and metrics; a run that was interrupted continues there.
+      workdir, part: as `pcm3_jax.loop.train` takes them.
     """
     count = len(draw(0))
     # A set smaller than the batch is one batch; each device has as many rows as the others.
@@ -180,6 +181,7 @@ def fit(
         lambda state: evaluate(state.variables),
         schedule,
         workdir,
+        part,
     )
     return metrics
 
@@ -192,10 +194,10 @@ def predict(
     batch_size: int,
     devices: Devices,
 ) -> np.ndarray:
-    """``function(variables, frames, clips)`` of every sample, in order, as (S, …).
+    """``function(variables, frames, clips, position)`` of every sample, in order, as (S, …).
 
     Args:
-      function: on one device, its share of the rows.
+      function: on one device, its share of the rows; positions are those among the samples.
       variables: the same on every device.
       recordings: what the samples are from.
       samples: pieces of them.
@@ -204,8 +206,8 @@ def predict(
     """
 
     def gathered(variables, frames, batch):
-        clips, _, _ = batch
-        return lax.all_gather(function(variables, frames, clips), AXIS, tiled=True)
+        clips, _, position = batch
+        return lax.all_gather(function(variables, frames, clips, position), AXIS, tiled=True)
 
     mapped = devices.map(gathered, frames_sharded=recordings.frames is None)
     count = len(samples)

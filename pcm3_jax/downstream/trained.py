@@ -44,11 +44,9 @@ def finetune(config: ConfigDict, workdir: Path) -> Results:
     loss = supervised.classification_loss(model, functools.partial(views, central=False))
     whole = _whole_sequences(test_split, np.arange(len(test_split)))
 
-    def scores(variables, frames, clips):
-        # The same places for every batch: without occlusion this view draws nothing.
-        poses = views(
-            jax.random.key(config.seed), frames, clips, jnp.arange(len(clips.start)), central=True
-        )
+    def scores(variables, frames, clips, position):
+        # Without occlusion this view draws nothing.
+        poses = views(jax.random.key(config.seed), frames, clips, position, central=True)
         return model.apply(variables, poses, train=False)
 
     def evaluate(variables) -> dict[str, float]:
@@ -69,7 +67,7 @@ def finetune(config: ConfigDict, workdir: Path) -> Results:
         start = _start(model, encoder, _key(config, draw), _POSES, train=False)
         metrics = supervised.fit(
             start, loss, train_split, fixed(samples), evaluate, settings, config, devices,
-            workdir / f"draw_{draw}",
+            workdir, f"draw_{draw}",
         )  # fmt: skip
         accuracies.append(metrics["top1"])
     return {
@@ -92,8 +90,8 @@ def detection(config: ConfigDict, workdir: Path) -> Results:
         poses = windows.take(frames, clips, *window)
         return stream_of(poses, missing_joints(poses), config.views.stream)
 
-    def probabilities(variables, frames, clips):
-        poses = views(None, frames, clips, None)
+    def probabilities(variables, frames, clips, position):
+        poses = views(None, frames, clips, position)
         scores: Any = model.apply(variables, poses, train=False)
         return jax.nn.softmax(scores)
 
@@ -151,7 +149,8 @@ def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
         total, count = position_errors(prediction, future)
         return total.sum() / jnp.maximum(count.sum(), 1), updated["batch_stats"]
 
-    def errors(variables, frames, clips):
+    def errors(variables, frames, clips, position):
+        del position
         seen, last, future = inputs(frames, clips)
         prediction: Any = model.apply(variables, seen, last, settings.future, train=False)
         still = zero_velocity(last[:, None], settings.future)

@@ -154,6 +154,8 @@ def _of_evaluation(workdir: Path, config: ConfigDict) -> Weights:
         raise UserError(f"{path} is damaged ({error}): run its command again.") from error
     if config.encoder:
         encoder = load(Path(config.encoder), stream=config.views.stream)
+        # A classifier's input is what it was trained on, which may be another data set.
+        encoder.config.update({"data": config.data, "views": config.views})
         config, tree = encoder.config, encoder.tree
     else:
         model = build_model(config)

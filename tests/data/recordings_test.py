@@ -132,13 +132,16 @@ def test_a_missing_split_names_those_there_are(data_dir):
         read(data_dir, split="validation")
 
 
-def test_of_several_configurations_one_must_be_named(data_dir, tmp_path):
+def test_of_several_configurations_one_must_be_named_or_the_default(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path / "data")
     folder = tmp_path / "data" / "synthetic_skeletons"
     assert len(read(tmp_path / "data", "synthetic_skeletons")) == 64
     shutil.copytree(folder / "n64x32", folder / "other")
     with pytest.raises(UserError, match=r"config\.data\.name to one of .*n64x32.*other"):
         read(tmp_path / "data", "synthetic_skeletons")
+    (folder / "other").rename(folder / "default")
+    version = next((folder / "default").iterdir())
+    assert recordings.find("synthetic_skeletons", str(tmp_path / "data")) == version
 
 
 @pytest.mark.parametrize("damage", ["delete", "truncate", "features", "info"])
