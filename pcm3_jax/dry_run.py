@@ -215,8 +215,7 @@ def _rates(config: ConfigDict, steps_per_epoch: int) -> str:
     rate = learning_rate_schedule(config.optimizer, steps_per_epoch)
     changes = sorted({0, config.optimizer.warmup_epochs, *config.optimizer.decay_epochs})
     return "learning rate " + ", ".join(
-        # The step after the change: at the change itself the decayed rate is not yet taken.
-        f"{float(rate(epoch * steps_per_epoch + 1)):.3g} from epoch {epoch}"
+        f"{float(rate(epoch * steps_per_epoch)):.3g} from epoch {epoch}"
         for epoch in changes
         if epoch < config.optimizer.epochs
     )

@@ -150,7 +150,7 @@ def test_rates_are_those_after_warmup_and_each_decay():
     config = default_config()
     config.optimizer.update(warmup_epochs=10, decay_epochs=(351, 500))
     assert dry_run._rates(config, 5) == (
-        "learning rate 0.0008 from epoch 0, 0.02 from epoch 10, 0.002 from epoch 351"
+        "learning rate 0.0004 from epoch 0, 0.02 from epoch 10, 0.002 from epoch 351"
     )
 
 

@@ -148,6 +148,14 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
         line = "" if flaw.line is None else f"line {flaw.line}: "
         report.leave_out(flaw.file, line + flaw.reason)
 
+    def _long_enough(self, records: Sequence[Record], report: Report) -> list[Record]:
+        """Without those of a single frame, which no task can use and so are flaws."""
+        for record in records:
+            if record.stop - record.start < 2:
+                name = record.fields["name"]
+                self._refuse(BadFile(name, None, "a sequence needs at least 2 frames"), report)
+        return [record for record in records if record.stop - record.start >= 2]
+
     def _by_name(self, files: Iterable[RawFile], report: Report) -> dict[str, RawFile]:
         """Files by their names, sorted; of two with one name the second is a flaw."""
         found: dict[str, RawFile] = {}
@@ -173,7 +181,10 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
             self._refuse(flaw, report)
         report.peak_memory_mb = parsed.peak_memory_mb
         clips = sorted(parsed.clips, key=lambda clip: clip.name)
-        records = self._records(clips, report)
+        records = {
+            split: self._long_enough(chosen, report)
+            for split, chosen in self._records(clips, report).items()
+        }
         for split, chosen in records.items():
             if not chosen:
                 raise UserError(

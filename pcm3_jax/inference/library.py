@@ -74,7 +74,8 @@ class Model:
     nobody is seen.
 
     Attributes:
-      config: of the run that trained the encoder.
+      config: of the run that trained the encoder; with a classifier, ``data`` and ``views`` are
+        those that it was trained with.
       classes: names of the labels that `classify` gives; empty without a classifier.
     """
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from pcm3_jax.errors import UserError
 from tfds_builders import build
 from tfds_builders.intellirehabds.intellirehabds_dataset_builder import (
     SUBJECTS,
@@ -128,3 +129,15 @@ def test_lost_joints_are_bridged_and_unseen_ones_stay():
     skeleton[:, 24] = expected[:, 24] = 0.0
     skeleton[5] = expected[5] = 0.0
     np.testing.assert_allclose(bridge_lost_joints(skeleton), expected, atol=1e-6)
+
+
+def test_a_single_frame_is_a_flaw(tmp_path, recordings):
+    path = sorted((recordings / "101").glob("*.txt"))[0]
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match=f"{path.stem}.*needs at least 2 frames"):
+        build.build("intellirehabds", tmp_path, recordings)
+    builder = build.build("intellirehabds", tmp_path, recordings, skip_bad_files=True)
+    names = [e["name"].decode() for e in tfds.builder_from_directory(builder.data_path)
+             .as_data_source("train")]  # fmt: skip
+    assert len(names) == 3
+    assert path.stem not in names
