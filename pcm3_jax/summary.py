@@ -11,12 +11,11 @@ import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import FREE_KEYS, read_config
+from pcm3_jax.checkpoint import CONFIG_FILE, FREE_KEYS, read_config
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
 
@@ -27,7 +26,8 @@ COLUMNS = {
     "ridge_accuracy": "ridge (%)",
 }
 
-# Settings in which runs of one row may differ, besides those that change no figure.
+# Settings in which runs of one row may differ, besides those that change no figure.  Of runs that
+# they name, the settings count.
 SEED_KEYS = ("seed", "task", "encoder", "fusion.runs")
 # Of these tasks alone do the figures belong into one table.
 EVALUATIONS = ("baseline", "retrieval", "linear_eval", "fusion")
@@ -85,19 +85,26 @@ def grid(workdirs: list[Path]) -> list[list[str]]:
 
 def _settings(config: ConfigDict) -> frozenset[tuple[str, str]]:
     """What tells a row's runs from others; settings younger than the run have their defaults."""
-    trees = (default_config().to_dict(), config.to_dict())
-    flat: dict[str, Any] = {}
-    for tree in trees:
-        flat |= flatten_dict(tree, sep=".")
-    return frozenset(
+    flat = flatten_dict(default_config().to_dict(), sep=".")
+    flat |= flatten_dict(config.to_dict(), sep=".")
+    found = {
         (key, json.dumps(value)) for key, value in flat.items() if key not in FREE_KEYS + SEED_KEYS
-    )
+    }
+    named = {f"run {number}": run for number, run in enumerate(config.fusion.runs, 1)}
+    for prefix, run in {"encoder": config.encoder, **named}.items():
+        if (Path(run) / CONFIG_FILE).exists():
+            of_run = read_config(Path(run))
+            found.add((f"{prefix}.task", json.dumps(of_run.task)))
+            found |= {(f"{prefix}.{key}", value) for key, value in _settings(of_run)}
+    return frozenset(found)
 
 
 def throughput(workdirs: list[Path]) -> str:
     """A Markdown table of the benchmarks among the workdirs; "" where there is none."""
     paths = [workdir / "benchmark.json" for workdir in workdirs]
-    figures = [json.loads(path.read_text()) for path in paths if path.exists()]
+    found = [json.loads(path.read_text()) for path in paths if path.exists()]
+    # Comparisons with peers are no runs of ours alone.
+    figures = [cell for cell in found if "step_seconds" in cell]
     lines = [
         "| device | type | devices | batch size | samples/s per device | step (s) | memory (GB) |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",

@@ -68,6 +68,8 @@ def test_the_quickstart_shows_what_it_would_do(tmp_path):
     assert f"--config.encoder={folder}/pretrain_0" in runs[-1]
     assert last[2] == "pcm3_jax.summary"
     assert not folder.exists()
+    *_, compare = dry_run("quickstart.sh", *AWKWARD)
+    assert shlex.split(compare)[-len(AWKWARD) :] == list(AWKWARD)
 
 
 def stand_in(folder: Path, name: str, body: str) -> None:

@@ -172,6 +172,21 @@ def test_a_stream_agrees_with_embed_on_every_prefix(weights, stream):
     assert np.isfinite(online.push(np.zeros((1, 25, 3)))).all()
 
 
+@pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
+def test_joints_that_are_zero_are_missing_in_a_stream_too(weights, stream):
+    model = changed(weights, views__stream=stream)
+    frames = normalize_sequence(walk(12))
+    lost = np.zeros((12, 2, 25), bool)
+    lost[5:7, 0, 7] = True
+    zeros = np.where(lost[..., None], 0, frames)
+    online, told = model.stream(), model.stream()
+    for time in range(12):
+        np.testing.assert_array_equal(online.push(zeros[time]), told.push(frames[time], lost[time]))
+    whole = model.embed(zeros, normalize=False, resample=False)
+    expected = model.embed(frames, lost, normalize=False, resample=False)
+    np.testing.assert_array_equal(whole, expected)
+
+
 def test_two_streams_do_not_disturb_each_other(model):
     first, second = model.stream(), model.stream()
     frames = normalize_sequence(walk(6))

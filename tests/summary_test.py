@@ -66,6 +66,52 @@ def test_other_settings_are_another_row_and_named(tmp_path):
     ]
 
 
+def test_encoders_of_other_training_are_other_rows(tmp_path):
+    runs = []
+    for task in ("pretrain", "cmd"):
+        for seed in (0, 1):
+            encoder = finished_run(tmp_path / f"{task}{seed}", {}, task=task, seed=seed)
+            runs.append(
+                finished_run(
+                    tmp_path / f"on_{task}{seed}",
+                    {"top1": 0.5 + seed / 10},
+                    task="linear_eval",
+                    encoder=str(encoder),
+                    seed=seed,
+                )
+            )
+    runs += [
+        finished_run(
+            tmp_path / f"fused{number}",
+            {"top1": 0.75},
+            task="fusion",
+            fusion__runs=(str(runs[number]),),
+            fusion__weights=(1.0,),
+        )
+        for number in (0, 1, 2)
+    ]
+    rows = summary.table(runs).splitlines()[2:]
+    start = "| synthetic_skeletons | pretrained encoder | joint "
+    fused = "| synthetic_skeletons | fused encoders | several "
+    assert rows == [
+        start + '(encoder.task="pretrain") | – | 55.0 ± 7.1 | – | 2 |',
+        start + '(encoder.task="cmd") | – | 55.0 ± 7.1 | – | 2 |',
+        fused + '(run 1.encoder.task="pretrain") | – | 75.0 ± 0.0 | – | 2 |',
+        fused + '(run 1.encoder.task="cmd") | – | 75.0 | – | 1 |',
+    ]
+
+
+def test_comparisons_with_peers_are_no_runs(tmp_path):
+    cell = {"devices": 1, "batch_size": 4, "device": "cpu", "dtype": "float32"}
+    ours = {"samples_per_second_per_device": 2.0, "step_seconds": 2.0, "peak_memory_gb": 1.0}
+    for name, figures in (("a", cell | ours), ("b", {"device": "cpu", "ours": ours})):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "benchmark.json", figures)
+    rows = summary.throughput([tmp_path / "a", tmp_path / "b"]).splitlines()[2:]
+    assert rows == ["| cpu | float32 | 1 | 4 | 2 | 2 | 1 |"]
+    assert summary.throughput([tmp_path / "b"]) == ""
+
+
 def test_without_a_finished_evaluation_it_says_so(tmp_path):
     with pytest.raises(UserError, match="no finished evaluation"):
         summary.table([tmp_path])

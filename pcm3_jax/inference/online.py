@@ -15,7 +15,14 @@ from pcm3_jax.data.normalization import SPINE
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.sequences import Sequence, read_sequence
 from pcm3_jax.models.pcm3 import PCM3
-from pcm3_jax.skeleton import PERSONS, STREAMS, Array, flatten_frames, seen_in_stream
+from pcm3_jax.skeleton import (
+    PERSONS,
+    STREAMS,
+    Array,
+    flatten_frames,
+    missing_joints,
+    seen_in_stream,
+)
 
 # (variables, state (L, 2, H), pose (2, 25, 3)) → the state and the feature (2H,) after it.
 Step = Callable[[Any, jax.Array, Array], tuple[jax.Array, jax.Array]]
@@ -108,6 +115,7 @@ class Stream:
             raise UserError(f"{what} has shape {frame.shape}; it must be (persons, 25, 3).")
         missing = None if mask is None else np.asarray(mask)
         now = read_sequence(frame[None], what, missing, may_be_empty=True)
+        now = now._replace(visible=now.visible & ~missing_joints(now.poses))
         last, self._last = self._last, now
         self.frames += 1
         with jax.default_matmul_precision("highest"):

@@ -115,7 +115,8 @@ def _summary(run: Run) -> dict[str, Any]:
     lines = [line for part in run.metrics.values() for line in part]
     step = max((line["step"] for line in lines), default=0)
     rates = [line["samples_per_second"] for line in lines if "samples_per_second" in line]
-    if run.results is not None:
+    # A table writes what it has after every cell, and its task at the end.
+    if run.results is not None and "task" in run.results:
         status = "finished"
     else:
         status = f"not finished, {f'step {step:,}' if step else 'no step logged yet'}"

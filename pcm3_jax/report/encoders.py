@@ -98,6 +98,9 @@ def reason_for_none(run: Run, runs: list[Run]) -> str | None:
         return f"{run.name}: a run of {task} leaves no encoder to look at."
     if task in PRETRAINING:
         return None if run.checkpoints else f"{run.name}: no checkpoint has been saved yet."
+    encoder = Path(run.config.encoder)
+    if run.config.encoder and not encoder.exists():
+        return f"{run.name}: its encoder, {encoder}, is not there."
     twin = next((other for other in runs if _same_encoder(run, other)), None)
     return f"{run.name}: its encoder is that of {twin.name}." if twin else None
 

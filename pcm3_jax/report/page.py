@@ -21,9 +21,10 @@ def write(out: Path, contents: dict[str, Any]) -> None:
     Raises:
       UserError: it cannot be written there.
     """
-    text = render(contents)
+    # Names of folders need not be UTF-8.
+    text = render(contents).encode("utf-8", "replace")
     with replaced(out) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(text)
 
 
 def render(contents: dict[str, Any]) -> str:

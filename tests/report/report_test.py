@@ -110,6 +110,29 @@ def test_a_run_under_way(two_runs, tmp_path):
     assert found["tables"] == [] and found["charts"]["learning"]
 
 
+def test_a_table_under_way_and_an_encoder_that_is_gone(two_runs, tmp_path):
+    config = json.loads((two_runs[0] / "config.json").read_text())
+    document = {"table": 1, "title": "a", "notes": [], "marks": [], "columns": [], "rows": []}
+    changes = {
+        "table": {"task": "table"},
+        "evaluation": {"task": "retrieval", "encoder": "runs/gone"},
+    }
+    for name, changed in changes.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config | changed))
+    (tmp_path / "table" / "results.json").write_text(json.dumps(document))
+    folders = [tmp_path / name for name in changes]
+    found = contents(*read_runs(folders), Splits(None))
+    assert [run["status"] for run in found["runs"]] == ["not finished, no step logged yet"] * 2
+    assert "evaluation: its encoder, runs/gone, is not there." in found["notes"]
+
+
+def test_names_need_not_be_utf8(report_contents, tmp_path):
+    report_contents["runs"][0]["name"] = "caf\udce9"
+    page.write(tmp_path / "page.html", report_contents)
+    assert "caf?" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def rewrite_config(workdir, **changes):
     config = json.loads((workdir / "config.json").read_text())
     for key, value in changes.items():
