@@ -99,10 +99,13 @@ def _cost(benchmarks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         rows, frames = figures["batch_size"] / figures["devices"], figures["frames"]
         network = "hidden {hidden}, {dtype}, {device}".format(**figures)
+        if figures["device"] == "cpu" and figures["devices"] > 1:
+            # They share the cores, so that it is not one device's time.
+            network += f" in {figures['devices']}"
         point = rows * frames, figures["step_seconds"]
         for fixed in (f"{frames} frames a sequence", f"batches of {rows:g}"):
             curves.setdefault(f"{fixed}: {network}", set()).add(point)
-    found = [(label, sorted(points)) for label, points in curves.items() if len(points) > 1]
+    found = [(label, sorted(points)) for label, points in curves.items() if len(dict(points)) > 1]
     series = [
         {"run": index, "label": label, "points": [list(point) for point in points]}
         for index, (label, points) in enumerate(found)

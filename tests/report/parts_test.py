@@ -49,9 +49,9 @@ def test_long_curves_are_thinned_but_end_where_the_run_ended(tmp_path):
     assert len(one["points"]) <= curves.MOST_POINTS and one["points"][-1] == [5000, 5000.0]
 
 
-def benchmark_of(batch_size, frames, seconds, devices=1):
+def benchmark_of(batch_size, frames, seconds, devices=1, device="TPU v5e"):
     return {
-        "device": "cpu", "dtype": "float32", "hidden": 8, "devices": devices,
+        "device": device, "dtype": "float32", "hidden": 8, "devices": devices,
         "batch_size": batch_size, "frames": frames, "step_seconds": seconds,
     }  # fmt: skip
 
@@ -61,14 +61,18 @@ def test_what_a_step_costs_by_batch_and_by_frames():
         "a": benchmark_of(4, 16, 2.0),
         "b": benchmark_of(4, 8, 1.0),
         "c": benchmark_of(16, 16, 3.5, devices=2),
+        # Virtual devices of one CPU are no devices of their own.
+        "d": benchmark_of(4, 16, 2.0, device="cpu"),
+        "e": benchmark_of(16, 16, 8.0, devices=4, device="cpu"),
+        "f": benchmark_of(16, 16, 3.5, devices=2, device="cpu"),
         "peers": {"ours": {"step_seconds": 1.0}},
     }
     (chart,) = curves.charts([], benchmarks)["machine"]
     assert (chart["unit"], chart["across"]) == ("s", "frames in a step")
     # Of sixteen sequences on two devices, eight are a device's.
     assert {one["label"]: one["points"] for one in chart["series"]} == {
-        "16 frames a sequence: hidden 8, float32, cpu": [[64, 2.0], [128, 3.5]],
-        "batches of 4: hidden 8, float32, cpu": [[32, 1.0], [64, 2.0]],
+        "16 frames a sequence: hidden 8, float32, TPU v5e": [[64, 2.0], [128, 3.5]],
+        "batches of 4: hidden 8, float32, TPU v5e": [[32, 1.0], [64, 2.0]],
     }
     del benchmarks["a"]
     assert curves.charts([], benchmarks)["machine"] == []
