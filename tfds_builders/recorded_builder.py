@@ -150,11 +150,14 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
 
     def _long_enough(self, records: Sequence[Record], report: Report) -> list[Record]:
         """Without those of a single frame, which no task can use and so are flaws."""
+        kept = []
         for record in records:
-            if record.stop - record.start < 2:
+            if record.stop - record.start >= 2:
+                kept.append(record)
+            else:
                 name = record.fields["name"]
                 self._refuse(BadFile(name, None, "a sequence needs at least 2 frames"), report)
-        return [record for record in records if record.stop - record.start >= 2]
+        return kept
 
     def _by_name(self, files: Iterable[RawFile], report: Report) -> dict[str, RawFile]:
         """Files by their names, sorted; of two with one name the second is a flaw."""

@@ -167,9 +167,8 @@ def find(name: str, data_dir: str) -> Path:
     # "name/version" or, where the data set has configurations, "name/config/version".
     found = sorted(root.glob("*/dataset_info.json")) or sorted(root.glob("*/*/dataset_info.json"))
     folders = {path.parent for path in found}
-    configs = {path.parent.parent for path in found}
-    if root / "default" in configs:
-        folders, configs = {f for f in folders if f.parent == root / "default"}, {root / "default"}
+    folders = {folder for folder in folders if folder.parent == root / "default"} or folders
+    configs = {folder.parent for folder in folders}
     if not found:
         raise UserError(
             f"There is no data set {name!r} in {data_dir}: build it with `python -m "

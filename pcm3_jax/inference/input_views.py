@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pcm3_jax.inference.sequences import Sequence
-from pcm3_jax.skeleton import STREAMS, missing_joints, seen_in_stream
+from pcm3_jax.skeleton import missing_joints, seen_in_stream, stream_of
 from pcm3_jax.views.pipeline import Clips, central_view
 
 # Batches have one of these many rows, and sequences are padded to a power of two.
@@ -51,8 +51,8 @@ class InputViews:
         """The frames of one sequence in the configured stream, (1, T or more, 2, 25, 3)."""
         length = len(sequence.poses)
         poses, visible = _padded([sequence], 1, _bucket(length) if pad else length)
-        seen = seen_in_stream(visible & ~missing_joints(poses), self._views.stream)
-        return np.asarray(STREAMS[self._views.stream](poses)) * seen[..., None]
+        missing = jnp.asarray(~visible | missing_joints(poses))
+        return np.asarray(stream_of(jnp.asarray(poses), missing, self._views.stream))
 
     def _central_views(
         self, poses: jax.Array, visible: jax.Array, clips: Clips
