@@ -31,16 +31,26 @@ def tables(runs: list[Run], benchmarks: dict[str, dict[str, Any]]) -> list[Table
         of_task = [run for run in runs if run.config.task == task]
         found += _paper_tables(of_task) if task == "table" else _results(task, of_task)
     if benchmarks:
-        columns = list(dict.fromkeys(key for cell in benchmarks.values() for key in cell))
-        rows = [
-            [name, *(_text(cell.get(key)) for key in columns)] for name, cell in benchmarks.items()
-        ]
-        found.append(_table("Benchmarks", ["", *columns], rows))
+        found.append(_benchmarks(benchmarks))
     return found
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]], notes: Any = ()) -> Table:
     return {"title": title, "columns": columns, "rows": rows, "notes": list(notes)}
+
+
+def _benchmarks(benchmarks: dict[str, dict[str, Any]]) -> Table:
+    """A row for each benchmark; for one that compares with peers, a row for each contestant."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, figures in benchmarks.items():
+        contestants = {side: cell for side, cell in figures.items() if isinstance(cell, dict)}
+        common = {key: value for key, value in figures.items() if key not in contestants}
+        rows |= {f"{name}: {side}": common | cell for side, cell in contestants.items()}
+        if not contestants:
+            rows[name] = common
+    columns = list(dict.fromkeys(key for cell in rows.values() for key in cell))
+    texts = [[name, *(_text(cell.get(key)) for key in columns)] for name, cell in rows.items()]
+    return _table("Benchmarks", ["", *columns], texts)
 
 
 def _results(task: str, runs: list[Run]) -> list[Table]:

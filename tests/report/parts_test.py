@@ -107,6 +107,18 @@ def test_a_paper_table_and_a_benchmark_are_shown(tmp_path):
     assert benchmark["rows"] == [["b", "1", "0.1235"]]
 
 
+def test_a_comparison_with_peers_has_a_row_for_each_contestant():
+    compared = {"torch": "2", "ours": {"step_seconds": 1.0}, "tuned": {"step_seconds": 2.0}}
+    alone = {"devices": 1, "step_seconds": 3.0}
+    (table,) = results.tables([], {"c": compared, "b": alone})
+    assert table["columns"] == ["", "torch", "step_seconds", "devices"]
+    assert table["rows"] == [
+        ["c: ours", "2", "1", "–"],
+        ["c: tuned", "2", "2", "–"],
+        ["b", "–", "3", "1"],
+    ]
+
+
 def test_settings_that_differ_are_marked(tmp_path):
     runs = [make_run(tmp_path), make_run(tmp_path, "b", **{"optimizer.epochs": 3})]
     rows = {row["key"]: row for row in settings.table(runs)["rows"]}
