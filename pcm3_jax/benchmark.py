@@ -32,11 +32,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pcm3_jax import command_line
-from pcm3_jax.checkpoint import write_json
 from pcm3_jax.config import require
 from pcm3_jax.data import feed
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
+from pcm3_jax.files import write_json
 from pcm3_jax.models.pcm3 import PromptOffsets
 from pcm3_jax.optimizer import build_optimizer, scaled_to_batch
 from pcm3_jax.parallel import AXIS, Devices

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from pcm3_jax.errors import UserError, reason, report_failure
+from pcm3_jax.files import PARTIAL, write_json
 from pcm3_jax.parallel import lost_process, wait_for_all
 from pcm3_jax.skeleton import of_stream
 
@@ -52,14 +53,6 @@ FREE_KEYS = (
     "table_runs",
     "table_seeds",
 )
-# What an evaluation must share with the run whose encoder it takes.
-ENCODER_KEYS = (
-    "model.hidden",
-    "model.layers",
-    "model.recurrence",
-    "views.frames",
-    "views.stream",
-)
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -72,12 +65,13 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """
     path = workdir / CONFIG_FILE
     try:
-        # A kill while the claim was being written leaves its part only.
-        found = {entry.name for entry in workdir.iterdir()} - {_partial(path).name}
+        names = {entry.name for entry in workdir.iterdir()}
     except FileNotFoundError:
-        found = set()
+        names = set()
     except OSError as error:
         raise UserError(f"Workdir {workdir} cannot be read: {error.strerror}.") from error
+    # Processes that were killed while they wrote the claim leave parts of it only.
+    found = {name for name in names if not name.startswith(PARTIAL)}
     if found <= {path.name, PROVENANCE_FILE}:
         return
     if path.name in found:
@@ -133,22 +127,6 @@ def read_config(workdir: Path) -> ConfigDict:
         raise UserError(f"There is no run in {workdir}: {path} is missing.") from None
     except ValueError as error:
         raise UserError(f"{path} is not readable as JSON: {error}.") from None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file so that it is either the old one or the new one, never a part."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """As `write_json`, any text."""
-    partial = _partial(path)
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_suffix(".partial")
 
 
 class Checkpoints:
@@ -265,41 +243,11 @@ class Checkpoints:
             self._manager.close()
 
 
-def load_encoder(run: Path, config: ConfigDict, template: Any) -> Any:
-    """The encoder's variables from the last checkpoint of a pretraining run.
-
-    A run of the task ``cmd`` has an encoder of every stream; the one of ``config.views.stream``
-    is taken.
-
-    Args:
-      run: the run's workdir.
-      config: of the task at hand; its encoder settings must be the run's.
-      template: {"params": {"encoder": …}, "batch_stats": {"encoder": …}}.
-
-    Raises:
-      UserError: there is no such run or checkpoint, or it has another encoder.
-    """
-    theirs, ours = _flat(read_config(run).to_dict()), _flat(config.to_dict())
-    every_stream = theirs.get("task") == "cmd"
-    differing = [
-        f"--config.{key}={theirs.get(key)}"
-        for key in ENCODER_KEYS
-        if theirs.get(key) != ours[key] and not (every_stream and key == "views.stream")
-    ]
-    if differing:
-        raise UserError(
-            f"The encoder in {run} was trained with other settings: add {' '.join(differing)}."
-        )
+def latest_checkpoint(run: Path) -> Path | None:
+    """The folder of the last checkpoint in a workdir, or None where there is none."""
     folder = (run / "checkpoints").absolute()
-    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
-    if not steps:
-        raise UserError(
-            f"There is no checkpoint in {folder}: config.encoder must name the workdir of a "
-            "pretraining run that has saved one."
-        )
-    return restore_arrays(
-        folder / str(max(steps)), template, config.views.stream if every_stream else None
-    )
+    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+    return folder / str(max(steps)) if steps else None
 
 
 def restore_arrays(checkpoint: Path, template: Any, stream: str | None = None) -> Any:

@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from pcm3_jax import parallel
-from pcm3_jax.config import validate
+from pcm3_jax.config import require, validate
 from pcm3_jax.errors import NO_ROOM, UserError, WriteError, reason
 from pcm3_jax.loop import Preempted
 
@@ -171,6 +171,15 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     if not loaded:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         raise UserError(f"The configuration file {file!r} is missing, or returns no ConfigDict.")
+    processes, process = _PROCESSES.value, _PROCESS.value
+    require(
+        (processes, process) == (1, 0) or _COORDINATOR.value not in (None, "", "auto"),
+        f"--processes={processes} --process={process} need --coordinator=HOST:PORT.",
+    )
+    require(
+        0 <= process < processes,
+        f"--process is {process}, but must count from 0 and stay below --processes={processes}.",
+    )
     return _CONFIG.value, Path(flags.FLAGS.workdir)
 
 

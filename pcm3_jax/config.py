@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import re
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -320,10 +323,10 @@ def validate(config: ConfigDict) -> None:
       UserError: the first setting that cannot work.
     """
     for key, choices in _CHOICES.items():
-        value = _leaf(config, key)
+        value = leaf(config, key)
         require(value in choices, f"config.{key} is {value!r}, but must be one of {choices}.")
     for key, (low, high) in _RANGES.items():
-        value = _leaf(config, key)
+        value = leaf(config, key)
         bounds = f"at least {low}" if high == _ANY else f"in [{low}, {high}]"
         require(low <= value <= high, f"config.{key} is {value}, but must be {bounds}.")
     _validate_views(config)
@@ -349,7 +352,7 @@ def _validate_views(config: ConfigDict) -> None:
             0 < low <= high <= 1, f"config.{key} is {(low, high)}, but must rise within (0, 1]."
         )
     for key in ("views.mask_clip_frames", "views.mix_block_frames"):
-        part = _leaf(config, key)
+        part = leaf(config, key)
         require(
             views.frames % part == 0,
             f"config.views.frames is {views.frames}, but must be a multiple of "
@@ -436,13 +439,12 @@ def _validate_table(config: ConfigDict) -> None:
         ) from error
 
 
-def _leaf(config: ConfigDict, key: str):
-    for part in key.split("."):
-        config = config[part]
-    return config
+def leaf(config: ConfigDict, key: str) -> Any:
+    """The setting that "section.name" names."""
+    return functools.reduce(operator.getitem, key.split("."), config)
 
 
 def _pair(config: ConfigDict, key: str) -> tuple:
-    value = _leaf(config, key)
+    value = leaf(config, key)
     require(len(value) == 2, f"config.{key} is {value}, but must be two numbers, (low, high).")
     return value

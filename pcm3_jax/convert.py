@@ -23,6 +23,7 @@ import numpy as np
 from jax import export
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.files import replaced, shown
 from pcm3_jax.inference import commands, model_file
 from pcm3_jax.inference.weights import Weights, check
 from pcm3_jax.models.pcm3 import PCM3
@@ -199,13 +200,13 @@ def run(argv: list[str]) -> None:
             model_file.save(flags.out, weights)
         elif flags.direction == "stablehlo":
             content = stablehlo(weights)
-            with commands.replaced(flags.out) as partial:
+            with replaced(flags.out) as partial:
                 partial.write_bytes(content)
         else:
             tensors = tensors_to_torch(weights)
-            with commands.replaced(flags.out) as partial:
+            with replaced(flags.out) as partial:
                 torch_file.write(partial, tensors, weights.config.optimizer.epochs)
-    print(f"{commands.shown(str(flags.out))}: {flags.out.stat().st_size / 1e6:.1f} MB")
+    print(f"{shown(str(flags.out))}: {flags.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import TextIO
 import numpy as np
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.files import replaced, shown
 from pcm3_jax.inference import commands, library, skeleton_files
 from pcm3_jax.joint_layouts import layout_named
 
@@ -38,7 +39,7 @@ def run(argv: list[str]) -> None:
     commands.add_layout(parser)
     flags = parser.parse_args(argv)
     if flags.out and flags.out.suffix not in (".npz", ".csv"):
-        raise UserError(f"--out={commands.shown(str(flags.out))} must end in .npz or .csv.")
+        raise UserError(f"--out={shown(str(flags.out))} must end in .npz or .csv.")
     if flags.layout is not None:
         layout_named(flags.layout)
     model = library.load(flags.model)
@@ -57,7 +58,7 @@ def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
     if out is None:
         write_csv(sys.stdout, names, features)
         return
-    with commands.replaced(out) as partial:
+    with replaced(out) as partial:
         if out.suffix == ".npz":
             with open(partial, "wb") as file:
                 np.savez(file, names=np.array(names, str), features=features)
@@ -65,9 +66,7 @@ def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
             # Names of files can have bytes that are no text.
             with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 write_csv(file, names, features)
-    print(
-        f"{commands.shown(str(out))}: {features.shape[0]} sequences, {features.shape[1]} features"
-    )
+    print(f"{shown(str(out))}: {features.shape[0]} sequences, {features.shape[1]} features")
 
 
 def write_csv(file: TextIO, names: list[str], features: np.ndarray) -> None:
@@ -75,7 +74,7 @@ def write_csv(file: TextIO, names: list[str], features: np.ndarray) -> None:
     writer.writerow(["name", *(f"feature_{i}" for i in range(features.shape[1]))])
     for name, row in zip(names, features, strict=True):
         # Nine digits are what it takes to read the same float32 again.
-        label = name if file is not sys.stdout else commands.shown(name)
+        label = name if file is not sys.stdout else shown(name)
         writer.writerow([label, *(f"{value:.9g}" for value in row)])
 
 

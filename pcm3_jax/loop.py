@@ -15,8 +15,9 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from pcm3_jax.checkpoint import CONFIG_FILE, Checkpoints, write_json
+from pcm3_jax.checkpoint import CONFIG_FILE, Checkpoints
 from pcm3_jax.errors import UserError, WriteError
+from pcm3_jax.files import write_json
 from pcm3_jax.parallel import wait_for_all
 from pcm3_jax.telemetry import Telemetry
 
@@ -168,8 +169,9 @@ class _Run:
             shutil.copy(self.workdir / CONFIG_FILE, folder)
         wait_for_all("failure")
         failed = Checkpoints(folder / self.part, keep=1)
-        # The step function leaves a state alone from a non-finite step on.
-        failed.save(step - 1, state)
+        # The step function leaves a state alone from a non-finite step on; not so once that step
+        # has been put right.
+        failed.save(step - 1, state.replace(healthy=state.healthy | True))
         failed.close()
         raise UserError(
             f"Step {step} is not finite ({', '.join(bad)}): the state before it is saved in "

@@ -12,7 +12,8 @@ import jax
 from ml_collections import ConfigDict
 
 from pcm3_jax import command_line, dry_run, provenance, tasks
-from pcm3_jax.checkpoint import claim_workdir, write_json
+from pcm3_jax.checkpoint import claim_workdir
+from pcm3_jax.files import write_json
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:

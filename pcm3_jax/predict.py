@@ -18,11 +18,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pcm3_jax.data.normalization import MAX_METRES
+from pcm3_jax.data.normalization import MAX_METRES, normalization_of
 from pcm3_jax.errors import UserError
+from pcm3_jax.files import shown
 from pcm3_jax.inference import commands, library, skeleton_files
 from pcm3_jax.inference.online import OnlineNormalization
-from pcm3_jax.inference.sequences import normalization_of
 from pcm3_jax.joint_layouts import layout_named
 from pcm3_jax.skeleton import COORDINATES, JOINTS
 
@@ -60,7 +60,7 @@ def run(argv: list[str]) -> None:
             labels = model.classify(
                 [recording.skeletons], flags.k, layout=flags.layout, normalize=not flags.normalized
             )
-            print(f"{commands.shown(recording.name)}: {_text(labels[0])}", flush=True)
+            print(f"{shown(recording.name)}: {_text(labels[0])}", flush=True)
 
 
 def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> None:
@@ -111,7 +111,7 @@ def read_frames(lines: BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _text(labels: list[tuple[str, float]]) -> str:
-    return ", ".join(f"{commands.shown(label)} {100 * share:.1f} %" for label, share in labels)
+    return ", ".join(f"{shown(label)} {100 * share:.1f} %" for label, share in labels)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import PROVENANCE_FILE, write_json
+from pcm3_jax.checkpoint import PROVENANCE_FILE
 from pcm3_jax.data import recordings
+from pcm3_jax.files import write_json
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets",
@@ -83,7 +84,7 @@ def commit(checkout: Path) -> str | None:
 def data_set(config: ConfigDict) -> dict[str, str]:
     """Name and fingerprint, the SHA-256 of all its files, of the configuration's data set.
 
-    The account of its building is left out: it has the memory that took, and paths.
+    report.json is left out: identical builds differ in its paths and in the memory they took.
     """
     folder = recordings.find(config.data.name, config.data.dir)
     digest = hashlib.sha256()

@@ -24,13 +24,14 @@ COORDINATES = 3
 SPINE = 1  # the joint that normalisation centres on
 FEATURES = JOINTS * PERSONS * COORDINATES
 
-# 0-based joints of the five body parts that masking and mixing work on (§3.2).
+# 0-based joints of the five body parts that masking and mixing work on (§3.2), in the order of the
+# authors' program, whose names have left and right the other way round.
 BODY_PARTS: dict[str, tuple[int, ...]] = {
     "trunk": (0, 1, 2, 3, 20),
-    "left_arm": (8, 9, 10, 11, 23, 24),
-    "right_arm": (4, 5, 6, 7, 21, 22),
-    "left_leg": (16, 17, 18, 19),
-    "right_leg": (12, 13, 14, 15),
+    "right_arm": (8, 9, 10, 11, 23, 24),
+    "left_arm": (4, 5, 6, 7, 21, 22),
+    "right_leg": (16, 17, 18, 19),
+    "left_leg": (12, 13, 14, 15),
 }
 
 # PARENTS[j] is the joint from which the bone of joint j starts; joint 20 is the root.

@@ -96,6 +96,15 @@ def init_variables(model: PCM3, key: jax.Array) -> tuple[Any, Any]:
     return variables["params"], variables["batch_stats"]
 
 
+def random_encoder(config: ConfigDict) -> dict[str, Any]:
+    """{"params": {"encoder": …}, "batch_stats": {"encoder": …}} of a network before training."""
+    params, batch_stats = init_variables(build_model(config), jax.random.key(config.seed))
+    return {
+        "params": {"encoder": params["encoder"]},
+        "batch_stats": {"encoder": batch_stats["encoder"]},
+    }
+
+
 def create_state(
     model: PCM3, optimizer: optax.GradientTransformation, config: ConfigDict
 ) -> TrainState:

@@ -92,7 +92,7 @@ def _settings(config: ConfigDict) -> frozenset[tuple[str, str]]:
     }
     named = {f"run {number}": run for number, run in enumerate(config.fusion.runs, 1)}
     for prefix, run in {"encoder": config.encoder, **named}.items():
-        if (Path(run) / CONFIG_FILE).exists():
+        if run and (Path(run) / CONFIG_FILE).exists():
             of_run = read_config(Path(run))
             found.add((f"{prefix}.task", json.dumps(of_run.task)))
             found |= {(f"{prefix}.{key}", value) for key, value in _settings(of_run)}

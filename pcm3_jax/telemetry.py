@@ -19,6 +19,7 @@ from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from pcm3_jax.errors import reason, report_failure
+from pcm3_jax.files import write_text
 
 _FLUSH_SECONDS = 10
 
@@ -54,9 +55,7 @@ class Telemetry:
             return
         path = workdir / "metrics.jsonl"
         kept = _lines_until(path, first_step)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        partial.replace(path)
+        write_text(path, "".join(kept))
         self._file = path.open("a", buffering=1)
         # A kill loses the last seconds of events, but no line of metrics.jsonl.
         self._events: _Events | None = _Events(workdir / "tensorboard", first_step + 1)

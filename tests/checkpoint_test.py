@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pcm3_jax.checkpoint import Checkpoints, claim_workdir, load_encoder, read_config
+from pcm3_jax.checkpoint import (
+    Checkpoints,
+    claim_workdir,
+    latest_checkpoint,
+    read_config,
+    restore_arrays,
+)
 from pcm3_jax.errors import UserError, WriteError
 from tests.running import checkpoint_steps
 
@@ -244,7 +250,7 @@ def test_a_run_that_wrote_nothing_has_no_claim(tmp_path, run_config):
 
 
 def test_a_claim_that_a_kill_cut_short_is_taken_up(tmp_path, run_config):
-    (tmp_path / "config.partial").write_text('{"ta')
+    (tmp_path / ".partial.1a2b").write_text('{"ta')
     claim_workdir(tmp_path, run_config)
     assert json.loads((tmp_path / "config.json").read_text())["task"] == "pretrain"
 
@@ -269,10 +275,6 @@ def test_a_workdir_that_cannot_be_one_is_named(tmp_path, run_config, workdir):
         claim_workdir(tmp_path / workdir, run_config)
 
 
-def encoder_template(width: int = 4):
-    return {"params": {"encoder": {"kernel": jnp.zeros((width, 3))}}}
-
-
 def save_encoder(workdir, config) -> np.ndarray:
     kernel = jnp.arange(12.0).reshape(4, 3)
     claim_workdir(workdir, config)
@@ -283,9 +285,15 @@ def save_encoder(workdir, config) -> np.ndarray:
     return np.asarray(kernel)
 
 
+def read_encoder(workdir):
+    template = {"params": {"encoder": {"kernel": jnp.zeros((4, 3))}}}
+    return restore_arrays(latest_checkpoint(workdir), template)
+
+
 def test_the_encoder_alone_is_read_from_a_whole_state(tmp_path, run_config):
+    assert latest_checkpoint(tmp_path) is None
     kernel = save_encoder(tmp_path, run_config)
-    variables = load_encoder(tmp_path, run_config, encoder_template())
+    variables = read_encoder(tmp_path)
     np.testing.assert_array_equal(variables["params"]["encoder"]["kernel"], kernel)
 
 
@@ -294,23 +302,7 @@ def test_a_damaged_encoder_is_refused(tmp_path, run_config):
     sums = tmp_path / "checkpoints" / "3" / "checksums" / "metadata"
     sums.write_text(json.dumps(dict.fromkeys(json.loads(sums.read_text()), 0)))
     with pytest.raises(UserError, match="checksum of params/encoder/kernel is wrong"):
-        load_encoder(tmp_path, run_config, encoder_template())
-
-
-def test_an_encoder_of_other_sizes_names_the_flags(tmp_path, run_config):
-    save_encoder(tmp_path, run_config)
-    run_config.model.hidden = 9
-    run_config.views.stream = "bone"
-    with pytest.raises(UserError, match="add --config.model.hidden=8 --config.views.stream=joint"):
-        load_encoder(tmp_path, run_config, encoder_template())
-
-
-def test_a_missing_encoder_is_named(tmp_path, run_config):
-    with pytest.raises(UserError, match="There is no run in"):
-        load_encoder(tmp_path / "nowhere", run_config, encoder_template())
-    claim_workdir(tmp_path, run_config)
-    with pytest.raises(UserError, match="There is no checkpoint in"):
-        load_encoder(tmp_path, run_config, encoder_template())
+        read_encoder(tmp_path)
 
 
 def test_unevaluated_steps_do_not_displace_the_best(tmp_path):

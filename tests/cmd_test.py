@@ -4,6 +4,7 @@ import functools
 import json
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,7 +162,7 @@ def test_a_step_draws_poses_whatever_stream_is_configured(cmd_config, monkeypatc
     query, key = drawn("joint")
     assert query.shape == key.shape == (3, 4, 16, 2, 25, 3)
     assert (query != key).any()
-    jax.tree.map(np.testing.assert_array_equal, (query, key), drawn("motion"))
+    chex.assert_trees_all_equal((query, key), drawn("motion"))
 
 
 def test_more_neighbours_than_keys_are_refused():

@@ -159,10 +159,11 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
+from pcm3_jax.files import replaced
 from pcm3_jax.inference import commands
 
 def run(argv):
-    with commands.replaced(Path(argv[0])) as partial:
+    with replaced(Path(argv[0])) as partial:
         partial.write_text("half")
         print("written", flush=True)
         time.sleep(60)

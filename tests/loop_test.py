@@ -11,6 +11,7 @@ import resource
 import signal
 import time
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -264,6 +265,10 @@ def test_a_step_that_is_not_finite_can_be_repeated(tmp_path, bad, run_config):
     assert int(state.step) == bad
     with pytest.raises(UserError, match=f"Step {bad + 1} is not finite"):
         run_toy(failure, batches)
+    # Once the data have been put right it goes on, as a run without the fault would have.
+    repaired, _ = run_toy(failure)
+    undisturbed, _ = run_toy(tmp_path / "undisturbed")
+    chex.assert_trees_all_equal(repaired, undisturbed)
 
 
 def test_the_last_state_need_not_be_evaluated_while_training(tmp_path):

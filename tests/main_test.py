@@ -115,8 +115,8 @@ def complaint(argv, program, capsys, monkeypatch) -> str:
         ("optimizer.batch_size=65", r"config\.optimizer\.batch_size is 65, .* only 64 sequences"),
         ("data.dir=nowhere", "There is no data set 'synthetic_skeletons/n64x32' in nowhere"),
         ("data.name=ntu", "There is no data set 'ntu'"),
-        ("encoder=nowhere --config.task=retrieval", "There is no run in nowhere"),
-        ("encoder=nowhere --config.task=linear_eval", "There is no run in nowhere"),
+        ("encoder=nowhere --config.task=retrieval", "There is no nowhere: name a workdir"),
+        ("encoder=nowhere --config.task=linear_eval", "There is no nowhere: name a workdir"),
     ],
 )
 def test_a_wrong_setting_is_named(program, tmp_path, capsys, monkeypatch, override, expected):
@@ -132,6 +132,11 @@ def test_a_wrong_setting_is_named(program, tmp_path, capsys, monkeypatch, overri
         ([f"--config={SMALL}"], "lacks --workdir"),
         ([f"--config={SMALL}", "--workdir="], "lacks --workdir"),
         ([f"--config={SMALL}", "--workdir=x", "more"], "has 'more', which belongs to no flag"),
+        ([f"--config={SMALL}", "--workdir=x", "--processes=2"], "need --coordinator=HOST:PORT"),
+        (
+            [f"--config={SMALL}", "--workdir=x", "--coordinator=a:1", "--process=1"],
+            "--process is 1, but must count from 0 and stay below --processes=1",
+        ),
         ([f"--config={SMALL}", "--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
         (["--config=nowhere.py", "--workdir=x"], r"configuration file 'nowhere\.py' is missing"),
         (["--config=nowhere.py", "--workdir=x", "--config.task=x"], r"cannot .*nowhere\.py"),

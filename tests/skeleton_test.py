@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax import skeleton
+from pcm3_jax.joint_layouts import KINECT_V2_JOINTS
 from tests import restatement
 
 poses = np.random.default_rng(0).normal(size=(3, 7, 2, 25, 3)).astype(np.float32)
@@ -15,6 +16,15 @@ def test_body_parts_are_the_papers_and_share_no_joint():
     assert ours == [set(part) for part in restatement.BODY_PARTS]
     joints = sorted(joint for part in skeleton.BODY_PARTS.values() for joint in part)
     assert joints == list(range(25))
+
+
+def test_the_sides_are_those_of_kinect_v2():
+    sides = {
+        name: {KINECT_V2_JOINTS[joint].split("_")[-1] for joint in joints}
+        for name, joints in skeleton.BODY_PARTS.items()
+        if name != "trunk"
+    }
+    assert sides == {name: {name.split("_")[0]} for name in sides} and len(sides) == 4
 
 
 def test_membership_marks_each_part():

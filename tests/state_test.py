@@ -3,6 +3,7 @@
 import functools
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,7 +138,7 @@ def test_the_key_encoder_is_a_copy_and_no_alias(small_config, monkeypatch):
     state = create_state(model, optimizer, small_config)
     assert state.key_params.keys() == {"encoder", "projector"}
     for name in state.key_params:
-        jax.tree.map(np.testing.assert_array_equal, state.key_params[name], state.params[name])
+        chex.assert_trees_all_equal(state.key_params[name], state.params[name])
     buffers = [
         leaf.unsafe_buffer_pointer()
         for tree in (state.params, state.key_params, state.batch_stats, state.key_batch_stats)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,10 +118,6 @@ def test_ablations(name, small_config, random_views):
         np.testing.assert_allclose(key, 0.999 * before + 0.001 * query, rtol=0, atol=1e-6)
 
 
-def assert_same(a, b) -> None:
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def test_a_step_that_is_not_finite_leaves_the_state_alone(small_config, random_views):
     update, state = compiled(small_config)
     views, offsets = random_views(small_config)
@@ -131,12 +128,12 @@ def test_a_step_that_is_not_finite_leaves_the_state_alone(small_config, random_v
     bad, metrics = update(good, broken, offsets)
     assert not np.isfinite(metrics["loss"])
     assert not bad.healthy and good.healthy
-    assert_same(bad.replace(healthy=good.healthy), good)
+    chex.assert_trees_all_equal(bad.replace(healthy=good.healthy), good)
     # And so it stays, so that the failure can be reproduced from it.
     again, metrics = update(bad, views, offsets)
     assert np.isfinite(metrics["loss"])
     assert not again.healthy
-    assert_same(again, bad)
+    chex.assert_trees_all_equal(again, bad)
 
 
 def test_a_gradient_that_is_not_finite_counts_too(small_config, random_views):
@@ -151,7 +148,7 @@ def test_a_gradient_that_is_not_finite_counts_too(small_config, random_views):
     assert np.isfinite(metrics["loss"])
     assert not np.isfinite(metrics["gradient_norm"])
     assert not after.healthy
-    assert_same(after.replace(healthy=state.healthy), state)
+    chex.assert_trees_all_equal(after.replace(healthy=state.healthy), state)
 
 
 def test_a_step_draws_from_seed_and_step_alone(small_config):
@@ -174,7 +171,7 @@ def test_a_step_draws_from_seed_and_step_alone(small_config):
     step = jax.jit(seeded)
     after, metrics = step(0, state)
     again, _ = step(0, state)
-    assert_same(after, again)
+    chex.assert_trees_all_equal(after, again)
     assert after.step == 1 and after.healthy
     # The same parameters one step later see other views.
     later, _ = step(0, state.replace(step=jnp.int32(1)))

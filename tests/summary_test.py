@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +100,12 @@ def test_encoders_of_other_training_are_other_rows(tmp_path):
         fused + '(run 1.encoder.task="pretrain") | – | 75.0 ± 0.0 | – | 2 |',
         fused + '(run 1.encoder.task="cmd") | – | 75.0 | – | 1 |',
     ]
+
+
+def test_from_inside_a_workdir(tmp_path, monkeypatch):
+    """Whose config.json is not that of an encoder without a name."""
+    monkeypatch.chdir(finished_run(tmp_path / "run", {"top1": 0.5}, task="linear_eval"))
+    assert summary.table([Path()]).count("random encoder") == 1
 
 
 def test_comparisons_with_peers_are_no_runs(tmp_path):

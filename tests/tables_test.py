@@ -326,7 +326,7 @@ def test_the_files(fakes, data, tmp_path, monkeypatch):
     ]
     assert json.loads((workdir / "results.json").read_text()) == results
     assert results["task"] == "table" and results["table"] == 6
-    assert not list(workdir.glob("*.partial"))
+    assert not list(workdir.glob(".partial.*"))
 
 
 def test_published_figures_stand_beside_ours_on_the_papers_data(fakes, data, tmp_path):

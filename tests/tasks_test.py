@@ -3,17 +3,18 @@
 import runpy
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
 
-from pcm3_jax import pretraining
+from pcm3_jax import convert, pretraining
 from pcm3_jax.checkpoint import claim_workdir
 from pcm3_jax.config import validate
 from pcm3_jax.downstream import features, frozen, inputs, trained
 from pcm3_jax.downstream.linear import top_k_accuracy
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.model_file import save_arrays
+from pcm3_jax.files import save_arrays
 from pcm3_jax.parallel import Devices
 from tests.running import losses
 from tfds_builders import build
@@ -37,6 +38,37 @@ def test_a_random_encoder_is_another(finished_run, run_config, data_dir):
     kernels = [v["params"]["encoder"]["gru"]["layer_0"]["input_kernel"] for v in (random, trained)]
     assert kernels[0].shape == kernels[1].shape
     assert np.abs(kernels[0] - kernels[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "export", "converted"])
+def test_whatever_loads_can_be_evaluated(finished_run, run_config, tmp_path, kind):
+    run = finished_run[0]
+    run_config.encoder = str(run)
+    expected = inputs.encoder_variables(run_config)
+    if kind == "checkpoint":
+        source = max((run / "checkpoints").iterdir(), key=lambda step: int(step.name))
+    else:
+        source = tmp_path / "model.safetensors"
+        model = run
+        if kind == "converted":
+            convert.run(["to_torch", str(run), str(tmp_path / "model.pth.tar")])
+            model = tmp_path / "model.pth.tar"
+        convert.run(["export" if model is run else "from_torch", str(model), str(source)])
+    run_config.encoder = str(source)
+    if kind == "converted":
+        # Of how long its crops were the program's checkpoint says nothing.
+        with pytest.raises(UserError, match="add --config.views.frames=64"):
+            inputs.encoder_variables(run_config)
+        run_config.views.frames = 64
+    chex.assert_trees_all_equal(inputs.encoder_variables(run_config), expected)
+
+
+def test_an_encoder_of_other_sizes_names_the_flags(finished_run, run_config):
+    run_config.encoder = str(finished_run[0])
+    run_config.model.hidden = 9
+    run_config.views.stream = "bone"
+    with pytest.raises(UserError, match="add --config.model.hidden=8 --config.views.stream=joint"):
+        inputs.encoder_variables(run_config)
 
 
 @pytest.mark.parametrize("cached_crops", [0, 2])

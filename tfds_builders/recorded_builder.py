@@ -11,13 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from pcm3_jax.data.normalization import apply_around_missing
+from pcm3_jax.data.normalization import NORMALIZATIONS, apply_around_missing
 from pcm3_jax.errors import UserError
 from tfds_builders import parts, raw_files, workers
 from tfds_builders.parts import Part, StoredClip
 from tfds_builders.raw_files import BadFile, RawFile
 from tfds_builders.skeleton_builder import (
-    COORDINATES,
     SHARD_SIZE,
     Example,
     Shard,
@@ -222,7 +221,7 @@ def _examples(
         skeleton = record.clip.load(record.start, record.stop)
         fields = record.fields | {"num_frames": len(skeleton)}
         try:
-            skeleton = _normalized(skeleton[:max_frames], COORDINATES[coordinates])
+            skeleton = _normalized(skeleton[:max_frames], NORMALIZATIONS[coordinates])
         except ValueError as error:
             name = record.fields["name"]
             raise UserError(f"{name}: {error}; remove or repair this recording.") from error

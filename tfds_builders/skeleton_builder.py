@@ -13,18 +13,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, writer
 
-from pcm3_jax.data.normalization import center_sequence, normalize_sequence
+from pcm3_jax.data.normalization import NORMALIZATIONS
 from pcm3_jax.errors import UserError
 from tfds_builders import workers
 
 Example = dict[str, Any]
 
-# How skeletons are stored; the name of a config may end in `_<one of these>`.
-COORDINATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "normalized": normalize_sequence,
-    "centered": center_sequence,
-    "recorded": lambda skeleton: skeleton,
-}
 # Examples of one file, if their builder has no reason for another number.
 SHARD_SIZE = 512
 
@@ -46,7 +40,7 @@ class Shard:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SkeletonConfig(tfds.core.BuilderConfig):
-    """A variant of a data set; `coordinates` is one of `COORDINATES`."""
+    """A variant of a data set; `coordinates` is one of `NORMALIZATIONS`."""
 
     coordinates: str = "normalized"
 
@@ -129,7 +123,7 @@ class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
         if name is None:
             return cls.BUILDER_CONFIGS[0]
         stem, _, coordinates = name.rpartition("_")
-        if coordinates in COORDINATES:
+        if coordinates in NORMALIZATIONS:
             config = dataclasses.replace(cls.config_named(stem), name=name, coordinates=coordinates)
             # Entered among the known ones: TFDS logs a warning for any other.
             return cls.builder_configs.setdefault(name, config)

@@ -110,6 +110,24 @@ def center_sequence(skeleton: np.ndarray) -> np.ndarray:
     return ((skeleton - start) * seen).astype(np.float32)
 
 
+def no_normalization(skeleton: np.ndarray) -> np.ndarray:
+    return skeleton
+
+
+# How data sets store skeletons; the name of a configuration may end in `_<one of these>`.
+NORMALIZATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "normalized": normalize_sequence,
+    "centered": center_sequence,
+    "recorded": no_normalization,
+}
+
+
+def normalization_of(data_name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """How the data set of that name, "name" or "name/config", stores skeletons."""
+    config = data_name.partition("/")[2]
+    return NORMALIZATIONS.get(config.rpartition("_")[2], normalize_sequence)
+
+
 def apply_around_missing(
     normalization: Callable[[np.ndarray], np.ndarray], poses: np.ndarray, visible: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

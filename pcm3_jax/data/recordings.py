@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pcm3_jax.data.normalization import normalization_of
 from pcm3_jax.errors import UserError
 from pcm3_jax.parallel import Devices
 
@@ -161,9 +162,11 @@ def find(name: str, data_dir: str) -> Path:
     Where the name leaves open which configuration is meant, it is the one named "default".
 
     Raises:
-      UserError: it has not been built, or in several configurations of which none is the default.
+      UserError: it has not been built, or in several configurations of which none is the default,
+        or in one alone whose name tells how coordinates are stored.
     """
-    root = Path(data_dir).expanduser() / name
+    data_root = Path(data_dir).expanduser()
+    root = data_root / name
     # "name/version" or, where the data set has configurations, "name/config/version".
     found = sorted(root.glob("*/dataset_info.json")) or sorted(root.glob("*/*/dataset_info.json"))
     folders = {path.parent for path in found}
@@ -181,7 +184,14 @@ def find(name: str, data_dir: str) -> Path:
             f"Data set {name!r} in {data_dir} has several configurations: set config.data.name "
             f"to one of {options}."
         )
-    return max(folders)
+    (config,) = configs
+    full = str(config.relative_to(data_root))
+    if normalization_of(full) is not normalization_of(name):
+        raise UserError(
+            f"Data set {name!r} in {data_dir} stores coordinates otherwise than that name tells: "
+            f"set config.data.name to {full!r}."
+        )
+    return max(folders, key=lambda folder: tfds.core.Version(folder.name))
 
 
 def count(name: str, data_dir: str, split: str) -> int:

@@ -16,7 +16,7 @@ from pcm3_jax.downstream.inputs import encoder, read_splits, retrieval_accuracy
 from pcm3_jax.downstream.linear import ridge_scores, top_k_accuracy, train_classifier
 from pcm3_jax.downstream.retrieval import knn_accuracy
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.model_file import save_arrays
+from pcm3_jax.files import save_arrays
 from pcm3_jax.parallel import Devices
 
 Results = dict[str, Any]

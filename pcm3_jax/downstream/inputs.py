@@ -6,18 +6,26 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import load_encoder
+from pcm3_jax.config import leaf
 from pcm3_jax.data import recordings
 from pcm3_jax.downstream.features import Embedder, encoder_embedding
 from pcm3_jax.downstream.retrieval import knn_accuracy
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import model_file
 from pcm3_jax.parallel import Devices
-from pcm3_jax.state import build_model, init_variables
+from pcm3_jax.state import build_model, random_encoder
 
+# What an evaluation must share with the training of the encoder that it takes.
+_ENCODER_KEYS = (
+    "model.hidden",
+    "model.layers",
+    "model.recurrence",
+    "views.frames",
+    "views.stream",
+)
 _WHOLE = np.iinfo(np.int32).max
 
 
@@ -42,7 +50,7 @@ def read_splits(
         untrimmed=untrimmed,
     )
     train_split, test_split = read(split="train"), read(split="test")
-    unknown = set(test_split.label) - set(train_split.label)
+    unknown = _labels(test_split) - _labels(train_split)
     if unknown:
         names = ", ".join(train_split.classes[label] for label in sorted(unknown))
         raise UserError(
@@ -52,24 +60,41 @@ def read_splits(
     return train_split, test_split
 
 
+def _labels(split: recordings.Recordings) -> set[int]:
+    """Of recordings, or of the actions in whole videos."""
+    of_actions = [actions[:, 0] for actions in split.actions]
+    return set(np.concatenate([split.label, *of_actions]).tolist())
+
+
 def encoder(config: ConfigDict, devices: Devices) -> tuple[Embedder, Any]:
-    """The encoder to evaluate: of the run ``config.encoder``, or random where that is ""."""
+    """The encoder to evaluate: that of ``config.encoder``, or random where that is ""."""
     model = build_model(config)
     return Embedder(encoder_embedding(model), devices, config), encoder_variables(config)
 
 
-def encoder_variables(config: ConfigDict) -> Any:
-    def random_encoder() -> Any:
-        params, batch_stats = init_variables(build_model(config), jax.random.key(config.seed))
-        return {
-            "params": {"encoder": params["encoder"]},
-            "batch_stats": {"encoder": batch_stats["encoder"]},
-        }
+def encoder_variables(config: ConfigDict) -> dict[str, Any]:
+    """{"params": {"encoder": …}, "batch_stats": {"encoder": …}} of the encoder to evaluate.
 
-    if config.encoder:
-        template = jax.eval_shape(random_encoder)
-        return load_encoder(Path(config.encoder), config, template)
-    return random_encoder()
+    Of a run of the task ``cmd``, which has an encoder of every stream, it is the one of
+    ``config.views.stream``.
+
+    Raises:
+      UserError: ``config.encoder`` names no trained model, or one with another encoder.
+    """
+    if not config.encoder:
+        return random_encoder(config)
+    weights = model_file.load(Path(config.encoder), stream=config.views.stream)
+    differing = [
+        f"--config.{key}={theirs}"
+        for key in _ENCODER_KEYS
+        if (theirs := leaf(weights.config, key)) != leaf(config, key)
+    ]
+    if differing:
+        raise UserError(
+            f"The encoder in {config.encoder} was trained with other settings: add "
+            f"{' '.join(differing)}."
+        )
+    return {part: {"encoder": weights.tree[part]["encoder"]} for part in ("params", "batch_stats")}
 
 
 def retrieval_accuracy(

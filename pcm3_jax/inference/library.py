@@ -18,14 +18,13 @@ import numpy as np
 from flax.linen import relu
 from ml_collections import ConfigDict
 
+from pcm3_jax.data.normalization import no_normalization, normalization_of
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file
 from pcm3_jax.inference.input_views import InputViews
 from pcm3_jax.inference.online import Stream, build_step
 from pcm3_jax.inference.sequences import (
     Sequence,
-    no_normalization,
-    normalization_of,
     normalize,
     read_sequences,
 )

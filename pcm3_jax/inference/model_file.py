@@ -13,18 +13,17 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pcm3_jax.checkpoint import read_config, restore_arrays, tuples
+from pcm3_jax.checkpoint import latest_checkpoint, read_config, restore_arrays, tuples
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.commands import replaced
+from pcm3_jax.files import replaced
 from pcm3_jax.inference.weights import TRAINING, Weights, check, template
-from pcm3_jax.state import build_model, init_variables
+from pcm3_jax.state import random_encoder
 
 _FORMAT = "pcm3_jax"
 _PRETRAINING = ("pretrain", "cmd")
@@ -58,11 +57,10 @@ def load(path: Path, *, training: bool = False, stream: str | None = None) -> We
             f"The run in {path} is of task {config.task!r}, which leaves no model; name the "
             f"workdir of a run of {', '.join(_PRETRAINING)} or linear_eval."
         )
-    folder = (path / "checkpoints").absolute()
-    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
-    if not steps:
+    latest = latest_checkpoint(path)
+    if latest is None:
         raise UserError(f"The run in {path} has not saved a checkpoint yet.")
-    return _of_run(config, folder / str(max(steps)), training, stream)
+    return _of_run(config, latest, training, stream)
 
 
 def save(path: Path, weights: Weights) -> None:
@@ -76,13 +74,6 @@ def save(path: Path, weights: Weights) -> None:
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
     with replaced(path) as partial:
         save_file(arrays, partial, metadata)
-
-
-def save_arrays(path: Path, **arrays: Any) -> None:
-    """Writes an .npz beside a run's results, from the first process of several."""
-    if jax.process_index() == 0:
-        with replaced(path) as partial, open(partial, "wb") as file:
-            np.savez(file, **arrays)
 
 
 def _read(path: Path) -> Weights:
@@ -158,11 +149,5 @@ def _of_evaluation(workdir: Path, config: ConfigDict) -> Weights:
         encoder.config.update({"data": config.data, "views": config.views})
         config, tree = encoder.config, encoder.tree
     else:
-        model = build_model(config)
-        params, stats = init_variables(model, jax.random.key(config.seed))
-        tree = {
-            "params": {"encoder": params["encoder"]},
-            "batch_stats": {"encoder": stats["encoder"]},
-        }
-        tree = jax.tree.map(np.asarray, tree)
+        tree = jax.tree.map(np.asarray, random_encoder(config))
     return check(Weights(config, tree | {"classifier": classifier}, classes), str(workdir))

@@ -15,23 +15,12 @@ from pcm3_jax.data.normalization import (
     MAX_METRES,
     SPINE,
     apply_around_missing,
-    center_sequence,
-    normalize_sequence,
+    no_normalization,
 )
 from pcm3_jax.data.skeleton_arrays import read_skeleton
 from pcm3_jax.errors import UserError
 from pcm3_jax.joint_layouts import Layout, layout_named
 from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
-
-
-def no_normalization(poses: np.ndarray) -> np.ndarray:
-    return poses
-
-
-_NORMALIZATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "centered": center_sequence,
-    "recorded": no_normalization,
-}
 
 
 class Sequence(NamedTuple):
@@ -44,11 +33,6 @@ class Sequence(NamedTuple):
 
     poses: np.ndarray
     visible: np.ndarray
-
-
-def normalization_of(data_name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """How the data set of that name stores coordinates: its configuration's last word tells."""
-    return _NORMALIZATIONS.get(data_name.rpartition("_")[2], normalize_sequence)
 
 
 def read_sequences(

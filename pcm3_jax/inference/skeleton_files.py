@@ -12,7 +12,7 @@ import numpy as np
 from pcm3_jax.data import array_files
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.commands import shown
+from pcm3_jax.files import shown
 from pcm3_jax.inference.sequences import read_sequence
 
 FORMATS = ".skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz"

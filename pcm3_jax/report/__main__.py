@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.files import shown
 from pcm3_jax.inference import commands
 from pcm3_jax.report import page
 from pcm3_jax.report.contents import contents
@@ -37,7 +38,7 @@ def run(argv: list[str]) -> None:
     )
     flags = parser.parse_args(argv)
     if flags.out.is_dir():
-        raise UserError(f"--out={commands.shown(str(flags.out))} is a folder; name a file.")
+        raise UserError(f"--out={shown(str(flags.out))} is a folder; name a file.")
     figures = _import_figures() if flags.figures else None
     runs, benchmarks = read_runs(flags.workdirs)
     splits = None if flags.curves_only else Splits(flags.data_dir)
@@ -47,10 +48,10 @@ def run(argv: list[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     page.write(flags.out, found)
     size = flags.out.stat().st_size / 1e6
-    print(f"{commands.shown(str(flags.out))}: {len(runs)} runs, {size:.1f} MB")
+    print(f"{shown(str(flags.out))}: {len(runs)} runs, {size:.1f} MB")
     if figures:
         written = figures.write(flags.figures, found)
-        print(f"{commands.shown(str(flags.figures))}: {len(written)} figures")
+        print(f"{shown(str(flags.figures))}: {len(written)} figures")
 
 
 def _import_figures():

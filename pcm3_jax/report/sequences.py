@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pcm3_jax.data.normalization import normalize_sequence
+from pcm3_jax.data.normalization import normalization_of, normalize_sequence
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.inference.sequences import normalization_of
 from pcm3_jax.skeleton import poses_at
 from pcm3_jax.views.pipeline import Clips
 

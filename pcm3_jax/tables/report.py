@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import write_json, write_text
+from pcm3_jax.files import write_json, write_text
 from pcm3_jax.tables.paper import Column, Table, published
 
 _NO_VALUE = "–"

@@ -21,7 +21,7 @@ import jax
 from ml_collections import ConfigDict
 
 from pcm3_jax.checkpoint import FREE_KEYS
-from pcm3_jax.config import default_config, validate
+from pcm3_jax.config import default_config, leaf, validate
 from pcm3_jax.data import recordings
 from pcm3_jax.errors import UserError
 from pcm3_jax.parallel import wait_for_all
@@ -35,7 +35,7 @@ from pcm3_jax.tables.paper import (
     Term,
     benchmarks,
 )
-from pcm3_jax.tables.scale import leaf, scaled
+from pcm3_jax.tables.scale import scaled
 
 # What the runs of a table do not depend on.
 _OWN_KEYS = ("scale", "table", "table_cells", "table_data", "table_runs", "table_seeds")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-from typing import Any
-
 from ml_collections import ConfigDict
 
-from pcm3_jax.config import default_config, validate
+from pcm3_jax.config import default_config, leaf, validate
 
 # Half the frames and a fraction of the width of the paper.  In a short run the key encoder has
 # to follow faster, the queue to be fresher, and SGD would need far more steps.
@@ -71,8 +67,3 @@ def scaled(config: ConfigDict) -> ConfigDict:
         )
         validate(config)
     return config
-
-
-def leaf(config: ConfigDict, key: str) -> Any:
-    """The setting that "section.name" names."""
-    return functools.reduce(operator.getitem, key.split("."), config)

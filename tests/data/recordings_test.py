@@ -142,6 +142,18 @@ def test_of_several_configurations_one_must_be_named_or_the_default(data_dir, tm
     (folder / "other").rename(folder / "default")
     version = next((folder / "default").iterdir())
     assert recordings.find("synthetic_skeletons", str(tmp_path / "data")) == version
+    # The tenth version is later than the ninth.
+    for other in ("9.0.0", "10.0.0"):
+        shutil.copytree(version, version.with_name(other))
+    assert recordings.find("synthetic_skeletons", str(tmp_path / "data")).name == "10.0.0"
+
+
+def test_coordinates_are_told_by_the_full_name_alone(data_dir, tmp_path):
+    folder = tmp_path / "data" / "synthetic_skeletons"
+    shutil.copytree(data_dir / NAME, folder / "n64x32_centered")
+    with pytest.raises(UserError, match="config.data.name to 'synthetic_skeletons/n64x32_centered"):
+        read(tmp_path / "data", "synthetic_skeletons")
+    assert len(read(tmp_path / "data", "synthetic_skeletons/n64x32_centered")) == 64
 
 
 @pytest.mark.parametrize("damage", ["delete", "truncate", "features", "info"])

@@ -1,5 +1,6 @@
 """Batch normalisation: a pass at a time, in PyTorch's conventions."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +49,7 @@ def test_normalising_alone_records_nothing():
     x = jnp.asarray(passes())
     norm = BatchNorm(FEATURES)
     _, updated = norm.apply(VARIABLES, x, 0, mutable=["batch_stats"])
-    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], VARIABLES["batch_stats"])
+    chex.assert_trees_all_equal(updated["batch_stats"], VARIABLES["batch_stats"])
 
 
 def record(*moments: Moments):

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +71,7 @@ def test_views_do_not_depend_on_how_the_batch_is_shared_out():
 
 def test_views_are_a_function_of_key_and_position():
     first, again = drawer()(1, WHOLE), drawer()(1, WHOLE)
-    jax.tree.map(np.testing.assert_array_equal, first, again)
+    chex.assert_trees_all_equal(first, again)
     other = drawer()(2, WHOLE)
     for name in ("intra", "target", "visible"):
         assert (getattr(first.query, name) != getattr(other.query, name)).any()

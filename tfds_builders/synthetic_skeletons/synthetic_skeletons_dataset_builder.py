@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import tensorflow_datasets as tfds
 
-from pcm3_jax.data.normalization import select_bodies
+from pcm3_jax.data.normalization import NORMALIZATIONS, select_bodies
 from pcm3_jax.errors import UserError
 from tfds_builders import workers
 from tfds_builders.skeleton_builder import (
-    COORDINATES,
     Example,
     Shard,
     SkeletonBuilder,
@@ -120,7 +119,7 @@ def _videos(split: str, start: int, stop: int, coordinates: str) -> Iterator[tup
 
 def _example(name: str, made: generator.Clip | generator.Video, coordinates: str) -> Example:
     return {
-        "skeleton": COORDINATES[coordinates](select_bodies(made.skeleton)),
+        "skeleton": NORMALIZATIONS[coordinates](select_bodies(made.skeleton)),
         "name": name,
         "subject": made.performer,
         "camera": made.camera,
