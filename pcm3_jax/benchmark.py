@@ -17,7 +17,6 @@ slow it down far more than ours.
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import statistics
 import time
@@ -137,7 +136,7 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
         "device": jax.devices()[0].device_kind,
         "devices": devices.count,
         "jax": jax.__version__,
-        "dtype": config.model.dtype,
+        "dtype": _products(config),
         "batch_size": batch_size,
         "hidden": config.model.hidden,
         "frames": frames,
@@ -155,6 +154,12 @@ def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
         "compile_seconds": first - median,
         "peak_memory_gb": peak_memory() / 1e9,
     } | (_projections(config, batch_size // devices.count, median) if config.task != "cmd" else {})
+
+
+def _products(config: ConfigDict) -> str:
+    """The type in which products of matrices are computed."""
+    short = config.model.dtype == "float32" and config.model.precision == "tensorfloat32"
+    return config.model.precision if short else config.model.dtype
 
 
 def _projections(config: ConfigDict, rows: int, step_seconds: float) -> dict[str, float]:
@@ -217,7 +222,7 @@ def compare(config: ConfigDict) -> dict[str, Any]:
         f"config.peers is {config.peers!r}, which compares on one device, but JAX sees "
         f"{jax.device_count()}; hide the others, for instance by CUDA_VISIBLE_DEVICES=0.",
     )
-    device = peers.set_up(config.benchmark.tf32)
+    device = peers.set_up(config.model.precision)
     contestants: dict[str, Any] = {"ours": Ours(config)}
     for kind in peers.KINDS if config.peers == "all" else (config.peers,):
         contestants[kind] = peers.Peer(kind, config, device)
@@ -248,8 +253,7 @@ def compare(config: ConfigDict) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "torch": peers.torch.__version__,
-        "dtype": config.model.dtype,
-        "tf32": config.benchmark.tf32,
+        "dtype": _products(config),
         "batch_size": config.optimizer.batch_size,
         "hidden": config.model.hidden,
         "frames": config.views.frames,
@@ -369,11 +373,7 @@ def benchmark(config: ConfigDict, workdir: Path) -> dict:
         f"config.task is {config.task!r}, but the steps of {tuple(METHODS)} are what is timed.",
     )
     config = scaled_to_batch(config)
-    precision = contextlib.nullcontext()
-    if config.benchmark.tf32:
-        precision = jax.default_matmul_precision("tensorfloat32")
-    with precision:
-        figures = measure(config) if config.peers == "none" else compare(config)
+    figures = measure(config) if config.peers == "none" else compare(config)
     if jax.process_index() == 0:
         print_figures(figures)
         workdir.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,12 @@ but not a changed byte.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import math
+import os
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +34,8 @@ from pcm3_jax.skeleton import of_stream
 
 # What every start writes before its task begins.
 CONFIG_FILE, PROVENANCE_FILE = "config.json", "provenance.json"
+# How long a network's disk may take to show one host what another has written.
+_NETWORK_DISK_SECONDS = 30
 # What may change between two starts of one run without making it another run.
 FREE_KEYS = (
     "data.dir",
@@ -40,7 +45,6 @@ FREE_KEYS = (
     "model.rematerialise",
     "log_every_steps",
     "benchmark.steps",
-    "benchmark.tf32",
     "benchmark.link_gigabytes",
     "benchmark.link_microseconds",
     "benchmark.memory_gigabytes",
@@ -87,7 +91,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Makes the workdir this configuration's, or checks that it already is.
 
     Raises:
-      UserError: it belongs to a run with other settings, or cannot be written.
+      UserError: it belongs to a run with other settings, cannot be written, or is not on a disk
+        that all processes see.
     """
     check_workdir(workdir, config)
     # Nobody may write before everybody has looked.
@@ -98,6 +103,38 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
             write_json(workdir / CONFIG_FILE, json.loads(config.to_json()))
         except OSError as error:
             raise UserError(f"Workdir {workdir} cannot be written: {error.strerror}.") from error
+    wait_for_all("claimed_workdir")
+    deadline = time.monotonic() + _NETWORK_DISK_SECONDS
+    while not (workdir / CONFIG_FILE).exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"Workdir {workdir} is not on a disk that all processes see: the first has "
+                f"written {CONFIG_FILE} there, but process {jax.process_index()} does not find it."
+            )
+        time.sleep(1)
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps every other run out of a workdir.
+
+    Raises:
+      UserError: another run is in it.
+    """
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            folder = os.open(workdir, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"Another process is running in workdir {workdir}: wait for it, or choose "
+                    "another --workdir."
+                ) from None
+            except OSError:
+                pass  # A network's disk that has no locks.
+        yield
 
 
 def _check_same_run(workdir: Path, ours: dict[str, Any]) -> None:

@@ -53,12 +53,13 @@ def main(
     try:
         config, workdir = parse(sys.argv)
         validate(config)
-        # float32 is to mean float32 on devices that would take shortcuts; bfloat16 is a setting.
-        jax.config.update("jax_default_matmul_precision", "highest")
+        # float32 means float32, on devices that would take shortcuts too, unless it is set not to.
+        jax.config.update("jax_default_matmul_precision", config.model.precision)
         # Through these Orbax logs, with tracebacks, what it also raises.
         for name in ("absl", "asyncio", "concurrent.futures"):
             logging.getLogger(name).addFilter(lambda record: not record.exc_info)
         _join_processes()
+        _require_devices()
         if _DRY_RUN.value:
             if dry_run is None:
                 raise UserError("--dry_run is for pcm3_jax.main only.")
@@ -78,6 +79,12 @@ _LOST = (
     "process continues from the last checkpoint."
 )
 
+_NO_MEMORY = (
+    "The device's memory is too small ({}); a smaller batch_size takes less, as do, when "
+    "pretraining, --config.model.rematerialise=True, --config.model.dtype=bfloat16 and "
+    "--config.data.feed=stream."
+)
+
 
 def _farewell(error: BaseException) -> tuple[str | None, int]:
     """What to say of an error, None where its traceback tells more, and the exit code."""
@@ -95,6 +102,8 @@ def _farewell(error: BaseException) -> tuple[str | None, int]:
         ), 1
     if parallel.lost_process(error):
         return f"error: {_LOST.format(reason(error))}", 1
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        return f"error: {_NO_MEMORY.format(reason(error))}", 1
     return None, 1
 
 
@@ -151,6 +160,22 @@ def _join_processes() -> None:
     _on_abort(f"error: {_LOST.format('see above')}", 1)
 
 
+def _require_devices() -> None:
+    """Raises UserError where a device that JAX_PLATFORMS asks for cannot be used."""
+    wanted = jax.config.values["jax_platforms"] or ""
+    hint = "check the device's driver, or set JAX_PLATFORMS=cpu to do without"
+    try:
+        found = jax.default_backend()
+    except RuntimeError as error:
+        message = f"JAX_PLATFORMS={wanted} cannot be had ({reason(error)}); {hint}."
+        raise UserError(message) from error
+    # Without a GPU's device file JAX passes over "cuda" without a word.
+    require(
+        found != "cpu" or not wanted.startswith(("cuda", "gpu")),
+        f"JAX_PLATFORMS={wanted} asks for a GPU, but JAX finds none; {hint}.",
+    )
+
+
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     """The configuration and the workdir of a command line.
 
@@ -171,6 +196,9 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     if not loaded:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         raise UserError(f"The configuration file {file!r} is missing, or returns no ConfigDict.")
+    places = {"workdir": flags.FLAGS.workdir, "config.data.dir": _CONFIG.value.data.dir}
+    for flag, place in places.items():
+        require("://" not in place, f"--{flag}={place} is no folder: mount it, and name that.")
     processes, process = _PROCESSES.value, _PROCESS.value
     require(
         (processes, process) == (1, 0) or _COORDINATOR.value not in (None, "", "auto"),

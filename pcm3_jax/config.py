@@ -80,6 +80,9 @@ def default_config() -> ConfigDict:
     # Type of matrix products and of activations between them; the rest, with parameters, norms,
     # losses and the GRUs' running state, is float32.
     config.model.dtype = "float32"
+    # Of float32 products: "highest" is float32's own; "tensorfloat32" rounds factors to 10 bits
+    # after the point where that is faster, on GPUs and, in three passes, on TPUs.
+    config.model.precision = "highest"
     # Compute gates once more for the backward pass instead of keeping them: for larger batches.
     config.model.rematerialise = False
 
@@ -176,13 +179,14 @@ def default_config() -> ConfigDict:
     config.mapping = "pmap"
 
     config.log_every_steps = 50
-    # Steps that `python -m pcm3_jax.benchmark` times; whether float32 products may take TF32 on
-    # a GPU there, ours and the peers' alike; and the links for which it projects the throughput
-    # of many devices: gigabytes a second and device each way, and microseconds until they arrive.
-    config.benchmark = ConfigDict({"steps": 10, "tf32": False})
+    # Steps that `python -m pcm3_jax.benchmark` times; and the links for which it projects the
+    # throughput of many devices: gigabytes a second and device each way, and microseconds until
+    # they arrive.
+    config.benchmark = ConfigDict({"steps": 10})
     config.benchmark.link_gigabytes = 50.0
     config.benchmark.link_microseconds = 10.0
-    # The memory of a device for which --dry_run estimates the largest batch.
+    # The memory of a device for which --dry_run estimates the largest batch, where the device
+    # itself does not tell, as a CPU.
     config.benchmark.memory_gigabytes = 80.0
     # PyTorch's versions of the step that it times besides: "frame_by_frame", which works as the
     # authors' program does, "tuned", or "all".
@@ -238,6 +242,7 @@ _CHOICES = {
     "views.mask_strategy": tuple(STRATEGIES),
     "model.recurrence": ("stepwise", "bidirectional"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.precision": ("highest", "tensorfloat32"),
     **{f"{section}.name": OPTIMIZERS for section in TRAININGS},
     "occlusion.kind": KINDS,
     "method.prompt_placement": ("before_norm", "after_norm"),

@@ -18,7 +18,7 @@ from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.downstream import frozen, inputs
 from pcm3_jax.downstream.features import Embedder
 from pcm3_jax.errors import UserError
-from pcm3_jax.memory import largest_batch
+from pcm3_jax.memory import device_memory, largest_batch
 from pcm3_jax.optimizer import learning_rate_schedule, scaled_to_batch
 from pcm3_jax.parallel import Devices
 from pcm3_jax.pretraining import METHODS, abstract_state
@@ -146,7 +146,7 @@ def _data(train_split: Recordings, test_split: Recordings) -> str:
 def _pretraining(
     config: ConfigDict, train_split: Recordings, test_split: Recordings, devices: Devices
 ) -> Lines:
-    settings, budget = config.optimizer, config.benchmark.memory_gigabytes
+    settings = config.optimizer
     devices.check_divides("optimizer.batch_size", settings.batch_size)
     sampler = feed.Sampler(len(train_split), settings.batch_size, config.seed)
     yield "network", _parameters(config)
@@ -155,9 +155,10 @@ def _pretraining(
     seconds = _step_seconds(config, devices)
     flops = benchmark.step_flops(config) * settings.batch_size
     yield "step", f"{settings.batch_size} sequences, {flops / 1e9:.3g} GFLOP, {seconds:.3g} s"
-    needed, largest = largest_batch(config, settings.batch_size // devices.count, budget * 1e9)
+    budget = device_memory() or config.benchmark.memory_gigabytes * 1e9
+    needed, largest = largest_batch(config, settings.batch_size // devices.count, budget)
     memory = (
-        f"{needed / 1e9:.3g} GB a device besides the data; {budget:g} GB would hold about "
+        f"{needed / 1e9:.3g} GB a device besides the data; {budget / 1e9:.3g} GB would hold about "
         f"{largest:,} sequences"
     )
     yield "memory", memory

@@ -45,6 +45,11 @@ def step_memory(config: ConfigDict, rows: int) -> int:
     return program_memory(jax.jit(step, donate_argnums=0).lower(*arguments).compile())
 
 
+def device_memory() -> int | None:
+    """Bytes that JAX may use of the first device; None of a CPU, which does not tell."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
 def largest_batch(config: ConfigDict, rows: int, budget: float) -> tuple[int, int]:
     """(bytes of a step on ``rows`` samples, samples whose step fits into ``budget`` bytes).
 

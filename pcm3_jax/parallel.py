@@ -24,9 +24,11 @@ AXIS = "data"
 # Seconds after which a silent process counts as dead, and seconds that one which ends early waits
 # for the others to end too.  In both cases all must know within a minute.
 _HEARTBEAT, _SHUTDOWN = 30, 20
-# In what Gloo, NCCL and the coordination service say when another process is gone.
+# In what Gloo, NCCL and the coordination service say when another process is gone.  NCCL has other
+# errors, too, of networks and drivers.
 _GONE = re.compile(
-    "gloo|nccl|coordination|heartbeat|barrier|connection (closed|reset)|UNAVAILABLE", re.IGNORECASE
+    "gloo|remote process|coordination|heartbeat|barrier|connection (closed|reset)|UNAVAILABLE",
+    re.IGNORECASE,
 )
 
 

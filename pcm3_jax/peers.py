@@ -44,11 +44,11 @@ _DIRECTIONS = ("", "_reverse")
 KINDS = ("frame_by_frame", "tuned")
 
 
-def set_up(tf32: bool) -> torch.device:
+def set_up(precision: str) -> torch.device:
     """Has PyTorch compute on JAX's device, or on as many CPU cores.
 
     Args:
-      tf32: whether float32 products may take TF32 on a GPU.
+      precision: ``config.model.precision``.
 
     Raises:
       UserError: PyTorch cannot use JAX's device.
@@ -60,6 +60,7 @@ def set_up(tf32: bool) -> torch.device:
         "install PyTorch for it or set JAX_PLATFORMS=cpu.",
     )
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    tf32 = precision == "tensorfloat32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     return torch.device("cuda" if backend == "gpu" else "cpu")
 

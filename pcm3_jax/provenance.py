@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import PROVENANCE_FILE
+from pcm3_jax.checkpoint import PROVENANCE_FILE, latest_checkpoint
 from pcm3_jax.data import recordings
 from pcm3_jax.files import write_json
 
@@ -58,6 +58,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
+        "encoder": encoder(config),
         "data": None if config.task in WITHOUT_DATA else data_set(config),
     }
 
@@ -79,6 +80,12 @@ def commit(checkout: Path) -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def encoder(config: ConfigDict) -> str | None:
+    """The very checkpoint, or file, that ``config.encoder`` names; None of a random encoder."""
+    named = Path(config.encoder)
+    return str(latest_checkpoint(named) or named.absolute()) if config.encoder else None
 
 
 def data_set(config: ConfigDict) -> dict[str, str]:

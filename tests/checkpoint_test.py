@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pcm3_jax import checkpoint
 from pcm3_jax.checkpoint import (
     Checkpoints,
     claim_workdir,
     latest_checkpoint,
+    locked,
     read_config,
     restore_arrays,
 )
@@ -266,6 +268,26 @@ def test_a_garbled_config_json_is_named(tmp_path, run_config):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match=r"config\.json is not readable as JSON"):
         claim_workdir(tmp_path, run_config)
+
+
+def test_two_runs_at_a_time_are_one_too_many(tmp_path):
+    with (
+        locked(tmp_path),
+        pytest.raises(UserError, match="Another process is running in workdir"),
+        locked(tmp_path),
+    ):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_workdir_that_only_one_host_sees_is_refused(tmp_path, run_config, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_NETWORK_DISK_SECONDS", 0)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(UserError, match="process 1 does not find it"):
+        claim_workdir(tmp_path, run_config)
+    (tmp_path / "config.json").write_text(run_config.to_json())
+    claim_workdir(tmp_path, run_config)
 
 
 @pytest.mark.parametrize("workdir", ["file", "file/run"])

@@ -31,7 +31,7 @@ def test_the_default_is_valid_and_the_papers():
     assert config.model.to_dict() == {
         "hidden": 1024, "layers": 3, "recurrence": "stepwise", "projection": 128,
         "decoder_hidden": 512, "decoder_layers": 2, "prompt_width": 128, "dtype": "float32",
-        "rematerialise": False,
+        "precision": "highest", "rematerialise": False,
     }  # fmt: skip
     method = config.method
     assert (method.queue_size, method.key_momentum, method.temperature) == (16384, 0.999, 0.07)

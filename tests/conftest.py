@@ -27,8 +27,12 @@ hypothesis.settings.load_profile("suite")
 def pytest_configure(config):
     """Programs are compiled once for all tests, their subprocesses and later sessions.
 
-    On a GPU the tests are as exact as the commands are, and leave room for each other.
+    Those that need no GPU leave it alone.  On one the tests are as exact as the commands are, and
+    leave room for each other.
     """
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        jax.config.update("jax_platforms", "cpu")
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     settings = {
         # Most programs run for less time here than XLA would take to optimise them.

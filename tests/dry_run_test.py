@@ -106,7 +106,7 @@ def test_a_finished_run_needs_its_data_no_more(table_config, tmp_path):
     [
         ({"data.name": "nothing"}, "no data set 'nothing'"),
         ({"optimizer.batch_size": 80}, "only 64 sequences"),
-        ({"task": "retrieval", "encoder": "nowhere"}, "no run in nowhere"),
+        ({"task": "retrieval", "encoder": "nowhere"}, "There is no nowhere: name a workdir"),
         ({"task": "fusion"}, "names 0 workdirs"),
         (
             {"task": "fusion", "fusion.runs": ("nowhere",), "fusion.weights": (1.0,)},

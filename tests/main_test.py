@@ -132,6 +132,11 @@ def test_a_wrong_setting_is_named(program, tmp_path, capsys, monkeypatch, overri
         ([f"--config={SMALL}"], "lacks --workdir"),
         ([f"--config={SMALL}", "--workdir="], "lacks --workdir"),
         ([f"--config={SMALL}", "--workdir=x", "more"], "has 'more', which belongs to no flag"),
+        ([f"--config={SMALL}", "--workdir=gs://a/b"], "--workdir=gs://a/b is no folder: mount it"),
+        (
+            [f"--config={SMALL}", "--workdir=x", "--config.data.dir=gs://a"],
+            "--config.data.dir=gs://a is no folder: mount it",
+        ),
         ([f"--config={SMALL}", "--workdir=x", "--processes=2"], "need --coordinator=HOST:PORT"),
         (
             [f"--config={SMALL}", "--workdir=x", "--coordinator=a:1", "--process=1"],
@@ -224,6 +229,48 @@ def test_a_mistake_is_one_line_on_standard_error_of_the_process(program, tmp_pat
         "error: config.optimizer.batch_size is 30, which does not divide over 4 devices; choose a "
         "multiple of 4.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("platforms", "expected"),
+    [
+        ("cuda,cpu", "JAX_PLATFORMS=cuda,cpu asks for a GPU, but JAX finds none; "),
+        ("tpu", "JAX_PLATFORMS=tpu cannot be had (RuntimeError: Unable to initialize backend"),
+    ],
+)
+def test_a_device_that_cannot_be_had_is_named(program, tmp_path, platforms, expected):
+    if jax.default_backend() != "cpu":
+        pytest.skip("There is one.")
+    with program.start(tmp_path / "run", JAX_PLATFORMS=platforms) as process:
+        _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith(f"error: {expected}")
+    assert "Traceback" not in err
+
+
+def test_the_precision_of_products_is_a_setting(program, monkeypatch, tmp_path):
+    def run(config, workdir):
+        precision.append(jax.config.values["jax_default_matmul_precision"])
+
+    precision = []
+    arguments = program.command(tmp_path, "--config.model.precision=tensorfloat32")
+    monkeypatch.setattr(sys, "argv", arguments[2:])
+    try:
+        with flagsaver.flagsaver():
+            command_line.main(run)
+    finally:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    assert precision == ["tensorfloat32"]
+
+
+def test_too_little_memory_is_told(program, capsys, monkeypatch, tmp_path):
+    def run(config, workdir):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying …")
+
+    monkeypatch.setattr(sys, "argv", program.command(tmp_path)[2:])
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as caught:
+        command_line.main(run)
+    assert "The device's memory is too small (JaxRuntimeError: RESOURCE" in caught.value.code
 
 
 def test_a_loss_that_is_not_finite_can_be_repeated(program, tmp_path):

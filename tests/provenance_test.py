@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from pcm3_jax import provenance
+from pcm3_jax.checkpoint import latest_checkpoint
 from pcm3_jax.provenance import commit, data_set, describe, record
 from tfds_builders import build
 
@@ -34,6 +35,14 @@ def test_every_start_is_kept(tmp_path, run_config):
     record(tmp_path, run_config)
     starts = json.loads((tmp_path / "provenance.json").read_text())
     assert [start["data"] for start in starts] == [data_set(run_config)] * 2
+
+
+def test_the_encoder_is_the_very_checkpoint(finished_run, run_config, tmp_path):
+    assert describe(run_config)["encoder"] is None
+    run_config.encoder = str(finished_run[0])
+    assert describe(run_config)["encoder"] == str(latest_checkpoint(finished_run[0]))
+    run_config.encoder = str(tmp_path / "model.safetensors")
+    assert describe(run_config)["encoder"] == run_config.encoder
 
 
 def test_a_table_reads_no_data_itself(run_config):
