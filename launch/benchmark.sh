@@ -4,7 +4,6 @@
 #     [--dry_run] [--config.key=value …]
 # The devices are GPUs where there are any, else virtual ones that share the CPU's cores.  What is
 # finished is not run again; what failed, for lack of memory say, is.
-if command -v nvidia-smi >/dev/null; then EXTRA=${EXTRA-gpu}; fi
 needs=3
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 workdir=$(absolute "$1") batch_sizes=$2 device_counts=$3 config=configs/pretrain.py
@@ -14,13 +13,15 @@ if [[ ${1:---} != --* ]]; then
     shift
 fi
 
+IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 63)}"
 status=0
 for devices in $device_counts; do
     # A GPU heeds the first of these, a CPU the others.  With fewer threads than two a device, the
     # collectives of virtual devices wait for each other for ever.
     threads=$(($(nproc) > 2 * devices ? $(nproc) : 2 * devices))
     flags="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices"
-    environment="CUDA_VISIBLE_DEVICES=$(seq -s, 0 $((devices - 1))) PJRT_NPROC=$threads"
+    visible=$(IFS=, && echo "${gpus[*]:0:devices}")
+    environment="CUDA_VISIBLE_DEVICES=$visible PJRT_NPROC=$threads"
     environment+=" XLA_FLAGS=$(quote "$flags")"
     for batch_size in $batch_sizes; do
         cell=$workdir/devices_${devices}_batch_$batch_size

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: makes .venv in the repository and activates it.
-# EXTRA=gpu or EXTRA=tpu installs JAX for that device; EXTRA=none takes the Python that is active.
+# EXTRA=gpu or tpu installs JAX for that device, EXTRA= for the CPU alone; EXTRA=none takes the Python
+# that is active.  Without EXTRA nvidia-smi tells whether there is a GPU, and gpu becomes gpu12, with
+# CUDA 12, where its driver is too old for CUDA 13.
 #
 # A script may set before: needs, how many arguments it cannot do without; and options, names of
 # its own flags.  --NAME=VALUE among the arguments then becomes the variable NAME, and the other
@@ -29,8 +31,21 @@ absolute() {
     (cd "$caller" && realpath -m -- "$1")
 }
 
-# JAX would otherwise do without a GPU that it cannot use, a hundred times slower.
-if [ "${EXTRA:-}" = gpu ]; then export JAX_PLATFORMS=${JAX_PLATFORMS-cuda,cpu}; fi
+if [ "${EXTRA-gpu}" = gpu ] && driver=$(
+    nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null
+); then
+    # CUDA 13 needs a driver of the 580 series or newer.
+    if [ "${driver%%.*}" -ge 580 ]; then EXTRA=gpu; else EXTRA=gpu12; fi
+fi
+
+if [[ ${EXTRA:-} == gpu* ]]; then
+    # Where JAX cannot use the GPU it would fall back to the CPU, a hundred times slower.
+    export JAX_PLATFORMS=${JAX_PLATFORMS-cuda,cpu}
+    # JAX takes three quarters of a GPU's memory by itself.
+    if [ -z "${XLA_PYTHON_CLIENT_MEM_FRACTION:-}" ]; then
+        export XLA_CLIENT_MEM_FRACTION=${XLA_CLIENT_MEM_FRACTION:-0.92}
+    fi
+fi
 
 # Large pages of memory: a step on a CPU takes up to a tenth less time.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
@@ -68,6 +83,7 @@ if [ -z "$dry_run" ] && [ "${EXTRA:-}" != none ]; then
             rm -rf .venv
             "$python" -m venv .venv
         fi
+        echo "Installing into .venv; the first time this takes minutes." >&2
         .venv/bin/pip install --quiet --disable-pip-version-check \
             --constraint constraints.txt --editable ".[test${EXTRA:+,$EXTRA}]"
         # Written last, so that an interrupted installation is done again.

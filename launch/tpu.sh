@@ -5,7 +5,9 @@
 #     [--setup=COMMAND] [--delete] [--dry_run] [--config.key=value …]
 # CONFIG and WORKDIR are paths on the workers, relative to the checkout there.  With more than one
 # worker WORKDIR must be on a disk that all of them see.  --setup runs on every worker before, to
-# mount it and fetch data, say.  --delete deletes the TPU once WORKDIR is copied.
+# mount it and fetch data, say.  --delete deletes the TPU once WORKDIR is copied.  TYPE is gcloud's,
+# v5litepod-8 for instance.  The run ends with its connection: start this in tmux on a machine that
+# stays on; the same command continues an interrupted run.
 needs=5 options="project version setup delete" EXTRA=none
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 name=$1 zone=$2 type=$3 config=$4 workdir=$5

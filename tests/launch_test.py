@@ -35,13 +35,17 @@ AWKWARD = ('--config.data.dir=/a b/it\'s "here" $HOME', "--config.views.crop_rat
 
 
 def launch(
-    script: str, *arguments: str, folder: Path = LAUNCH, **changes: str
+    script: str, *arguments: str, folder: Path = LAUNCH, **changes: str | None
 ) -> subprocess.CompletedProcess:
-    """Runs a script with this Python instead of an environment of its own."""
+    """Runs a script with this Python instead of an environment of its own.
+
+    Of the environment's variables ``changes`` sets some, and unsets those that are None.
+    """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"EXTRA": "none", "PATH": path} | changes
     return subprocess.run(
         ["bash", folder / script, *arguments],
-        env=os.environ | {"EXTRA": "none", "PATH": path} | changes,
+        env={name: value for name, value in environment.items() if value is not None},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -116,8 +120,34 @@ def test_an_extra_is_added_to_the_environment(tmp_path):
     for extra in ("", "gpu", "", "gpu"):
         arguments = ("gpu.sh", "c.py", "/w")
         result = launch(*arguments, folder=tmp_path / "launch", EXTRA=extra, PATH=path)
-        assert (result.returncode, result.stderr) == (0, "")
+        assert result.returncode == 0
     assert (tmp_path / "pip.log").read_text().split() == [".[test]", ".[test,gpu]"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "extra", "expected"),
+    [
+        ("580.65.06", None, "[test,gpu]"),
+        ("570.124\n570.124", None, "[test,gpu12]"),
+        ("570.124", "gpu", "[test,gpu12]"),
+        ("570.124", "", "[test]"),
+        (None, None, "[test]"),
+        (None, "gpu", "[test,gpu]"),
+    ],
+)
+def test_what_is_installed_is_for_the_gpu_and_its_driver(tmp_path, driver, extra, expected):
+    shutil.copytree(LAUNCH, tmp_path / "launch")
+    shown = "sys.exit(9)" if driver is None else f"print({driver!r})"
+    stand_in(tmp_path / "programs", "nvidia-smi", shown)
+    stand_in(tmp_path / "programs", "python3.12", PYTHON)
+    stand_in(tmp_path / "programs", "python", "print(os.environ.get('JAX_PLATFORMS', 'unset'))")
+    path = f"{tmp_path / 'programs'}:{os.environ['PATH']}"
+    environment = {"EXTRA": extra, "PATH": path, "JAX_PLATFORMS": None}
+    result = launch("quickstart.sh", folder=tmp_path / "launch", **environment)
+    assert (tmp_path / "pip.log").read_text().split() == [f".{expected}"]
+    platforms = "cuda,cpu" if "gpu" in expected else "unset"
+    assert set(result.stdout.split("\n")) >= {platforms}
+    assert "the first time this takes minutes" in result.stderr
 
 
 def test_compare():
@@ -358,7 +388,12 @@ def test_benchmark_dry_run(tmp_path):
         ]
 
     arguments = (str(tmp_path), "8 64", "1 2")
-    lines = dry_run("benchmark.sh", *arguments, XLA_FLAGS="", OMP_NUM_THREADS=str(threads))
+    variables = {"XLA_FLAGS": "", "OMP_NUM_THREADS": str(threads)}
+    # Of the GPUs that it was given.
+    lines = dry_run("benchmark.sh", *arguments, **variables, CUDA_VISIBLE_DEVICES="4,6,7")
+    cells = [cell(1, 8, "4"), cell(1, 64, "4"), cell(2, 64, "4,6")]
+    assert [shlex.split(line) for line in lines[:-1]] == cells
+    lines = dry_run("benchmark.sh", *arguments, **variables)
     cells = [cell(1, 8, "0"), cell(1, 64, "0"), cell(2, 64, "0,1")]
     assert [shlex.split(line) for line in lines[:-1]] == cells
     assert lines[-1] == f"python -m pcm3_jax.summary {tmp_path}/*/"
