@@ -130,9 +130,13 @@ def _on_data(config: ConfigDict, devices: Devices) -> Lines:
     if config.task in ("linear_eval", "finetune", "detection", "motion_prediction"):
         section = "linear" if config.task == "linear_eval" else config.task
         yield "schedule", f"{config[section].epochs} epochs, batch {config[section].batch_size}"
-    if not untrimmed:
-        seconds = _encoding_seconds(config, encoder, train_split, test_split)
-        yield "time", f"{_duration(seconds)} to encode every sequence once"
+    encoded = _encoded(config, train_split, test_split)
+    seconds = encoded * _encoding_seconds(config, encoder, test_split)
+    text = (
+        f"about {_duration(seconds)}: as long as encoding {encoded:,.0f} sequences of "
+        f"{config.views.frames} frames"
+    )
+    yield "time", text
 
 
 def _data(train_split: Recordings, test_split: Recordings) -> str:
@@ -163,7 +167,8 @@ def _pretraining(
     )
     yield "memory", memory
     encoder = inputs.encoder(config, devices)
-    evaluation = _encoding_seconds(config, encoder, train_split, test_split)
+    evaluation = _encoding_seconds(config, encoder, test_split)
+    evaluation *= len(train_split) + len(test_split)
     evaluations = _evaluations(settings.epochs, config.eval.every_epochs)
     steps = settings.epochs * sampler.steps_per_epoch
     total = (
@@ -183,19 +188,41 @@ def _step_seconds(config: ConfigDict, devices: Devices) -> float:
     return benchmark.measure(config)["step_seconds"] * rows / config.optimizer.batch_size
 
 
+def _encoded(config: ConfigDict, train_split: Recordings, test_split: Recordings) -> float:
+    """How many sequences of ``config.views.frames`` frames an evaluation encodes.
+
+    One that is trained on counts three times, for the backward pass; what lies behind the encoder
+    does not count.
+    """
+    train, test = len(train_split), len(test_split)
+    if config.task == "linear_eval":
+        return (config.linear.cached_crops or config.linear.epochs) * train + test
+    if config.task == "finetune":
+        settings = config.finetune
+        return settings.draws * (3 * settings.epochs * settings.fraction * train + test)
+    if config.task == "detection":
+        settings = config.detection
+        train, test = (split.length.sum() for split in (train_split, test_split))
+        windows = 3 * settings.epochs * train / settings.train_every + test
+        return windows * settings.frames / config.views.frames
+    if config.task == "motion_prediction":
+        settings = config.motion_prediction
+        return (3 * settings.epochs * train + test) * settings.observed / config.views.frames
+    return train + test
+
+
 def _encoding_seconds(
-    config: ConfigDict, encoder: tuple[Embedder, Any], *splits: Recordings
+    config: ConfigDict, encoder: tuple[Embedder, Any], split: Recordings
 ) -> float:
-    """The time to encode every sequence once, from that of one batch."""
+    """The time to encode one sequence, from that of one batch."""
     embedder, variables = encoder
-    split = splits[-1]
     count = min(config.eval.batch_size, len(split))
     batch = dataclasses.replace(split, length=split.length[:count])
     # The first time compiles.
     for _ in range(2):
         start = time.perf_counter()
         embedder.central(variables, batch)
-    return (time.perf_counter() - start) * sum(map(len, splits)) / count
+    return (time.perf_counter() - start) / count
 
 
 def _evaluations(epochs: int, every: int) -> int:

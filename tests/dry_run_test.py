@@ -7,10 +7,13 @@ import pytest
 
 from pcm3_jax import dry_run, memory
 from pcm3_jax.config import default_config
+from pcm3_jax.downstream.inputs import read_splits
 from pcm3_jax.errors import UserError
 from pcm3_jax.optimizer import build_optimizer
+from pcm3_jax.parallel import Devices
 from pcm3_jax.state import build_model, create_state
 from pcm3_jax.tables import runner
+from tfds_builders import build
 
 
 def test_a_pretraining_run_is_described_and_not_started(program, tmp_path):
@@ -32,13 +35,28 @@ def test_a_pretraining_run_is_described_and_not_started(program, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("task", ["linear_eval", "cmd", "baseline"])
+# Of 64 training and 32 test sequences, of 16 frames for the encoder.
+ENCODED = {
+    "linear_eval": 100 * 64 + 32,
+    "retrieval": 64 + 32,
+    # Five draws of 6.4 sequences.
+    "finetune": 5 * (3 * 10 * 6.4 + 32),
+    "motion_prediction": (3 * 10 * 64 + 32) * 8 / 16,
+}
+
+
+@pytest.mark.parametrize("task", [*ENCODED, "cmd", "baseline"])
 def test_every_task_on_recordings_is_described(monkeypatch, run_config, tmp_path, task):
     monkeypatch.setattr(dry_run, "_step_seconds", lambda config, devices: 2.0)
-    monkeypatch.setattr(dry_run, "_encoding_seconds", lambda *_: 3.0)
+    monkeypatch.setattr(dry_run, "_encoding_seconds", lambda *_: 3 / 96)
     monkeypatch.setattr(memory, "step_memory", lambda config, rows: 1e9 + 1e6 * rows)
     run_config.task = task
     run_config.cmd.neighbours = 8
+    run_config.linear.epochs, run_config.linear.cached_crops = 100, 0
+    for section in ("finetune", "motion_prediction"):
+        run_config[section].epochs = 10
+    run_config.finetune.update(fraction=0.1, draws=5)
+    run_config.motion_prediction.observed = 8
     lines = dry_run.describe(run_config, tmp_path / "run")
     assert lines["task"] == task
     assert "18 classes" in lines["data"]
@@ -49,8 +67,27 @@ def test_every_task_on_recordings_is_described(monkeypatch, run_config, tmp_path
         assert lines["memory"].endswith("80 GB would hold about 79,000 sequences")
     elif task != "baseline":
         assert lines["encoder"].startswith("random, ")
-        assert lines["time"] == "3 s to encode every sequence once"
+        count = ENCODED[task]
+        assert lines["time"] == (
+            f"about {dry_run._duration(count * 3 / 96)}: as long as encoding {count:,.0f} "
+            "sequences of 16 frames"
+        )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_detection_encodes_a_window_around_every_frame(monkeypatch, run_config, tmp_path):
+    monkeypatch.setattr(dry_run, "_encoding_seconds", lambda *_: 1.0)
+    build.build("synthetic_skeletons/n4x2_untrimmed", tmp_path)
+    run_config.data.update(name="synthetic_skeletons/n4x2_untrimmed", dir=str(tmp_path))
+    run_config.task = "detection"
+    run_config.detection.update(epochs=2, train_every=3, frames=8)
+    train, test = read_splits(run_config, Devices("pmap"), untrimmed=True)
+    windows = 3 * 2 * train.length.sum() / 3 + test.length.sum()
+    lines = dry_run.describe(run_config, tmp_path / "run")
+    assert lines["time"].endswith(f"as long as encoding {windows / 2:,.0f} sequences of 16 frames")
+    monkeypatch.undo()
+    # Measured on whole videos, too.
+    assert dry_run.describe(run_config, tmp_path / "run")["time"].startswith("about ")
 
 
 @pytest.fixture
