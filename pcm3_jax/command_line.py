@@ -91,7 +91,7 @@ def _farewell(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, Preempted):
         return str(error), 128 + signal.SIGTERM
     if isinstance(error, KeyboardInterrupt):
-        message = "Interrupted; the same command continues from the last checkpoint."
+        message = "Interrupted; the same command goes on, from the last checkpoint if any."
         return message, 128 + signal.SIGINT
     if isinstance(error, (UserError, WriteError)):
         return f"error: {error}", 1

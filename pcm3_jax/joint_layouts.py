@@ -145,6 +145,13 @@ LAYOUTS = {
 }  # fmt: skip
 
 
+for _name, _layout in LAYOUTS.items():
+    _named = {source for sources in _layout.sources.values() for source in sources}
+    _odd = (_layout.sources.keys() ^ set(KINECT_V2_JOINTS)) | (_named - set(_layout.joints))
+    if _odd:
+        raise ValueError(f"joint layout {_name!r} lacks, or has besides, {sorted(_odd)}")
+
+
 def layout_named(name: str) -> Layout:
     """The layout of that name. Raises UserError if there is none."""
     if name not in LAYOUTS:

@@ -85,6 +85,8 @@ def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> 
 def read_frames(lines: BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
     """Frame numbers from 1 and poses (M, 25, 3), as lines arrive; blank ones are passed over.
 
+    A joint with a coordinate that is NaN is missing, and zero here.
+
     Raises:
       UserError: names the line that is no frame.
     """
@@ -102,12 +104,14 @@ def read_frames(lines: BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
             values = np.array([float(word) for word in words])
         except ValueError:
             raise UserError(f"{where}: found something else than numbers.") from None
-        if not (np.isfinite(values).all() and np.abs(values).max() <= MAX_METRES):
+        pose = values.reshape(persons, JOINTS, COORDINATES)
+        pose[np.isnan(pose).any(axis=-1)] = 0
+        if not np.abs(pose).max() <= MAX_METRES:
             raise UserError(
                 f"{where}: found a coordinate that is not within {MAX_METRES:.0f} metres."
             )
         frames += 1
-        yield frames, values.reshape(persons, JOINTS, COORDINATES)
+        yield frames, pose
 
 
 def _text(labels: list[tuple[str, float]]) -> str:

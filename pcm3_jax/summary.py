@@ -1,4 +1,6 @@
-"""Prints one table of finished runs or benchmarks: python -m pcm3_jax.summary WORKDIR [WORKDIR …]
+"""Prints one table of finished evaluations of frozen encoders, or of benchmarks.
+
+python -m pcm3_jax.summary WORKDIR [WORKDIR …]
 
 Runs that differ in their seed alone share a row: mean ± standard deviation over them.  Rows that
 would read alike also name the settings in which they differ.
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ml_collections import ConfigDict
 from pcm3_jax.checkpoint import CONFIG_FILE, FREE_KEYS, read_config
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
+from pcm3_jax.files import shown
+from pcm3_jax.inference import commands
 
 # Metrics shown, in per cent, and their columns.
 COLUMNS = {
@@ -26,8 +29,8 @@ COLUMNS = {
     "ridge_accuracy": "ridge (%)",
 }
 
-# Settings in which runs of one row may differ, besides those that change no figure.  Of runs that
-# they name, the settings count.
+# Settings in which runs of one row may differ, besides those that change no figure.  Runs that
+# ``encoder`` and ``fusion.runs`` name are compared by their settings, not by their paths.
 SEED_KEYS = ("seed", "task", "encoder", "fusion.runs")
 # Of these tasks alone do the figures belong into one table.
 EVALUATIONS = ("baseline", "retrieval", "linear_eval", "fusion")
@@ -125,16 +128,20 @@ def _cell(numbers: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else mean
 
 
-def main() -> None:
-    """Prints the table of the workdirs on the command line."""
-    try:
-        if len(sys.argv) < 2:
-            raise UserError("Name the workdirs: python -m pcm3_jax.summary WORKDIR [WORKDIR …].")
-        workdirs = [Path(argument) for argument in sys.argv[1:]]
-        print(throughput(workdirs) or table(workdirs))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+def run(argv: list[str]) -> None:
+    """The command line.  Raises UserError where there is nothing to show."""
+    parser = commands.Arguments(
+        prog="python -m pcm3_jax.summary",
+        description=__doc__,
+        formatter_class=commands.AS_WRITTEN,
+    )
+    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
+    workdirs = parser.parse_args(argv).workdirs
+    for workdir in workdirs:
+        if not workdir.is_dir():
+            raise UserError(f"There is no folder {shown(str(workdir))}.")
+    print(throughput(workdirs) or table(workdirs))
 
 
 if __name__ == "__main__":
-    main()
+    commands.main(run)

@@ -144,6 +144,14 @@ def test_live_predictions_follow_the_frames(model, model_path, capsys, monkeypat
     assert len(rest) == 6
 
 
+def test_a_joint_that_is_nan_is_missing():
+    words = ["1"] * 75
+    words[4] = "nan"
+    ((_, frame),) = predict.read_frames(io.BytesIO(" ".join(words).encode()))
+    np.testing.assert_array_equal(frame[0, 1], 0)
+    np.testing.assert_array_equal(np.delete(frame[0], 1, axis=0), 1)
+
+
 def test_normalised_frames_that_were_not_said_to_be_are_explained(model_path, capsys, monkeypatch):
     pose = np.zeros((25, 3))
     pose[5] = 0.3
@@ -199,7 +207,7 @@ def test_a_live_line_comes_before_the_next_frame_is_sent(model_path):
     [
         (b"1 " * 74, "found 74 numbers"),
         (b"1 " * 76, "found 76 numbers"),
-        (b"nan " * 75, "not within 100 metres"),
+        (b"inf " * 75, "not within 100 metres"),
         (b"1e9 " * 75, "not within 100 metres"),
         (b"one " * 75, "something else than numbers"),
         (b"\xff\x00" * 100, "found 1 numbers"),

@@ -434,7 +434,7 @@ def test_benchmark_on_virtual_devices(program, tmp_path):
     assert [path.stat().st_mtime_ns for path in files] == written
 
 
-def test_one_table_of_all_cells(tmp_path, capsys, monkeypatch):
+def test_one_table_of_all_cells(tmp_path, capsys):
     figures = {
         "device": "H", "dtype": "float32", "samples_per_second_per_device": 1234.56,
         "step_seconds": 0.01234567, "peak_memory_gb": 2.3456,
@@ -445,8 +445,7 @@ def test_one_table_of_all_cells(tmp_path, capsys, monkeypatch):
         write_json(
             cell / "benchmark.json", figures | {"devices": devices, "batch_size": batch_size}
         )
-    monkeypatch.setattr(sys, "argv", ["summary", *map(str, sorted(tmp_path.iterdir()))])
-    summary.main()
+    summary.run([*map(str, sorted(tmp_path.iterdir()))])
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| H | float32 | 2 | 8 | 1235 | 0.01235 | 2.35 |",
         "| H | float32 | 2 | 16 | 1235 | 0.01235 | 2.35 |",

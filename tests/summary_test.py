@@ -121,4 +121,8 @@ def test_comparisons_with_peers_are_no_runs(tmp_path):
 
 def test_without_a_finished_evaluation_it_says_so(tmp_path):
     with pytest.raises(UserError, match="no finished evaluation"):
-        summary.table([tmp_path])
+        summary.run([str(tmp_path)])
+    with pytest.raises(UserError, match="There is no folder nowhere"):
+        summary.run(["nowhere"])
+    with pytest.raises(UserError, match="required: WORKDIR"):
+        summary.run([])

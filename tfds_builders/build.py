@@ -64,7 +64,7 @@ def build(
         skip_bad_files=skip_bad_files,
     )
     if is_built(builder):
-        print(f"{dataset} is already built in {builder.data_path}; nothing to do.")
+        print(f"{dataset} is already built in {builder.data_path}; delete that to build it anew.")
         return builder
     if builder.NEEDS_MANUAL_DIR:
         _check_manual_dir(builder_class, manual_dir)

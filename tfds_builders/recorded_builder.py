@@ -23,6 +23,8 @@ from tfds_builders.skeleton_builder import (
     SkeletonBuilder,
 )
 
+_TWICE = "another file has its name; give archives or what was unpacked from them, not both"
+
 
 class Record(NamedTuple):
     """An example to write: frames `start` to `stop` of a clip, and its other features."""
@@ -163,8 +165,7 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
         found: dict[str, RawFile] = {}
         for file in files:
             if file.name in found:
-                other = found[file.name].file
-                self._refuse(BadFile(file.file, None, f"it has the name of {other}"), report)
+                self._refuse(BadFile(file.file, None, _TWICE), report)
             else:
                 found[file.name] = file
         return dict(sorted(found.items()))

@@ -161,7 +161,7 @@ LABELS, VIDEO = "I/Label_PKU_final/0003-R.txt", "I/PKU_Skeleton_Renew/0003-R.txt
         (VIDEO, video_text(np.zeros((30, 2, 25, 3))), "no body in frames 5 to 15"),
         (VIDEO, None, "lists 0003-R, of which there is no skeleton file 0003-R.txt"),
         ("I/Label_PKU_final/0009-R.txt", labels_text(ROWS["0002-L"]), "no video of these labels"),
-        ("I/0002-L.txt", video_text(video("0002-L", 3)), "it has the name of"),
+        ("I/0002-L.txt", video_text(video("0002-L", 3)), "another file has its name"),
         ("I/notes.txt", b"see the manual\n", "the name is neither of part I"),
     ],
 )

@@ -80,7 +80,7 @@ class Builder(RecordedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Ask the authors (https://www.icst.pku.edu.cn/struct/Projects/PKUMMD.html) for the "
         "skeletons, the labels and the splits (cross-subject, cross-view) of the part; manual_dir "
-        "holds their archives or text files, at any depth."
+        "holds the text files unpacked from their archives (.7z), at any depth."
     )
     BUILDER_CONFIGS = _protocols()
     LABELS = ACTIONS
