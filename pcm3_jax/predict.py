@@ -18,11 +18,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pcm3_jax.data.normalization import MAX_METRES, normalization_of
+from pcm3_jax.data.normalization import MAX_METRES
 from pcm3_jax.errors import UserError
 from pcm3_jax.files import shown
 from pcm3_jax.inference import commands, library, skeleton_files
-from pcm3_jax.inference.online import OnlineNormalization
 from pcm3_jax.joint_layouts import layout_named
 from pcm3_jax.skeleton import COORDINATES, JOINTS
 
@@ -65,17 +64,16 @@ def run(argv: list[str]) -> None:
 
 def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> None:
     """Answers each frame with a line; on a terminal they are written over each other."""
-    stream = model.stream()
-    normalization = OnlineNormalization(normalization_of(model.config.data.name))
+    stream = model.stream(normalize=not normalized)
     terminal = sys.stdout.isatty()
     for number, frame in read_frames(lines):
-        pose = frame if normalized else normalization(frame)
-        if pose is None:
+        feature = stream.push(frame)
+        if feature is None:
             text = "nobody seen yet"
             if frame.any():
                 text += ", since the spine's base is at zero (--normalized takes such frames)"
         else:
-            text = _text(model.labels(stream.push(pose)[None], k)[0])
+            text = _text(model.labels(feature[None], k)[0])
         start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
         print(f"{start}frame {number}: {text}", end=end, flush=True)
     if terminal:

@@ -157,7 +157,7 @@ def test_a_stream_agrees_with_embed_on_every_prefix(weights, stream):
     rng = np.random.default_rng(1)
     frames = normalize_sequence(walk(40))
     missing = rng.random((40, 2, 25)) < 0.2
-    online = model.stream()
+    online = model.stream(normalize=False)
     for time in range(40):
         feature = online.push(frames[time], missing[time])
         prefix = slice(time + 1)
@@ -179,7 +179,7 @@ def test_joints_that_are_zero_are_missing_in_a_stream_too(weights, stream):
     lost = np.zeros((12, 2, 25), bool)
     lost[5:7, 0, 7] = True
     zeros = np.where(lost[..., None], 0, frames)
-    online, told = model.stream(), model.stream()
+    online, told = (model.stream(normalize=False) for _ in range(2))
     for time in range(12):
         np.testing.assert_array_equal(online.push(zeros[time]), told.push(frames[time], lost[time]))
     whole = model.embed(zeros, normalize=False, resample=False)
@@ -187,8 +187,20 @@ def test_joints_that_are_zero_are_missing_in_a_stream_too(weights, stream):
     np.testing.assert_array_equal(whole, expected)
 
 
+def test_a_stream_normalises_as_the_data_set_was(model):
+    frames = walk(8)
+    online, expected = model.stream(), model.stream(normalize=False)
+    for _ in range(2):
+        # Nobody is there yet.
+        assert online.push(np.zeros((2, 25, 3))) is None and online.frames == 1
+        for raw, normalised in zip(frames, normalize_sequence(frames), strict=True):
+            np.testing.assert_allclose(online.push(raw), expected.push(normalised), atol=1e-5)
+        online.reset()
+        expected.reset()
+
+
 def test_two_streams_do_not_disturb_each_other(model):
-    first, second = model.stream(), model.stream()
+    first, second = (model.stream(normalize=False) for _ in range(2))
     frames = normalize_sequence(walk(6))
     alone = [first.push(frame) for frame in frames]
     for frame, expected in zip(frames, alone, strict=True):
@@ -199,7 +211,7 @@ def test_two_streams_do_not_disturb_each_other(model):
 def test_a_bidirectional_model_waits_for_the_end(weights):
     model = changed(weights, model__recurrence="bidirectional")
     with pytest.raises(UserError, match="bidirectional"):
-        model.stream()
+        model.stream(normalize=False)
     sequences = [normalize_sequence(walk(frames)) for frames in (5, 20)]
     features = model.embed(sequences, normalize=False, resample=False)
     network, variables = model._network, model._variables
@@ -386,7 +398,7 @@ def test_what_is_too_long_to_encode_as_it_is_is_refused(model):
     ],
 )
 def test_frames_that_cannot_be_used_are_refused_and_forgotten(model, frame, sentence):
-    online, frames = model.stream(), normalize_sequence(walk(2))
+    online, frames = model.stream(normalize=False), normalize_sequence(walk(2))
     online.push(frames[0])
     with pytest.raises(UserError, match=f"Frame 1.*{sentence}"):
         online.push(frame)

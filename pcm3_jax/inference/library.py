@@ -198,15 +198,22 @@ class Model:
             parts.append((np.where(seen[..., None], np.asarray(views)[:rows], predicted), ~seen))
         return Reconstruction(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def stream(self) -> Stream:
+    def stream(self, *, normalize: bool = True) -> Stream:
         """Starts an online sequence: `Stream.push` takes a frame and gives the feature so far.
 
-        The work of a frame does not grow with time.
+        The work of a frame does not grow with time.  Frames go to the network as they are, without
+        the crop and the resizing of `embed`; a classifier of sequences thus sees another pace.
+
+        Args:
+          normalize: whether to normalise frames as the data set of the run was, as far as that can
+            be known while they arrive: by the first frame that has the first person's spine.
+            False takes frames that already are.
 
         Raises:
           UserError: the model's recurrence is bidirectional.
         """
-        return Stream(self._step, self._variables, self.config)
+        normalization = normalization_of(self.config.data.name) if normalize else None
+        return Stream(self._step, self._variables, self.config, normalization)
 
     def _prepare(
         self,

@@ -76,7 +76,13 @@ class Stream:
       frames: how many have been pushed.
     """
 
-    def __init__(self, step: Step, variables: Any, config: ConfigDict) -> None:
+    def __init__(
+        self,
+        step: Step,
+        variables: Any,
+        config: ConfigDict,
+        normalization: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         """Raises UserError where one direction would have to wait for the end."""
         if config.model.recurrence != "stepwise":
             raise UserError(
@@ -84,27 +90,30 @@ class Stream:
                 "from their end; only a 'stepwise' model can take frames as they arrive."
             )
         self._step, self._variables, self._stream = step, variables, config.views.stream
+        self._normalization = normalization
         # On the device as all later states are, lest the first frame compile on its own.
         self._start = jnp.zeros((config.model.layers, 2, config.model.hidden))
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all frames."""
+        """Forgets all frames, for the next sequence."""
         self.frames = 0
+        self._normalize = OnlineNormalization(self._normalization) if self._normalization else None
         self._state = self._start
         self._last: Sequence | None = None
 
-    def push(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    def push(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray | None:
         """Takes the next frame.
 
         Args:
-          frame: (M, 25, 3) with M = 1 or 2, normalised metres; it may be all zeros where
-            nobody is seen.
-          mask: None, or booleans that broadcast to (M, 25), True where a joint is missing.
+          frame: (M, 25, 3) with M = 1 or 2, metres; it may be all zeros where nobody is seen.
+          mask: None, or booleans that broadcast to (M, 25), True where a joint is missing; as are
+            joints that are zero.
 
         Returns:
           (2H,) float32, what ``model.embed(frames, normalize=False, resample=False)`` gives for
-          all frames so far.
+          all normalised frames so far.  None while a stream that normalises has not yet seen the
+          first person's spine.
 
         Raises:
           UserError: the frame has another shape or type, or holds what is no coordinate.
@@ -115,6 +124,12 @@ class Stream:
             raise UserError(f"{what} has shape {frame.shape}; it must be (persons, 25, 3).")
         missing = None if mask is None else np.asarray(mask)
         now = read_sequence(frame[None], what, missing, may_be_empty=True)
+        if self._normalize is not None:
+            pose = self._normalize(now.poses[0])
+            if pose is None:
+                self.frames += 1
+                return None
+            now = now._replace(poses=pose[None].astype(np.float32))
         now = now._replace(visible=now.visible & ~missing_joints(now.poses))
         last, self._last = self._last, now
         self.frames += 1
