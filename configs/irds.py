@@ -45,7 +45,7 @@ def get_config(table: str = "") -> ConfigDict:
     # The queue stays below the 1,434 training sequences.
     config.method.queue_size = 1024
     config.method.key_momentum = 0.99
-    # One person only; see configs/demo.py.
+    # One person only; see `SMALL` in pcm3_jax/tables/scale.py.
     config.method.prompt_placement = "after_norm"
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-3

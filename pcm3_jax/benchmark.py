@@ -98,7 +98,7 @@ def _cmd_step_flops(config: ConfigDict) -> int:
     return 3 * step_flops(branch)
 
 
-def measure(config: ConfigDict) -> dict[str, float | int | str | list[float]]:
+def measure(config: ConfigDict) -> dict[str, float | int | str]:
     """Times ``config.benchmark.steps`` steps and returns the figures."""
     devices = Devices(config.mapping)
     batch_size, frames = config.optimizer.batch_size, config.views.frames

@@ -37,8 +37,8 @@ def default_config() -> ConfigDict:
     config.seed = 0
     # "small" makes tables of small networks on the embedded data: pcm3_jax/tables/scale.py.
     config.scale = "paper"
-    # Workdir of the pretraining run that linear_eval and retrieval evaluate; "" evaluates a
-    # randomly initialised encoder.
+    # The trained model whose encoder the evaluations take: a workdir, a checkpoint or an exported
+    # file.  "" is a randomly initialised encoder.
     config.encoder = ""
 
     config.data = ConfigDict()
@@ -129,7 +129,7 @@ def default_config() -> ConfigDict:
     config.finetune.fraction = 0.01
     config.finetune.draws = 5
 
-    # Occluded training and test sequences in linear_eval and retrieval (Table 4).
+    # Occluded sequences in linear_eval, finetune, retrieval and baseline (Table 4).
     config.occlusion = ConfigDict({"kind": "none", "ratio": (0.3, 0.7)})
 
     # Fusion of streams (Table 1): workdirs of linear evaluations, and the weights of their scores.
@@ -345,7 +345,7 @@ def validate(config: ConfigDict) -> None:
     require(
         config.occlusion.kind == "none" or config.task not in ("detection", "motion_prediction"),
         f"config.occlusion.kind is {config.occlusion.kind!r}, but task {config.task!r} occludes "
-        "nothing; linear_eval, finetune and retrieval do.",
+        "nothing; linear_eval, finetune, retrieval and baseline do.",
     )
 
 

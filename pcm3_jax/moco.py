@@ -35,5 +35,5 @@ def push(queue: jax.Array, pointer: jax.Array, keys: jax.Array) -> tuple[jax.Arr
 
 
 def gather_keys(keys: jax.Array, axis_name: str | None) -> jax.Array:
-    """Keys of the global batch (B, D), in global order, from each device's (B / D, D)."""
+    """Keys of the global batch (B, D), in global order, from each of n devices' (B / n, D)."""
     return keys if axis_name is None else lax.all_gather(keys, axis_name, tiled=True)

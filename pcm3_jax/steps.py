@@ -81,7 +81,7 @@ def update(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
 ) -> tuple[TrainState, Metrics]:
-    """One optimizer step on given views: Eq. 7, then MoCo's bookkeeping."""
+    """One step on given views: moves the key encoder, descends Eq. 7, and enqueues the keys."""
     method = config.method
     key_params = moco.update_key_params(
         state.key_params, key_part(state.params), method.key_momentum

@@ -148,7 +148,7 @@ class Telemetry:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None:
-            # It says more than that something cannot be written besides.
+            # That error matters more than what cannot be written on the way out.
             self._on_failure = "continue"
         self.close()
 
@@ -167,8 +167,8 @@ class Telemetry:
 class _Events:
     """TensorBoard's file, in which steps from ``first_step`` on hide those of earlier files.
 
-    It is written in the caller's thread.  The one of tensorboardX would die on a full disk, and
-    whoever adds an event wait for it.
+    It is written in the caller's thread: tensorboardX's own dies on a full disk, after which adding
+    an event waits for ever.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:

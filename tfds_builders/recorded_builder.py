@@ -56,7 +56,8 @@ class Report:
         differences: what else a complete download has.
         expected_splits: examples of each split of a complete download, where that is known.
         expected_classes: the same for each class, all splits together.
-        splits: examples of each split and class.
+        splits: examples of each class, by split.
+        examples: examples of each split.
         peak_memory_mb: most that a process used while parsing.
     """
 

@@ -27,7 +27,7 @@ def encoder_embedding(model: PCM3) -> Embedding:
 
 
 def raw_embedding(_: Any, poses: jax.Array) -> jax.Array:
-    """The coordinates themselves (N, T * 150), which a built data set holds spine-centred."""
+    """The coordinates themselves (N, T * 150), as the data set stores them."""
     return poses.reshape(poses.shape[0], -1)
 
 

@@ -24,7 +24,7 @@ class Weights:
 
     Attributes:
       config: complete and valid.
-      tree: {"params": …, "batch_stats": …}, of which parts other than the encoder may lack; where
+      tree: {"params": …, "batch_stats": …}, of which parts other than the encoder may be missing; where
         known, {"classifier": {"kernel": (2H, classes), "bias": (classes,)}} and the parts of
         `TRAINING`.
       classes: names of the classifier's classes.
@@ -86,7 +86,7 @@ def check(weights: Weights, what: str) -> Weights:
 
 
 def _difference(tree: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """What is wrong with the tree, as a clause; whole modules and parts may lack."""
+    """What is wrong with the tree, as a clause; whole modules and parts may be missing."""
     for name in ("params", "batch_stats"):
         wanted = wanted | {name: {k: v for k, v in wanted[name].items() if k in tree[name]}}
         if "encoder" not in wanted[name]:

@@ -37,11 +37,6 @@ class Run:
     starts: list[dict[str, Any]]
     checkpoints: list[int]
 
-    @property
-    def label(self) -> str:
-        """Its name and task, for captions."""
-        return f"{self.name} ({self.config.task})"
-
 
 def read_runs(workdirs: list[Path]) -> tuple[list[Run], dict[str, dict[str, Any]]]:
     """The runs in some workdirs, and the figures of the benchmarks among them by name.

@@ -37,7 +37,7 @@ from pcm3_jax.tables.paper import (
 )
 from pcm3_jax.tables.scale import scaled
 
-# What the runs of a table do not depend on.
+# Settings of the table itself: its runs have the defaults of these, the scale once applied.
 _OWN_KEYS = ("scale", "table", "table_cells", "table_data", "table_runs", "table_seeds")
 # What pretraining does not read: other values of these must not make it another run.
 _EVALUATION_SECTIONS = (
