@@ -14,6 +14,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -187,6 +188,9 @@ class Checkpoints:
             # Orbax would not say which one it is.
             _readable(path.parents[1], functools.partial(_read_json, path))
 
+        if jax.process_count() == 1:
+            _remove_unfinished(self.folder)
+
         def accuracy(metrics: dict[str, float]) -> float:
             return metrics.get("knn_accuracy", -math.inf)
 
@@ -278,6 +282,21 @@ class Checkpoints:
             with self._failure_reported():
                 self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what failed saves have left.
+
+    Orbax does so, too, but threads of a save that has just failed may still be writing there, which
+    would end its attempt, and the next save with it.
+    """
+    for _ in range(100):
+        unfinished = list(folder.glob("*.orbax-checkpoint-tmp"))
+        if not unfinished:
+            return
+        for path in unfinished:
+            shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.05)
 
 
 def latest_checkpoint(run: Path) -> Path | None:

@@ -84,8 +84,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> Results:
     embedder = Embedder(encoder_embedding(model), devices, config)
 
     def evaluate(state) -> dict[str, float]:
-        trees = {"params": state.params, "batch_stats": state.batch_stats}
-        variables = method.encoder_of(trees, config)
+        variables = method.encoder_of(state.variables, config)
         return {"knn_accuracy": retrieval_accuracy(embedder, variables, train_split, test_split)}
 
     schedule = Schedule(

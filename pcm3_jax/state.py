@@ -18,17 +18,14 @@ from pcm3_jax.skeleton import COORDINATES, JOINTS, PERSONS
 KEY_MODULES = ("encoder", "projector")
 
 
-class TrainState(flax.struct.PyTreeNode):
-    """State of pretraining, replicated on every device.
+class State(flax.struct.PyTreeNode):
+    """State of any training, replicated on every device.
 
     Attributes:
       step: int32, optimizer steps taken.
       healthy: False once a loss or gradient was not finite; the state is then left as it was
         before that step, so that the failure can be reproduced from it.
-      params, batch_stats: the network of the query side.
-      key_params, key_batch_stats: the momentum-updated encoder and projector (§3.1).
-      queue: (K, D) past keys, unit vectors.
-      queue_pointer: int32, where the oldest key lies.
+      params, batch_stats: the network that is trained.
       opt_state: of the optimizer.
     """
 
@@ -36,11 +33,26 @@ class TrainState(flax.struct.PyTreeNode):
     healthy: jax.Array
     params: Any
     batch_stats: Any
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class TrainState(State):
+    """State of pretraining, whose network is that of the query side.
+
+    Attributes:
+      key_params, key_batch_stats: the momentum-updated encoder and projector (§3.1).
+      queue: (K, D) past keys, unit vectors.
+      queue_pointer: int32, where the oldest key lies.
+    """
+
     key_params: Any
     key_batch_stats: Any
     queue: jax.Array
     queue_pointer: jax.Array
-    opt_state: optax.OptState
 
 
 def key_part(params: Any) -> Any:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +18,13 @@ from ml_collections import ConfigDict
 from pcm3_jax import losses, moco
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets
-from pcm3_jax.state import TrainState, key_part
+from pcm3_jax.state import State, TrainState, key_part
 from pcm3_jax.views.pipeline import Batch, Views, draw_offsets, draw_views
 
 Metrics = dict[str, jax.Array]
 
 
-class Descending(Protocol):
-    """What `descend` changes of a state: a `TrainState`, or another with fields of these names."""
-
-    @property
-    def step(self) -> jax.Array: ...
-    @property
-    def healthy(self) -> jax.Array: ...
-    @property
-    def params(self) -> Any: ...
-    @property
-    def opt_state(self) -> optax.OptState: ...
-    def replace(self, **changes: Any) -> Self: ...
-
-
-AnyState = TypeVar("AnyState", bound=Descending)
+AnyState = TypeVar("AnyState", bound=State)
 
 
 def pretrain_step(

@@ -1,5 +1,6 @@
 """Checkpoints: which are kept, what a damaged one says, and whose a workdir is."""
 
+import gc
 import json
 import math
 import re
@@ -140,6 +141,15 @@ def lose_checksums(folder):
     shutil.rmtree(folder / "checksums")
 
 
+@pytest.fixture
+def abandoned_reads(request):
+    """Orbax abandons its other reads when one fails; they may complain when they are collected."""
+    mark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    request.applymarker(mark)
+    request.addfinalizer(gc.collect)
+
+
+@pytest.mark.usefixtures("abandoned_reads")
 @pytest.mark.parametrize(
     "damage",
     [delete, truncate, change_a_byte, garble, garble_layout, garble_metrics, lose_checksums],

@@ -11,7 +11,7 @@ import pytest
 from pcm3_jax import convert, pretraining
 from pcm3_jax.checkpoint import claim_workdir
 from pcm3_jax.config import validate
-from pcm3_jax.downstream import features, frozen, inputs, trained
+from pcm3_jax.downstream import features, frozen, inputs, supervised, trained
 from pcm3_jax.downstream.linear import top_k_accuracy
 from pcm3_jax.errors import UserError
 from pcm3_jax.files import save_arrays
@@ -152,6 +152,19 @@ def test_occlusions_when_testing_do_not_depend_on_the_batches(run_config, tmp_pa
         config.eval.batch_size = batch_size
         results.append(trained.finetune(config, tmp_path))
     assert results[0] == results[1]
+
+
+def test_all_draws_are_trained_by_one_program(run_config, tmp_path, monkeypatch):
+    def counted(*arguments):
+        loss = made(*arguments)
+        return lambda *inputs: (traced.append(1), loss(*inputs))[1]
+
+    traced, made = [], supervised.classification_loss
+    monkeypatch.setattr(supervised, "classification_loss", counted)
+    config = briefly(run_config)
+    config.finetune.draws = 3
+    assert len(trained.finetune(config, tmp_path)["top1_draws"]) == 3
+    assert len(traced) == 1
 
 
 def test_of_several_processes_the_first_writes_arrays(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +22,7 @@ from pcm3_jax.models.encoder import Encoder
 from pcm3_jax.optimizer import optimizer_of
 from pcm3_jax.parallel import AXIS, Devices
 from pcm3_jax.skeleton import flatten_frames
+from pcm3_jax.state import State
 from pcm3_jax.steps import descend
 
 # (params, batch_stats, frames, batch, key) → (loss of this device's share, batch_stats).
@@ -62,20 +62,6 @@ def encode(encoder: Encoder, poses: jax.Array, train: bool) -> jax.Array:
     return encoder.sequence_feature(features[:, 0])
 
 
-class State(flax.struct.PyTreeNode):
-    """What a step changes; the fields are those of `state.TrainState`."""
-
-    step: jax.Array
-    healthy: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: optax.OptState
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        return {"params": self.params, "batch_stats": self.batch_stats}
-
-
 def classification_loss(model: Classifier, views: Callable[..., jax.Array]) -> Loss:
     """Cross-entropy of a batch (clips, target, position); ``views`` makes poses of it."""
 
@@ -110,95 +96,116 @@ def supervised_step(
     return descend(state, gradients, {"loss": value}, optimizer, AXIS, batch_stats=batch_stats)
 
 
-def fit(
-    variables: dict[str, Any],
-    loss: Loss,
-    recordings: Recordings,
-    draw: Callable[[int], Samples],
-    evaluate: Callable[[dict[str, Any]], dict[str, float]],
-    settings: ConfigDict,
-    config: ConfigDict,
-    devices: Devices,
-    workdir: Path,
-    part: str = "",
-) -> dict[str, float]:
-    """Trains from ``variables`` with the common loop, and evaluates what comes out.
+class Trainer:
+    """Trains with the common loop; its step is compiled once for all that it trains."""
 
-    Args:
-      variables: params and batch_stats to start from.
-      loss: of one device's share of a batch.
-      recordings: of the training split.
-      draw: epoch → its samples, of which there are always as many.
-      evaluate: variables → metrics.
-      settings: the task's section of the configuration: epochs, batch_size and the optimizer.
-      config: the whole configuration.
-      devices: to train on.
-      workdir, part: as `pcm3_jax.loop.train` takes them.
-    """
-    count = len(draw(0))
-    # A set smaller than the batch is one batch; each device has as many rows as the others.
-    batch_size = min(settings.batch_size, -(-count // devices.count) * devices.count)
-    steps_per_epoch = -(-count // batch_size)
-    optimizer = optimizer_of(settings, steps_per_epoch)
+    def __init__(
+        self,
+        loss: Loss,
+        recordings: Recordings,
+        count: int,
+        settings: ConfigDict,
+        config: ConfigDict,
+        devices: Devices,
+    ) -> None:
+        """Takes what the trainings share.
 
-    def batches(first_step: int) -> Iterator[tuple[jax.Array, Any]]:
-        epoch, skipped = divmod(first_step, steps_per_epoch)
+        Args:
+          loss: of one device's share of a batch.
+          recordings: of the training split.
+          count: samples of an epoch.
+          settings: the task's section of the configuration: epochs, batch_size and the optimizer.
+          config: the whole configuration.
+          devices: to train on.
+        """
+        self._recordings, self._count, self._devices = recordings, count, devices
+        self._seed = config.seed
+        # A set smaller than the batch is one batch; each device has as many rows as the others.
+        self._batch_size = min(settings.batch_size, -(-count // devices.count) * devices.count)
+        self._steps_per_epoch = -(-count // self._batch_size)
+        self._optimizer = optimizer_of(settings, self._steps_per_epoch)
+        self._step = devices.map(
+            functools.partial(
+                supervised_step, loss=loss, optimizer=self._optimizer, seed=config.seed
+            ),
+            frames_sharded=recordings.frames is None,
+            donate=True,
+        )
+        self._schedule = Schedule(
+            total_steps=settings.epochs * self._steps_per_epoch,
+            steps_per_epoch=self._steps_per_epoch,
+            batch_size=self._batch_size,
+            log_every_steps=config.log_every_steps,
+            checkpoint_every_epochs=config.checkpoint.every_epochs,
+            keep_checkpoints=config.checkpoint.keep,
+            on_failure=config.checkpoint.on_failure,
+            evaluate_every_epochs=0,
+        )
+
+    def fit(
+        self,
+        variables: dict[str, Any],
+        draw: Callable[[int], Samples],
+        evaluate: Callable[[dict[str, Any]], dict[str, float]],
+        workdir: Path,
+        part: str = "",
+    ) -> dict[str, float]:
+        """Trains from ``variables``, and evaluates what comes out.
+
+        Args:
+          variables: params and batch_stats to start from.
+          draw: epoch → its samples.
+          evaluate: variables → metrics.
+          workdir, part: as `pcm3_jax.loop.train` takes them.
+        """
+        # Copies, since the step donates its state.
+        params, batch_stats = jax.tree.map(
+            jnp.array, (variables["params"], variables["batch_stats"])
+        )
+        state = State(
+            step=jnp.int32(0),
+            healthy=jnp.bool_(True),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=self._optimizer.init(params),
+        )
+        _, metrics = train(
+            self._devices.replicate(state),
+            self._step,
+            functools.partial(self._batches, draw),
+            lambda state: evaluate(state.variables),
+            self._schedule,
+            workdir,
+            part,
+        )
+        return metrics
+
+    def _batches(
+        self, draw: Callable[[int], Samples], first_step: int
+    ) -> Iterator[tuple[jax.Array, Any]]:
+        epoch, skipped = divmod(first_step, self._steps_per_epoch)
         while True:
-            order = np.random.default_rng((config.seed, epoch)).permutation(count)
+            order = np.random.default_rng((self._seed, epoch)).permutation(self._count)
             # The last batch is filled up with the epoch's first samples.
-            filled = np.resize(order, (steps_per_epoch, batch_size))
-            yield from sample_batches(recordings, draw(epoch), filled[skipped:], devices)
+            filled = np.resize(order, (self._steps_per_epoch, self._batch_size))
+            yield from sample_batches(
+                self._recordings, draw(epoch), filled[skipped:], self._devices
+            )
             epoch, skipped = epoch + 1, 0
 
-    step = devices.map(
-        functools.partial(supervised_step, loss=loss, optimizer=optimizer, seed=config.seed),
-        frames_sharded=recordings.frames is None,
-        donate=True,
-    )
-    # Copies, since the step donates its state.
-    params, batch_stats = jax.tree.map(jnp.array, (variables["params"], variables["batch_stats"]))
-    state = State(
-        step=jnp.int32(0),
-        healthy=jnp.bool_(True),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
-    )
-    schedule = Schedule(
-        total_steps=settings.epochs * steps_per_epoch,
-        steps_per_epoch=steps_per_epoch,
-        batch_size=batch_size,
-        log_every_steps=config.log_every_steps,
-        checkpoint_every_epochs=config.checkpoint.every_epochs,
-        keep_checkpoints=config.checkpoint.keep,
-        on_failure=config.checkpoint.on_failure,
-        evaluate_every_epochs=0,
-    )
-    _, metrics = train(
-        devices.replicate(state),
-        step,
-        batches,
-        lambda state: evaluate(state.variables),
-        schedule,
-        workdir,
-        part,
-    )
-    return metrics
 
-
-def predict(
+def predictor(
     function: Callable[..., jax.Array],
-    variables: dict[str, Any],
     recordings: Recordings,
     samples: Samples,
     batch_size: int,
     devices: Devices,
-) -> np.ndarray:
-    """``function(variables, frames, clips, position)`` of every sample, in order, as (S, …).
+) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Computes, of any variables, ``function`` of every sample, in order, as (S, …).
 
     Args:
-      function: on one device, its share of the rows; positions are those among the samples.
-      variables: the same on every device.
+      function: (variables, frames, clips, position) → its share of the rows, on one device;
+        positions are those among the samples.
       recordings: what the samples are from.
       samples: pieces of them.
       batch_size: rows at a time.
@@ -212,11 +219,14 @@ def predict(
     mapped = devices.map(gathered, frames_sharded=recordings.frames is None)
     count = len(samples)
     size = min(batch_size, -(-count // devices.count) * devices.count)
-    batches = -(-count // size)
-    order = np.resize(np.arange(count), (batches, size))
-    placed = devices.replicate(variables)
-    results = [
-        np.asarray(mapped(placed, frames, batch))
-        for frames, batch in sample_batches(recordings, samples, order, devices)
-    ]
-    return np.concatenate(results)[:count]
+    order = np.resize(np.arange(count), (-(-count // size), size))
+
+    def predict(variables: dict[str, Any]) -> np.ndarray:
+        placed = devices.replicate(variables)
+        results = [
+            np.asarray(mapped(placed, frames, batch))
+            for frames, batch in sample_batches(recordings, samples, order, devices)
+        ]
+        return np.concatenate(results)[:count]
+
+    return predict

@@ -49,15 +49,15 @@ def finetune(config: ConfigDict, workdir: Path) -> Results:
         poses = views(jax.random.key(config.seed), frames, clips, position, central=True)
         return model.apply(variables, poses, train=False)
 
+    predict = supervised.predictor(scores, test_split, whole, config.eval.batch_size, devices)
+
     def evaluate(variables) -> dict[str, float]:
-        found = supervised.predict(
-            scores, variables, test_split, whole, config.eval.batch_size, devices
-        )
-        return {"top1": top_k_accuracy(found, test_split.label, 1)}
+        return {"top1": top_k_accuracy(predict(variables), test_split.label, 1)}
 
     def fixed(samples: feed.Samples) -> Callable[[int], feed.Samples]:
         return lambda epoch: samples
 
+    trainer = supervised.Trainer(loss, train_split, count, settings, config, devices)
     encoder = encoder_variables(config)
     accuracies = []
     for draw in range(settings.draws):
@@ -65,10 +65,7 @@ def finetune(config: ConfigDict, workdir: Path) -> Results:
         chosen = np.sort(rng.permutation(len(train_split))[:count])
         samples = _whole_sequences(train_split, chosen)
         start = _start(model, encoder, _key(config, draw), _POSES, train=False)
-        metrics = supervised.fit(
-            start, loss, train_split, fixed(samples), evaluate, settings, config, devices,
-            workdir, f"draw_{draw}",
-        )  # fmt: skip
+        metrics = trainer.fit(start, fixed(samples), evaluate, workdir, f"draw_{draw}")
         accuracies.append(metrics["top1"])
     return {
         "top1": float(np.mean(accuracies)),
@@ -96,11 +93,12 @@ def detection(config: ConfigDict, workdir: Path) -> Results:
         return jax.nn.softmax(scores)
 
     every_frame = windows.detection_samples(test_split, *window)
+    predict = supervised.predictor(
+        probabilities, test_split, every_frame, config.eval.batch_size, devices
+    )
 
     def evaluate(variables) -> dict[str, float]:
-        found = supervised.predict(
-            probabilities, variables, test_split, every_frame, config.eval.batch_size, devices
-        )
+        found = predict(variables)
         segments = [
             detecting.segments(detecting.smooth(video, settings.smoothing), settings.threshold)
             for video in np.split(found, np.cumsum(test_split.length)[:-1])
@@ -118,11 +116,10 @@ def detection(config: ConfigDict, workdir: Path) -> Results:
         offset = np.random.default_rng((config.seed, epoch, 1)).integers(settings.train_every)
         return windows.detection_samples(train_split, *window, settings.train_every, offset)
 
-    return supervised.fit(
-        _start(model, encoder_variables(config), _key(config), _POSES, train=False),
-        supervised.classification_loss(model, views),
-        train_split, draw, evaluate, settings, config, devices, workdir,
-    )  # fmt: skip
+    loss = supervised.classification_loss(model, views)
+    trainer = supervised.Trainer(loss, train_split, len(draw(0)), settings, config, devices)
+    start = _start(model, encoder_variables(config), _key(config), _POSES, train=False)
+    return trainer.fit(start, draw, evaluate, workdir)
 
 
 def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
@@ -158,12 +155,10 @@ def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
         return jnp.stack([total, position_errors(still, future)[0], count], axis=1)
 
     tested = windows.prediction_samples(test_split, span)
+    predict = supervised.predictor(errors, test_split, tested, config.eval.batch_size, devices)
 
     def evaluate(variables) -> dict[str, Any]:
-        found = supervised.predict(
-            errors, variables, test_split, tested, config.eval.batch_size, devices
-        )
-        predicted, still, count = found.sum(0, dtype=np.float64)
+        predicted, still, count = predict(variables).sum(0, dtype=np.float64)
         metrics: dict[str, float] = {"sequences": len(tested)}
         for name, total in (("mpjpe", predicted), ("zero_velocity", still)):
             metrics[name] = float(total.sum() / count.sum())
@@ -178,9 +173,8 @@ def motion_prediction(config: ConfigDict, workdir: Path) -> Results:
         model, encoder_variables(config), _key(config),
         _POSES, _POSES[:, 0], settings.future, train=False,
     )  # fmt: skip
-    return supervised.fit(
-        start, loss, train_split, draw, evaluate, settings, config, devices, workdir
-    )
+    trainer = supervised.Trainer(loss, train_split, len(draw(0)), settings, config, devices)
+    return trainer.fit(start, draw, evaluate, workdir)
 
 
 def _devices(config: ConfigDict, section: str) -> Devices:
@@ -200,7 +194,7 @@ def _start(model, encoder: Any, key: jax.Array, *inputs, **options) -> dict[str,
 
     ``inputs`` and ``options`` are those of a call.
     """
-    fresh = jax.jit(lambda: model.clone().init(key, *inputs, **options))()
+    fresh = jax.jit(lambda: model.init(key, *inputs, **options))()
     return {kind: {**fresh[kind], **encoder[kind]} for kind in ("params", "batch_stats")}
 
 

@@ -24,7 +24,7 @@ class Weights:
 
     Attributes:
       config: complete and valid.
-      tree: {"params": …, "batch_stats": …}, of which parts other than the encoder may be missing; where
+      tree: {"params": …, "batch_stats": …}, of which all but the encoder may be missing; where
         known, {"classifier": {"kernel": (2H, classes), "bias": (classes,)}} and the parts of
         `TRAINING`.
       classes: names of the classifier's classes.

@@ -14,7 +14,6 @@ from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.downstream import inputs
 from pcm3_jax.downstream.retrieval import nearest_neighbours
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import model_file
 from pcm3_jax.parallel import Devices
 from pcm3_jax.report.projection import plane
 from pcm3_jax.report.runs import Run
@@ -84,9 +83,6 @@ def embed(run: Run, splits: Splits) -> Embedded:
         config.encoder = str(run.path)
     train, test = splits.of(config)
     embedder, variables = inputs.encoder(config, Devices(config.mapping))
-    if config.encoder:
-        # Says so where the arrays are not those of the configuration.
-        model_file.load(Path(config.encoder), stream=config.views.stream)
     gallery, queries = (embedder.central(variables, split) for split in (train, test))
     return Embedded(train, test, gallery, queries, nearest_neighbours(gallery, queries))
 
