@@ -16,9 +16,10 @@ from pcm3_jax.skeleton import BODY_PARTS, JOINTS, STREAMS
 from pcm3_jax.views.masking import STRATEGIES, masked_units
 from pcm3_jax.views.occlusion import KINDS
 
+# The tasks that train an encoder from random weights.
+PRETRAINING = ("pretrain", "cmd")
 TASKS = (
-    "pretrain",
-    "cmd",
+    *PRETRAINING,
     "linear_eval",
     "fusion",
     "finetune",
@@ -338,7 +339,7 @@ def validate(config: ConfigDict) -> None:
     _validate_method(config)
     _validate_table(config)
     require(
-        not config.encoder or config.task not in ("pretrain", "cmd", "table"),
+        not config.encoder or config.task not in (*PRETRAINING, "table"),
         f"config.encoder is {config.encoder!r}, but task {config.task!r} starts from random "
         "weights; the evaluations take an encoder.",
     )

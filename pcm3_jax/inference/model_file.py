@@ -19,14 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pcm3_jax.checkpoint import latest_checkpoint, read_config, restore_arrays, tuples
-from pcm3_jax.config import default_config
+from pcm3_jax.config import PRETRAINING, default_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.files import replaced
 from pcm3_jax.inference.weights import TRAINING, Weights, check, template
 from pcm3_jax.state import random_encoder
 
 _FORMAT = "pcm3_jax"
-_PRETRAINING = ("pretrain", "cmd")
 
 
 def load(path: Path, *, training: bool = False, stream: str | None = None) -> Weights:
@@ -52,10 +51,10 @@ def load(path: Path, *, training: bool = False, stream: str | None = None) -> We
     config = run_config(path)
     if config.task == "linear_eval":
         return _of_evaluation(path, config)
-    if config.task not in _PRETRAINING:
+    if config.task not in PRETRAINING:
         raise UserError(
             f"The run in {path} is of task {config.task!r}, which leaves no model; name the "
-            f"workdir of a run of {', '.join(_PRETRAINING)} or linear_eval."
+            f"workdir of a run of {', '.join(PRETRAINING)} or linear_eval."
         )
     latest = latest_checkpoint(path)
     if latest is None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from pcm3_jax.config import PRETRAINING
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.downstream import inputs
 from pcm3_jax.downstream.retrieval import nearest_neighbours
@@ -19,7 +20,6 @@ from pcm3_jax.report.projection import plane
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
 
-PRETRAINING = ("pretrain", "cmd")
 _WITH_ENCODER = (*PRETRAINING, "linear_eval", "retrieval")
 # Sequences on a map, and the frames of those that it shows one at a time.
 _MOST_PLACES, _PLACE_FRAMES = 1200, 16

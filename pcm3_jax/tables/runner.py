@@ -21,7 +21,7 @@ import jax
 from ml_collections import ConfigDict
 
 from pcm3_jax.checkpoint import FREE_KEYS
-from pcm3_jax.config import default_config, leaf, validate
+from pcm3_jax.config import PRETRAINING, default_config, leaf, validate
 from pcm3_jax.data import recordings
 from pcm3_jax.errors import UserError
 from pcm3_jax.parallel import wait_for_all
@@ -80,7 +80,7 @@ class Plan:
         """
         config = self.base.copy_and_resolve_references()
         config.update_from_flattened_dict(settings)
-        if config.task in ("pretrain", "cmd"):
+        if config.task in PRETRAINING:
             default = default_config()
             other = ("cmd",) if config.task == "pretrain" else ()
             config.update({section: default[section] for section in _EVALUATION_SECTIONS + other})

@@ -133,7 +133,7 @@ def test_settings_that_differ_are_marked(tmp_path):
 def test_sequences_keep_a_tenth_of_a_millimetre_and_no_absent_person():
     poses = np.random.default_rng(0).normal(size=(7, 2, 25, 3)).astype(np.float32)
     pool = Pool()
-    assert pool.add(poses, "x_recorded", 2.0, key="k") == 0
+    assert pool.add(poses, "x/y_recorded", 2.0, key="k") == 0
     poses[:, 1] = 0
     assert pool.add(poses, "x", 2.0) == 1 and pool.add(poses * 0, "x", 2.0, key="k") == 0
     both, one = pool.sequences
