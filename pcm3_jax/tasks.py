@@ -1,12 +1,43 @@
-"""The tasks that a configuration can name: (configuration, workdir) → results."""
+"""The tasks that a configuration can name, and running one."""
 
 from __future__ import annotations
 
-from pcm3_jax import pretraining
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from pcm3_jax import pretraining, provenance
+from pcm3_jax.checkpoint import claim_workdir, locked
 from pcm3_jax.downstream import frozen, trained
+from pcm3_jax.files import write_json
 from pcm3_jax.tables import runner
 
-TASKS = {
+
+def run(config: ConfigDict, workdir: Path) -> dict:
+    """Runs the task and writes ``results.json``."""
+    claim_workdir(workdir, config)
+    with locked(workdir):
+        provenance.record(workdir, config)
+        cache = jax.config.values["jax_compilation_cache_dir"]
+        if jax.default_backend() == "gpu" and cache is None:
+            # GPU programs are tuned anew, and may round otherwise, whenever they are compiled.  A
+            # table's runs share its folder: JAX opens no second one in a process.
+            jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
+        results = {"task": config.task, **TASKS[config.task](config, workdir)}
+        if jax.process_index() == 0:
+            write_json(workdir / "results.json", results)
+            # A whole table would be one very long line.
+            table = {"task": "table", "table": config.table, "results": str(workdir / "results.md")}
+            print(json.dumps(table if config.task == "table" else results))
+    return results
+
+
+TASKS: dict[str, Callable[[ConfigDict, Path], dict[str, Any]]] = {
     "pretrain": pretraining.pretrain,
     "cmd": pretraining.pretrain,
     "retrieval": frozen.retrieval,
@@ -16,5 +47,5 @@ TASKS = {
     "detection": trained.detection,
     "motion_prediction": trained.motion_prediction,
     "baseline": frozen.baseline,
-    "table": runner.table,
+    "table": functools.partial(runner.table, run=run),
 }

@@ -22,7 +22,7 @@ class Recordings:
     """Sequences of one split.
 
     Attributes:
-      split: what they are, for messages.
+      split: what they are, for messages: the data set's name, and the split's in brackets.
       length: (S,) int32, frames of each sequence, at most ``max_frames``.
       label: (S,) int32; of whole videos -1.
       name: S sequence names.
@@ -49,6 +49,11 @@ class Recordings:
 
     def __len__(self) -> int:
         return len(self.length)
+
+    @property
+    def data_name(self) -> str:
+        """The data set's, "name" or "name/config"."""
+        return self.split.partition(" ")[0]
 
     def padded(self, ids: np.ndarray) -> np.ndarray:
         """Reads sequences from disk: (len(ids), max_frames, M * V * C), zeros past their end."""

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import relu
 from ml_collections import ConfigDict
 
 from pcm3_jax.data.normalization import no_normalization, normalization_of
@@ -261,8 +260,5 @@ class Model:
 
 def _frozen_prediction(network: PCM3, poses: jax.Array) -> jax.Array:
     """The decoder's prediction of poses (N, T, 2, 25, 3), from running statistics."""
-    decoder = network.decoder
-    x = decoder.reduce(network.encoder.frozen(flatten_frames(poses)))
-    x = decoder.gru(decoder.mix(relu(decoder.norm.frozen(x))))
-    frames = decoder.reconstruct(x).astype(jnp.float32)
-    return unflatten_frames(jnp.moveaxis(frames, 0, 1))
+    features = network.encoder.frozen(flatten_frames(poses))
+    return unflatten_frames(network.decoder.frozen(features))

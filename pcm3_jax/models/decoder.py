@@ -57,5 +57,10 @@ class Decoder(nn.Module):
         frames = frames.reshape(length, passes, rows, FEATURES)
         return jnp.moveaxis(frames, 0, 2), moments
 
+    def frozen(self, features: jax.Array) -> jax.Array:
+        """Predicts frames (N, T, 150) of features (T, N, 2H), from running statistics."""
+        x = self.gru(self.mix(nn.relu(self.norm.frozen(self.reduce(features)))))
+        return jnp.moveaxis(self.reconstruct(x).astype(jnp.float32), 0, 1)
+
     def record(self, moments: Moments) -> None:
         self.norm.record(moments)

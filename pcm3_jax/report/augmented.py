@@ -28,7 +28,7 @@ def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
     originals = jax.device_get(joint_views(train, chosen, config))
     # Each view spreads a crop of its own length over its frames; one pace for all is clearer.
     seconds = max(int(train.length[chosen[0]]) / FRAME_RATE, 1.0)
-    name = train.split.split(" ")[0]
+    name = train.data_name
     query = drawn.query
     panels = [
         ("Sequence", "as evaluation sees it", originals[0]),

@@ -51,7 +51,7 @@ def predictions(run: Run, test: Recordings, pool: Pool) -> dict[str, Any] | None
     rows = []
     for row, index in enumerate(chosen):
         seconds = int(test.length[index]) * views.eval_crop_ratio / FRAME_RATE
-        add = lambda poses, s=seconds: pool.add(poses, test.split.split(" ")[0], s)  # noqa: E731
+        add = lambda poses, s=seconds: pool.add(poses, test.data_name, s)  # noqa: E731
         rows.append(
             {
                 "name": test.name[index],

@@ -69,7 +69,7 @@ class Pool:
         poses = poses_of(recordings, index)
         times = np.linspace(0, len(poses) - 1, min(frames, len(poses))).round().astype(int)
         seconds = len(poses) / FRAME_RATE
-        return self.add(poses[times], recordings.split.split(" ")[0], seconds, key)
+        return self.add(poses[times], recordings.data_name, seconds, key)
 
 
 def packed(recordings: Recordings, indices: list[int]) -> tuple[jax.Array, Clips]:

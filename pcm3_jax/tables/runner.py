@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from pcm3_jax.tables.paper import (
     benchmarks,
 )
 from pcm3_jax.tables.scale import scaled
+
+RunTask = Callable[[ConfigDict, Path], dict[str, Any]]
 
 # Settings of the table itself: its runs have the defaults of these, the scale once applied.
 _OWN_KEYS = ("scale", "table", "table_cells", "table_data", "table_runs", "table_seeds")
@@ -137,7 +139,8 @@ Cells = dict[tuple[str, str], list[list[tuple[Term, Run]]]]
 class Runner:
     """Runs what has no results yet, and remembers what could not be run and why."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run: RunTask) -> None:
+        self._run = run
         self._results = {
             path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")
         }
@@ -163,9 +166,6 @@ class Runner:
         return self._results[run.folder.name]
 
     def _finish(self, run: Run) -> None:
-        # At call time, because the entry point's module imports the tasks, and they this one.
-        from pcm3_jax import main
-
         name = run.folder.name
         if self.finished(run):
             return
@@ -175,21 +175,25 @@ class Runner:
             self._finish(need)
         print(f"== {name}", flush=True)
         try:
-            self._results[name] = main.run(run.config, run.folder)
+            self._results[name] = self._run(run.config, run.folder)
         except UserError as error:
             self._reasons[name] = str(error)
             raise
 
 
-def table(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def table(config: ConfigDict, workdir: Path, run: RunTask) -> dict[str, Any]:
     """One table of the paper; writes ``results.md`` and ``results.csv`` after every cell.
+
+    Args:
+      config, workdir: the table's.
+      run: runs the task of another configuration in another workdir.
 
     Raises:
       UserError: not one of its cells can be run.
     """
     spec, columns, cells, chosen = _planned(config, workdir)
     metrics = {row.name: row.metric for row in spec.rows}
-    runner = Runner(runs_folder(config, workdir))
+    runner = Runner(runs_folder(config, workdir), run)
     measured: dict[tuple[str, str], dict[str, Any]] = {}
 
     def turn(cell: tuple[str, str]) -> tuple[bool, bool]:
