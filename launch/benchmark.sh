@@ -13,7 +13,7 @@ if [[ ${1:---} != --* ]]; then
     shift
 fi
 
-IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 63)}"
+IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES-$(seq -s, 0 63)}"
 status=0
 for devices in $device_counts; do
     # A GPU heeds the first of these, a CPU the others.  With fewer threads than two a device, the

@@ -2,7 +2,7 @@
 # Sourced by the other scripts: makes .venv in the repository and activates it.
 # EXTRA=gpu or tpu installs JAX for that device, EXTRA= for the CPU alone; EXTRA=none takes the Python
 # that is active.  Without EXTRA nvidia-smi tells whether there is a GPU, and gpu becomes gpu12, with
-# CUDA 12, where its driver is too old for CUDA 13.
+# CUDA 12, where the GPU or its driver is too old for CUDA 13.
 #
 # A script may set before: needs, how many arguments it cannot do without; and options, names of
 # its own flags.  --NAME=VALUE among the arguments then becomes the variable NAME, and the other
@@ -31,11 +31,12 @@ absolute() {
     (cd "$caller" && realpath -m -- "$1")
 }
 
-if [ "${EXTRA-gpu}" = gpu ] && driver=$(
-    nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null
+if [ "${EXTRA-gpu}" = gpu ] && gpus=$(
+    nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null
 ); then
-    # CUDA 13 needs a driver of the 580 series or newer.
-    if [ "${driver%%.*}" -ge 580 ]; then EXTRA=gpu; else EXTRA=gpu12; fi
+    # CUDA 13 needs a driver of the 580 series or newer, and a GPU of compute capability 7.5.
+    old='$1 + 0 < 580 || $2 + 0 < 7.5 { old = 12 } END { print "gpu" old }'
+    EXTRA=$(awk -F ', ' "$old" <<<"$gpus")
 fi
 
 if [[ ${EXTRA:-} == gpu* ]]; then
@@ -78,8 +79,10 @@ if [ -z "$dry_run" ] && [ "${EXTRA:-}" != none ]; then
             echo "error: Python 3.11 or newer is needed; install it and run this again." >&2
             exit 1
         }
-        # An extra is added to what is there.
-        if [ ! -e .venv/ready ]; then
+        # An extra is added to what is there; but JAX takes CUDA of one version only.
+        other=.venv/ready_gpu12
+        if [ "${EXTRA:-}" = gpu12 ]; then other=.venv/ready_gpu; fi
+        if [ ! -e .venv/ready ] || { [[ ${EXTRA:-} == gpu* ]] && [ -e "$other" ]; }; then
             rm -rf .venv
             "$python" -m venv .venv
         fi

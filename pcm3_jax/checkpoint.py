@@ -13,7 +13,6 @@ import fcntl
 import functools
 import json
 import math
-import os
 import shutil
 import time
 import zlib
@@ -28,15 +27,17 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
-from pcm3_jax.errors import UserError, reason, report_failure
+from pcm3_jax.config import complete_config
+from pcm3_jax.errors import Busy, UserError, reason, report_failure
 from pcm3_jax.files import PARTIAL, write_json
-from pcm3_jax.parallel import lost_process, wait_for_all
+from pcm3_jax.parallel import agreed, lost_process, wait_for_all
 from pcm3_jax.skeleton import of_stream
 
 # What every start writes before its task begins.
 CONFIG_FILE, PROVENANCE_FILE = "config.json", "provenance.json"
-# How long a network's disk may take to show one host what another has written.
-_NETWORK_DISK_SECONDS = 30
+_LOCK_FILE = ".lock"
+# How long a network's disk may take to show one host what another has written: NFS' default is 60.
+_NETWORK_DISK_SECONDS = 90
 # What may change between two starts of one run without making it another run.
 FREE_KEYS = (
     "data.dir",
@@ -76,7 +77,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     except OSError as error:
         raise UserError(f"Workdir {workdir} cannot be read: {error.strerror}.") from error
     # Processes that were killed while they wrote the claim leave parts of it only.
-    found = {name for name in names if not name.startswith(PARTIAL)}
+    found = {name for name in names if not name.startswith(PARTIAL) and name != _LOCK_FILE}
     if found <= {path.name, PROVENANCE_FILE}:
         return
     if path.name in found:
@@ -99,20 +100,18 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     # Nobody may write before everybody has looked.
     wait_for_all("claim_workdir")
     if jax.process_index() == 0:
-        try:
+        with _writing(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             write_json(workdir / CONFIG_FILE, json.loads(config.to_json()))
-        except OSError as error:
-            raise UserError(f"Workdir {workdir} cannot be written: {error.strerror}.") from error
     wait_for_all("claimed_workdir")
     deadline = time.monotonic() + _NETWORK_DISK_SECONDS
-    while not (workdir / CONFIG_FILE).exists():
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"Workdir {workdir} is not on a disk that all processes see: the first has "
-                f"written {CONFIG_FILE} there, but process {jax.process_index()} does not find it."
-            )
+    while not (found := (workdir / CONFIG_FILE).exists()) and time.monotonic() < deadline:
         time.sleep(1)
+    if not agreed(found):
+        raise UserError(
+            f"Workdir {workdir} is not on a disk that all processes see: not all find the "
+            f"{CONFIG_FILE} that the first has written there."
+        )
 
 
 @contextlib.contextmanager
@@ -120,30 +119,43 @@ def locked(workdir: Path) -> Iterator[None]:
     """Keeps every other run out of a workdir.
 
     Raises:
-      UserError: another run is in it.
+      Busy: another run is in it.
+      UserError: it cannot be written.
     """
     with contextlib.ExitStack() as stack:
+        free = True
         if jax.process_index() == 0:
-            folder = os.open(workdir, os.O_RDONLY)
-            stack.callback(os.close, folder)
+            with _writing(workdir):
+                workdir.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((workdir / _LOCK_FILE).open("a"))
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(
-                    f"Another process is running in workdir {workdir}: wait for it, or choose "
-                    "another --workdir."
-                ) from None
+                free = False
             except OSError:
-                pass  # A network's disk that has no locks.
+                pass  # A disk that has no locks.
+        if not agreed(free):
+            raise Busy(
+                f"Another process is running in workdir {workdir}: wait for it, or choose another "
+                "--workdir."
+            )
         yield
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Workdir {workdir} cannot be written: {error.strerror}.") from error
 
 
 def _check_same_run(workdir: Path, ours: dict[str, Any]) -> None:
     theirs, wanted = _flat(read_config(workdir).to_dict()), _flat(ours)
     differing = [
-        f"config.{key} (there {theirs.get(key)!r}, here {wanted.get(key)!r})"
-        for key in sorted(theirs.keys() | wanted.keys())
-        if key not in FREE_KEYS and theirs.get(key) != wanted.get(key)
+        f"config.{key} (there {theirs.get(key)!r}, here {wanted[key]!r})"
+        for key in sorted(wanted)
+        if key not in FREE_KEYS and theirs.get(key) != wanted[key]
     ]
     if differing:
         raise UserError(
@@ -153,18 +165,22 @@ def _check_same_run(workdir: Path, ours: dict[str, Any]) -> None:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The configuration of the run in a workdir.
+    """The configuration of the run in a workdir, as `complete_config` makes it.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or it cannot be read.
     """
     path = workdir / CONFIG_FILE
     try:
-        return ConfigDict(tuples(json.loads(path.read_text())))
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"There is no run in {workdir}: {path} is missing.") from None
     except ValueError as error:
         raise UserError(f"{path} is not readable as JSON: {error}.") from None
+    try:
+        return complete_config(content)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no configuration of ours: {error}.") from error
 
 
 class Checkpoints:
@@ -365,10 +381,3 @@ def _check_sums(tree: Any, checksums: dict[str, int]) -> None:
 def _flat(tree: dict) -> dict[str, Any]:
     leaves = flatten_dict(tree, sep=".").items()
     return {key: list(value) if isinstance(value, tuple) else value for key, value in leaves}
-
-
-def tuples(tree: Any) -> Any:
-    """JSON has no tuples; all of a configuration's sequences are."""
-    if isinstance(tree, dict):
-        return {key: tuples(value) for key, value in tree.items()}
-    return tuple(tree) if isinstance(tree, list) else tree

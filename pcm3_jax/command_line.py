@@ -164,16 +164,16 @@ def _require_devices() -> None:
     """Raises UserError where a device that JAX_PLATFORMS asks for cannot be used."""
     wanted = jax.config.values["jax_platforms"] or ""
     hint = "check the device's driver, or set JAX_PLATFORMS=cpu to do without"
+    missing = f"JAX_PLATFORMS={wanted} asks for a device that JAX does not find; {hint}."
     try:
         found = jax.default_backend()
+    except AssertionError:
+        # JAX's own, where there is nothing of what JAX_PLATFORMS names.
+        raise UserError(missing) from None
     except RuntimeError as error:
-        message = f"JAX_PLATFORMS={wanted} cannot be had ({reason(error)}); {hint}."
-        raise UserError(message) from error
+        raise UserError(f"JAX's device cannot be used ({reason(error)}); {hint}.") from error
     # Without a GPU's device file JAX passes over "cuda" without a word.
-    require(
-        found != "cpu" or not wanted.startswith(("cuda", "gpu")),
-        f"JAX_PLATFORMS={wanted} asks for a GPU, but JAX finds none; {hint}.",
-    )
+    require(found != "cpu" or not wanted.startswith(("cuda", "gpu")), missing)
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:

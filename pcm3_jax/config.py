@@ -322,6 +322,28 @@ _RANGES = {
 }
 
 
+def complete_config(content: Any) -> ConfigDict:
+    """A configuration read from JSON: settings younger than it have their defaults.
+
+    Settings that there are no more are left out.
+
+    Raises:
+      TypeError, ValueError, AttributeError: it is no configuration of ours.
+    """
+    config = default_config()
+    _fill(config, content)
+    return config
+
+
+def _fill(config: ConfigDict, content: dict[str, Any]) -> None:
+    for key, value in content.items():
+        if key in config and isinstance(config[key], ConfigDict):
+            _fill(config[key], value)
+        elif key in config:
+            # JSON has no tuples; all of a configuration's sequences are.
+            config[key] = tuple(value) if isinstance(value, list) else value
+
+
 def validate(config: ConfigDict) -> None:
     """Refuses settings that cannot work, naming the key and what would.
 

@@ -15,6 +15,10 @@ class UserError(Exception):
     """
 
 
+class Busy(UserError):
+    """Another run is in the workdir."""
+
+
 class WriteError(Exception):
     """The workdir takes no more: told as a `UserError` is, but no other run would fare better."""
 

@@ -126,6 +126,11 @@ def wait_for_all(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
+def agreed(here: bool) -> bool:
+    """Whether it is so in all processes, each of which must ask."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(here))))
+
+
 def join_processes(*address: Any) -> None:
     """Makes this process one of several of a run.
 

@@ -71,7 +71,7 @@ def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> 
         if feature is None:
             text = "nobody seen yet"
             if frame.any():
-                text += ", since the spine's base is at zero (--normalized takes such frames)"
+                text += ", since the spine's middle is missing or zero (but for --normalized)"
         else:
             text = _text(model.labels(feature[None], k)[0])
         start, end = ("\r\x1b[K", "") if terminal else ("", "\n")

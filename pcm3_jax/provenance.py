@@ -83,7 +83,10 @@ def commit(checkout: Path) -> str | None:
 
 
 def encoder(config: ConfigDict) -> str | None:
-    """The very checkpoint, or file, that ``config.encoder`` names; None of a random encoder."""
+    """Of a pretraining run that ``config.encoder`` names the last checkpoint, else what it names.
+
+    None of a random encoder.
+    """
     named = Path(config.encoder)
     return str(latest_checkpoint(named) or named.absolute()) if config.encoder else None
 

@@ -17,7 +17,6 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from pcm3_jax.checkpoint import CONFIG_FILE, FREE_KEYS, read_config
-from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.files import shown
 from pcm3_jax.inference import commands
@@ -87,18 +86,24 @@ def grid(workdirs: list[Path]) -> list[list[str]]:
 
 
 def _settings(config: ConfigDict) -> frozenset[tuple[str, str]]:
-    """What tells a row's runs from others; settings younger than the run have their defaults."""
-    flat = flatten_dict(default_config().to_dict(), sep=".")
-    flat |= flatten_dict(config.to_dict(), sep=".")
+    """What tells a row's runs from others."""
+    flat = flatten_dict(config.to_dict(), sep=".")
     found = {
         (key, json.dumps(value)) for key, value in flat.items() if key not in FREE_KEYS + SEED_KEYS
     }
     named = {f"run {number}": run for number, run in enumerate(config.fusion.runs, 1)}
-    for prefix, run in {"encoder": config.encoder, **named}.items():
-        if run and (Path(run) / CONFIG_FILE).exists():
-            of_run = read_config(Path(run))
+    for prefix, path in {"encoder": config.encoder, **named}.items():
+        run = Path(path)
+        if path and run.parent.name == "checkpoints":
+            found.add((f"{prefix}.step", run.name))
+            run = run.parents[1]
+        if path and (run / CONFIG_FILE).exists():
+            of_run = read_config(run)
             found.add((f"{prefix}.task", json.dumps(of_run.task)))
             found |= {(f"{prefix}.{key}", value) for key, value in _settings(of_run)}
+        elif run.suffix == ".safetensors":
+            # An exported file, of whose training this tells nothing.
+            found.add((prefix, json.dumps(path)))
     return frozenset(found)
 
 
@@ -138,8 +143,8 @@ def run(argv: list[str]) -> None:
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
     workdirs = parser.parse_args(argv).workdirs
     for workdir in workdirs:
-        if not workdir.is_dir():
-            raise UserError(f"There is no folder {shown(str(workdir))}.")
+        if not workdir.exists():
+            raise UserError(f"There is no {shown(str(workdir))}.")
     print(throughput(workdirs) or table(workdirs))
 
 

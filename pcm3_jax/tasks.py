@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from pcm3_jax import pretraining, provenance
-from pcm3_jax.checkpoint import claim_workdir, locked
+from pcm3_jax.checkpoint import check_workdir, claim_workdir, locked
 from pcm3_jax.downstream import frozen, trained
 from pcm3_jax.files import write_json
 from pcm3_jax.tables import runner
@@ -20,8 +21,10 @@ from pcm3_jax.tables import runner
 
 def run(config: ConfigDict, workdir: Path) -> dict:
     """Runs the task and writes ``results.json``."""
-    claim_workdir(workdir, config)
-    with locked(workdir):
+    check_workdir(workdir, config)
+    # Several processes may make a table together.
+    with contextlib.nullcontext() if config.task == "table" else locked(workdir):
+        claim_workdir(workdir, config)
         provenance.record(workdir, config)
         cache = jax.config.values["jax_compilation_cache_dir"]
         if jax.default_backend() == "gpu" and cache is None:

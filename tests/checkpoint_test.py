@@ -280,6 +280,21 @@ def test_a_garbled_config_json_is_named(tmp_path, run_config):
         claim_workdir(tmp_path, run_config)
 
 
+def test_settings_come_and_go_between_two_starts(tmp_path, run_config):
+    """A run that an older version began goes on."""
+    claim_workdir(tmp_path, run_config)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model"]["precision"]
+    config["benchmark"]["tf32"] = False
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "metrics.jsonl").write_text("")
+    claim_workdir(tmp_path, run_config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run_config.model.precision = "tensorfloat32"
+    with pytest.raises(UserError, match="precision .there 'highest', here 'tensorfloat32'"):
+        claim_workdir(tmp_path, run_config)
+
+
 def test_two_runs_at_a_time_are_one_too_many(tmp_path):
     with (
         locked(tmp_path),
@@ -294,7 +309,7 @@ def test_two_runs_at_a_time_are_one_too_many(tmp_path):
 def test_a_workdir_that_only_one_host_sees_is_refused(tmp_path, run_config, monkeypatch):
     monkeypatch.setattr(checkpoint, "_NETWORK_DISK_SECONDS", 0)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    with pytest.raises(UserError, match="process 1 does not find it"):
+    with pytest.raises(UserError, match="is not on a disk that all processes see"):
         claim_workdir(tmp_path, run_config)
     (tmp_path / "config.json").write_text(run_config.to_json())
     claim_workdir(tmp_path, run_config)

@@ -158,7 +158,7 @@ def test_normalised_frames_that_were_not_said_to_be_are_explained(model_path, ca
     text = " ".join(map(str, pose.ravel()))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     predict.run(["-", f"--model={model_path}"])
-    assert "nobody seen yet, since the spine's base is at zero (--normalized" in (
+    assert "nobody seen yet, since the spine's middle is missing or zero (but for --normalized" in (
         capsys.readouterr().out
     )
 

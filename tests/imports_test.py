@@ -8,10 +8,11 @@ PACKAGE = Path(__file__).parents[1] / "pcm3_jax"
 LAYERS = """
 errors losses moco optimizer skeleton
 files joint_layouts models parallel
-checkpoint state telemetry views
-config data loop steps
-cmd command_line inference provenance
-__init__ downstream embed predict summary torch_format
+state telemetry views
+config data steps
+checkpoint cmd
+inference loop provenance
+__init__ command_line downstream embed predict summary torch_format
 convert pretraining tables
 memory peers report scaling tasks
 benchmark

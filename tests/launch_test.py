@@ -53,7 +53,7 @@ def launch(
     )
 
 
-def dry_run(script: str, *arguments: str, **changes: str) -> list[str]:
+def dry_run(script: str, *arguments: str, **changes: str | None) -> list[str]:
     result = launch(script, *arguments, "--dry_run", **changes)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout.splitlines()
@@ -117,20 +117,27 @@ def test_an_extra_is_added_to_the_environment(tmp_path):
     stand_in(tmp_path / "programs", "python3.12", PYTHON)
     stand_in(tmp_path / "programs", "python", "")
     path = f"{tmp_path / 'programs'}:{os.environ['PATH']}"
-    for extra in ("", "gpu", "", "gpu"):
+    stand_in(tmp_path / "programs", "nvidia-smi", "sys.exit(9)")
+    for extra in ("", "gpu", "", "gpu", "gpu12", "", "gpu12"):
         arguments = ("gpu.sh", "c.py", "/w")
         result = launch(*arguments, folder=tmp_path / "launch", EXTRA=extra, PATH=path)
         assert result.returncode == 0
-    assert (tmp_path / "pip.log").read_text().split() == [".[test]", ".[test,gpu]"]
+    assert (tmp_path / "pip.log").read_text().split() == [
+        ".[test]", ".[test,gpu]",
+        # JAX takes one CUDA only, so that this is a new environment.
+        ".[test,gpu12]",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("driver", "extra", "expected"),
     [
-        ("580.65.06", None, "[test,gpu]"),
-        ("570.124\n570.124", None, "[test,gpu12]"),
-        ("570.124", "gpu", "[test,gpu12]"),
-        ("570.124", "", "[test]"),
+        ("580.65.06, 9.0", None, "[test,gpu]"),
+        ("570.124, 9.0\n570.124, 9.0", None, "[test,gpu12]"),
+        ("590.1, 8.0\n590.1, 7.0", None, "[test,gpu12]"),
+        ("570.124, 9.0", "gpu", "[test,gpu12]"),
+        ("580.65.06, 9.0", "gpu12", "[test,gpu12]"),
+        ("570.124, 9.0", "", "[test]"),
         (None, None, "[test]"),
         (None, "gpu", "[test,gpu]"),
     ],
@@ -393,7 +400,7 @@ def test_benchmark_dry_run(tmp_path):
     lines = dry_run("benchmark.sh", *arguments, **variables, CUDA_VISIBLE_DEVICES="4,6,7")
     cells = [cell(1, 8, "4"), cell(1, 64, "4"), cell(2, 64, "4,6")]
     assert [shlex.split(line) for line in lines[:-1]] == cells
-    lines = dry_run("benchmark.sh", *arguments, **variables)
+    lines = dry_run("benchmark.sh", *arguments, **variables, CUDA_VISIBLE_DEVICES=None)
     cells = [cell(1, 8, "0"), cell(1, 64, "0"), cell(2, 64, "0,1")]
     assert [shlex.split(line) for line in lines[:-1]] == cells
     assert lines[-1] == f"python -m pcm3_jax.summary {tmp_path}/*/"

@@ -102,6 +102,23 @@ def test_encoders_of_other_training_are_other_rows(tmp_path):
     ]
 
 
+def test_encoders_that_are_files_or_checkpoints_are_told_apart(tmp_path):
+    encoder = finished_run(tmp_path / "p", {}, task="pretrain")
+    named = [
+        str(encoder), f"{encoder}/checkpoints/1", f"{encoder}/checkpoints/2", "a.safetensors",
+        "b.safetensors", "b.safetensors",
+    ]  # fmt: skip
+    runs = [
+        finished_run(tmp_path / str(i), {"top1": i / 10}, task="linear_eval", encoder=name)
+        for i, name in enumerate(named)
+    ]
+    rows = summary.table(runs).splitlines()[2:]
+    assert sorted(row.split(" | ")[-3:] for row in rows) == [
+        ["0.0", "–", "1 |"], ["10.0", "–", "1 |"], ["20.0", "–", "1 |"], ["30.0", "–", "1 |"],
+        ["45.0 ± 7.1", "–", "2 |"],
+    ]  # fmt: skip
+
+
 def test_from_inside_a_workdir(tmp_path, monkeypatch):
     """Whose config.json is not that of an encoder without a name."""
     monkeypatch.chdir(finished_run(tmp_path / "run", {"top1": 0.5}, task="linear_eval"))
@@ -122,7 +139,7 @@ def test_comparisons_with_peers_are_no_runs(tmp_path):
 def test_without_a_finished_evaluation_it_says_so(tmp_path):
     with pytest.raises(UserError, match="no finished evaluation"):
         summary.run([str(tmp_path)])
-    with pytest.raises(UserError, match="There is no folder nowhere"):
+    with pytest.raises(UserError, match="There is no nowhere"):
         summary.run(["nowhere"])
     with pytest.raises(UserError, match="required: WORKDIR"):
         summary.run([])

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from pcm3_jax import main, tasks
-from pcm3_jax.config import default_config, validate
+from pcm3_jax.checkpoint import locked
+from pcm3_jax.config import default_config, leaf, validate
 from pcm3_jax.errors import UserError
+from pcm3_jax.files import write_json
 from pcm3_jax.tables import paper, runner
-from pcm3_jax.tables.scale import SMALL, leaf, scaled
+from pcm3_jax.tables.scale import SMALL, scaled
 from tfds_builders import build as tfds_build
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tables"
@@ -420,6 +422,22 @@ def test_other_data_sets_are_the_columns(fakes, tmp_path):
     ]  # fmt: skip
     assert fakes.count("pretrain") == 1
     assert [c.data.name for c in fakes.ran] == ["a", "a", "b", "c_untrimmed"]
+
+
+def test_what_another_process_runs_is_waited_for(fakes, data, tmp_path, monkeypatch):
+    settings = {"table_cells": "random encoder/NTU 60 xsub", "table_runs": str(tmp_path / "runs")}
+    config = recipe(3, data__dir=data, **settings)
+    (planned,) = runner.planned_runs(config, tmp_path / "table")
+
+    def finish(seconds):
+        write_json(planned.folder / "results.json", {"knn_accuracy": 0.25})
+
+    monkeypatch.setattr(runner.time, "sleep", finish)
+    with locked(planned.folder):
+        document = main.run(config, tmp_path / "table")
+    assert fakes.ran == []
+    (row,) = (row for row in document["rows"] if row["cells"].get("NTU 60 xsub", {}).get("runs"))
+    assert row["cells"]["NTU 60 xsub"]["values"] == [0.25]
 
 
 def test_small_settings_give_way_to_what_was_chosen():

@@ -3,6 +3,7 @@
 import abc
 import functools
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,6 @@ from tfds_builders.skeleton_builder import (
     Shard,
     SkeletonBuilder,
 )
-
-_TWICE = "another file has its name; give archives or what was unpacked from them, not both"
 
 
 class Record(NamedTuple):
@@ -166,7 +165,9 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
         found: dict[str, RawFile] = {}
         for file in files:
             if file.name in found:
-                self._refuse(BadFile(file.file, None, _TWICE), report)
+                folder = posixpath.dirname(found[file.name].file)
+                flaw = BadFile(file.file, None, f"another file has its name, in {folder}")
+                self._refuse(flaw, report)
             else:
                 found[file.name] = file
         return dict(sorted(found.items()))

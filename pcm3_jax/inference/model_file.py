@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,8 +17,8 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pcm3_jax.checkpoint import latest_checkpoint, read_config, restore_arrays, tuples
-from pcm3_jax.config import PRETRAINING, default_config
+from pcm3_jax.checkpoint import latest_checkpoint, read_config, restore_arrays
+from pcm3_jax.config import PRETRAINING, complete_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.files import replaced
 from pcm3_jax.inference.weights import TRAINING, Weights, check, template
@@ -47,8 +46,8 @@ def load(path: Path, *, training: bool = False, stream: str | None = None) -> We
         return _read(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():
         run = path.parent.parent
-        return _of_run(run_config(run), path.absolute(), training, stream)
-    config = run_config(path)
+        return _of_run(read_config(run), path.absolute(), training, stream)
+    config = read_config(path)
     if config.task == "linear_eval":
         return _of_evaluation(path, config)
     if config.task not in PRETRAINING:
@@ -86,7 +85,7 @@ def _read(path: Path) -> Weights:
                 )
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tree = unflatten_dict(flat, sep="/")
-        config = _complete(json.loads(metadata["config"]))
+        config = complete_config(json.loads(metadata["config"]))
         classes = tuple(map(str, json.loads(metadata["classes"])))
     except (SafetensorError, OSError) as error:
         raise UserError(
@@ -96,25 +95,6 @@ def _read(path: Path) -> Weights:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
     return check(Weights(config, tree, classes), str(path))
-
-
-def run_config(run: Path) -> ConfigDict:
-    """The configuration of the run in a workdir, complete: younger settings have their defaults.
-
-    Raises:
-      UserError: there is none, or it cannot be read.
-    """
-    try:
-        return _complete(read_config(run).to_dict())
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{run / 'config.json'} is no configuration of ours: {error}.") from error
-
-
-def _complete(config: dict[str, Any]) -> ConfigDict:
-    """Settings that are younger than the run get their defaults."""
-    complete = default_config()
-    complete.update(ConfigDict(tuples(config)))
-    return complete
 
 
 def _of_run(config: ConfigDict, path: Path, training: bool, stream: str | None) -> Weights:

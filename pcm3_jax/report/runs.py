@@ -9,9 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import CONFIG_FILE, PROVENANCE_FILE
+from pcm3_jax.checkpoint import CONFIG_FILE, PROVENANCE_FILE, read_config
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.model_file import run_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,7 @@ def short_names(paths: list[Path]) -> list[str]:
 
 
 def _read_run(path: Path, name: str) -> Run:
-    config = run_config(path)
+    config = read_config(path)
     inner = sorted(path.glob("draw_*/metrics.jsonl"))
     files = {"": path / "metrics.jsonl"} | {file.parent.name: file for file in inner}
     folders = (path / "checkpoints").glob("*/state")

@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from ml_collections import ConfigDict
 from pcm3_jax.checkpoint import FREE_KEYS
 from pcm3_jax.config import PRETRAINING, default_config, leaf, validate
 from pcm3_jax.data import recordings
-from pcm3_jax.errors import UserError
-from pcm3_jax.parallel import wait_for_all
+from pcm3_jax.errors import Busy, UserError
+from pcm3_jax.parallel import agreed, wait_for_all
 from pcm3_jax.tables import report
 from pcm3_jax.tables.paper import (
     STREAM_SETTINGS,
@@ -37,6 +38,8 @@ from pcm3_jax.tables.paper import (
 )
 from pcm3_jax.tables.scale import scaled
 
+# Between two looks at what another process is running.
+_WAITING_SECONDS = 30
 RunTask = Callable[[ConfigDict, Path], dict[str, Any]]
 
 # Settings of the table itself: its runs have the defaults of these, the scale once applied.
@@ -174,11 +177,22 @@ class Runner:
         for need in run.needs:
             self._finish(need)
         print(f"== {name}", flush=True)
-        try:
-            self._results[name] = self._run(run.config, run.folder)
-        except UserError as error:
-            self._reasons[name] = str(error)
-            raise
+        while not self.finished(run):
+            try:
+                self._results[name] = self._run(run.config, run.folder)
+            except Busy:
+                print("Another process is at it; waiting for its results.", flush=True)
+                self._wait(run)
+            except UserError as error:
+                self._reasons[name] = str(error)
+                raise
+
+    def _wait(self, run: Run) -> None:
+        """Waits a while for the results of a run that another process is at, and reads them."""
+        time.sleep(_WAITING_SECONDS)
+        path = run.folder / "results.json"
+        if agreed(path.exists()):
+            self._results[run.folder.name] = json.loads(path.read_text())
 
 
 def table(config: ConfigDict, workdir: Path, run: RunTask) -> dict[str, Any]:
