@@ -437,7 +437,7 @@ def test_what_another_process_runs_is_waited_for(fakes, data, tmp_path, monkeypa
         document = main.run(config, tmp_path / "table")
     assert fakes.ran == []
     measured = [cell for row in document["rows"] for cell in row["cells"].values()]
-    assert [cell["values"] for cell in measured if cell.get("runs")] == [[0.25]]
+    assert [cell["values"] for cell in measured if cell.get("runs")] == [[25.0]]
 
 
 def test_small_settings_give_way_to_what_was_chosen():
