@@ -70,6 +70,16 @@ fi
 
 if [ -z "$dry_run" ] && [ "${EXTRA:-}" != none ]; then
     ready=.venv/ready${EXTRA:+_$EXTRA}
+    # JAX takes CUDA of one version only.
+    case ${EXTRA:-} in
+        gpu) other=gpu12 ;;
+        gpu12) other=gpu ;;
+        *) other= ;;
+    esac
+    if [ -n "$other" ] && [ -e ".venv/ready_$other" ]; then
+        echo "error: .venv is made for EXTRA=$other, but here it is $EXTRA; remove .venv." >&2
+        exit 1
+    fi
     if [ ! -e "$ready" ]; then
         for python in python3.12 python3.11 python3; do
             # A version manager's shim may exist for a version that is not there.
@@ -79,10 +89,8 @@ if [ -z "$dry_run" ] && [ "${EXTRA:-}" != none ]; then
             echo "error: Python 3.11 or newer is needed; install it and run this again." >&2
             exit 1
         }
-        # An extra is added to what is there; but JAX takes CUDA of one version only.
-        other=.venv/ready_gpu12
-        if [ "${EXTRA:-}" = gpu12 ]; then other=.venv/ready_gpu; fi
-        if [ ! -e .venv/ready ] || { [[ ${EXTRA:-} == gpu* ]] && [ -e "$other" ]; }; then
+        # An extra is added to what is there.
+        if [ ! -e .venv/ready ]; then
             rm -rf .venv
             "$python" -m venv .venv
         fi

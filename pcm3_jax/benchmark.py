@@ -107,15 +107,9 @@ def measure(config: ConfigDict) -> dict[str, float | int | str]:
     batches = feed.resident_batches(
         random_recordings(batch_size, 2 * frames, devices), sampler, devices, 0
     )
-    method = METHODS[config.task]
-    model = method.build_model(config, AXIS)
-    optimizer = build_optimizer(config, sampler.steps_per_epoch)
-    state = devices.replicate(method.create_state(model, optimizer, config))
-    step = devices.map(
-        functools.partial(method.step, model=model, optimizer=optimizer, config=config),
-        frames_sharded=False,
-        donate=True,
-    )
+    create_state, step = METHODS[config.task].build(config, sampler.steps_per_epoch, AXIS)
+    state = devices.replicate(create_state())
+    step = devices.map(step, frames_sharded=False, donate=True)
     multiply = functools.partial(_multiply, jnp.dtype(config.model.dtype))
     product_rate(multiply)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pcm3_jax.optimizer import build_optimizer
 from pcm3_jax.pretraining import METHODS, abstract_state
 from pcm3_jax.skeleton import FEATURES
 from pcm3_jax.views.pipeline import Batch, Clips
@@ -20,12 +18,10 @@ def abstract_step(
     config: ConfigDict, rows: int, axis_name: str | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
     """The step on ``rows`` samples, and its arguments (state, frames, batch) as shapes alone."""
-    method = METHODS[config.task]
-    model, optimizer = method.build_model(config, axis_name), build_optimizer(config, 1)
+    _, step = METHODS[config.task].build(config, 1, axis_name)
     ids: Any = jax.ShapeDtypeStruct((rows,), jnp.int32)
     batch = Batch(Clips(ids, ids), Clips(ids, ids), ids, ids)
     frames = jax.ShapeDtypeStruct((config.data.max_frames, FEATURES), jnp.float32)
-    step = functools.partial(method.step, model=model, optimizer=optimizer, config=config)
     return step, (abstract_state(config), frames, batch)
 
 

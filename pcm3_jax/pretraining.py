@@ -39,6 +39,16 @@ class Method(NamedTuple):
     step: Callable[..., tuple[TrainState, Any]]
     encoder_of: Callable[[Any, ConfigDict], Any]
 
+    def build(
+        self, config: ConfigDict, steps_per_epoch: int, axis_name: str | None = None
+    ) -> tuple[Callable[[], TrainState], Callable[..., tuple[TrainState, Any]]]:
+        """What makes the state before the first step, and the step on (state, frames, batch)."""
+        model = self.build_model(config, axis_name)
+        optimizer = build_optimizer(config, steps_per_epoch)
+        create_state = functools.partial(self.create_state, model, optimizer, config)
+        step = functools.partial(self.step, model=model, optimizer=optimizer, config=config)
+        return create_state, step
+
 
 METHODS = {
     "pretrain": Method(build_model, create_state, pretrain_step, lambda tree, config: tree),
@@ -53,27 +63,21 @@ METHODS = {
 
 def abstract_state(config: ConfigDict) -> TrainState:
     """Shapes and types of the state before the first step, by the method that the task names."""
-    method = METHODS[config.task]
-    model, optimizer = method.build_model(config), build_optimizer(config, 1)
-    return jax.eval_shape(lambda: method.create_state(model, optimizer, config))
+    create_state, _ = METHODS[config.task].build(config, steps_per_epoch=1)
+    return jax.eval_shape(create_state)
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> Results:
     """Self-supervised pretraining by the method that the task names, with 1-NN on the way."""
     method, config = METHODS[config.task], scaled_to_batch(config)
-    model = method.build_model(config, AXIS)
     devices = Devices(config.mapping)
     train_split, test_split = read_splits(config, devices)
     optimizer_config = config.optimizer
     devices.check_divides("optimizer.batch_size", optimizer_config.batch_size)
     sampler = feed.Sampler(len(train_split), optimizer_config.batch_size, config.seed)
-    optimizer = build_optimizer(config, sampler.steps_per_epoch)
+    create_state, step = method.build(config, sampler.steps_per_epoch, AXIS)
     streamed = train_split.frames is None
-    step = devices.map(
-        functools.partial(method.step, model=model, optimizer=optimizer, config=config),
-        frames_sharded=streamed,
-        donate=True,
-    )
+    step = devices.map(step, frames_sharded=streamed, donate=True)
     if streamed:
         batches = functools.partial(
             feed.streamed_batches,
@@ -81,7 +85,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> Results:
         )  # fmt: skip
     else:
         batches = functools.partial(feed.resident_batches, train_split, sampler, devices)
-    embedder = Embedder(encoder_embedding(model), devices, config)
+    embedder = Embedder(encoder_embedding(method.build_model(config)), devices, config)
 
     def evaluate(state) -> dict[str, float]:
         variables = method.encoder_of(state.variables, config)
@@ -97,6 +101,6 @@ def pretrain(config: ConfigDict, workdir: Path) -> Results:
         on_failure=config.checkpoint.on_failure,
         evaluate_every_epochs=config.eval.every_epochs,
     )
-    state = devices.replicate(method.create_state(model, optimizer, config))
+    state = devices.replicate(create_state())
     state, evaluation = train(state, step, batches, evaluate, schedule, workdir)
     return {"steps": int(state.step), **evaluation}
