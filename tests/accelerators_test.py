@@ -4,7 +4,7 @@ Of an accelerator nothing is needed but its compiler, which ``pip install "pcm3_
 ``[tpu]`` brings; what is not installed is skipped.
 """
 
-import importlib.util
+import importlib.metadata
 import re
 
 import jax
@@ -44,8 +44,9 @@ GIGABYTES = {"tpu": 16, "gpu": 80}
 def described(request, monkeypatch):
     """(kind, number) → has JAX believe in that many H100s or chips of a TPU v5e, up to four."""
     kind = request.param
-    modules = {"tpu": ("libtpu",), "gpu": ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")}
-    if not any(importlib.util.find_spec(name) for name in modules[kind]):
+    compilers = {"tpu": {"libtpu"}, "gpu": {"jax-cuda12-pjrt", "jax-cuda13-pjrt"}}
+    installed = {found.name.replace("_", "-") for found in importlib.metadata.distributions()}
+    if not installed & compilers[kind]:
         pytest.skip(f"The compiler for a {kind.upper()} is not installed.")
     if kind == "tpu":
         monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
