@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from pcm3_jax.checkpoint import CONFIG_FILE, Checkpoints
 from pcm3_jax.errors import UserError, WriteError
@@ -45,6 +46,28 @@ class Schedule:
     keep_checkpoints: int
     on_failure: str
     evaluate_every_epochs: int
+
+    @classmethod
+    def of(
+        cls,
+        config: ConfigDict,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        evaluate_every_epochs: int,
+    ) -> Schedule:
+        """So many epochs, logged and saved as the configuration says."""
+        return cls(
+            total_steps=epochs * steps_per_epoch,
+            steps_per_epoch=steps_per_epoch,
+            batch_size=batch_size,
+            log_every_steps=config.log_every_steps,
+            checkpoint_every_epochs=config.checkpoint.every_epochs,
+            keep_checkpoints=config.checkpoint.keep,
+            on_failure=config.checkpoint.on_failure,
+            evaluate_every_epochs=evaluate_every_epochs,
+        )
 
 
 def train(

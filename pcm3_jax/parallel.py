@@ -56,6 +56,10 @@ class Devices:
                 f"choose a multiple of {self.count}."
             )
 
+    def fitting(self, batch_size: int, count: int) -> int:
+        """Rows of a batch: ``batch_size``, or what ``count`` samples make where they are fewer."""
+        return min(batch_size, -(-count // self.count) * self.count)
+
     def local_rows(self, batch_size: int) -> np.ndarray:
         """Positions in a global batch that this process feeds, in order of its devices."""
         local = batch_size // jax.process_count()

@@ -91,14 +91,11 @@ def pretrain(config: ConfigDict, workdir: Path) -> Results:
         variables = method.encoder_of(state.variables, config)
         return {"knn_accuracy": retrieval_accuracy(embedder, variables, train_split, test_split)}
 
-    schedule = Schedule(
-        total_steps=optimizer_config.epochs * sampler.steps_per_epoch,
+    schedule = Schedule.of(
+        config,
+        epochs=optimizer_config.epochs,
         steps_per_epoch=sampler.steps_per_epoch,
         batch_size=optimizer_config.batch_size,
-        log_every_steps=config.log_every_steps,
-        checkpoint_every_epochs=config.checkpoint.every_epochs,
-        keep_checkpoints=config.checkpoint.keep,
-        on_failure=config.checkpoint.on_failure,
         evaluate_every_epochs=config.eval.every_epochs,
     )
     state = devices.replicate(create_state())

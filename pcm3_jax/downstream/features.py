@@ -57,18 +57,13 @@ class Embedder:
             self._mapped[kind] = self._devices.map(
                 functools.partial(self._one_batch, central=central), frames_sharded=not resident
             )
-        size = self._batch_size(recordings)
+        size = self._devices.fitting(self._config.eval.batch_size, len(recordings))
         inputs = self._devices.replicate((variables, np.int32(draw)))
         features = [
             self._mapped[kind](inputs, frames, batch)
             for frames, batch in evaluation_batches(recordings, self._devices, size)
         ]
         return np.concatenate([np.asarray(f) for f in features])[: len(recordings)]
-
-    def _batch_size(self, recordings: Recordings) -> int:
-        """The configured size, or less for a split that is smaller."""
-        count = self._devices.count
-        return min(self._config.eval.batch_size, -(-len(recordings) // count) * count)
 
     def _one_batch(self, inputs, frames: jax.Array, batch: Batch, *, central: bool) -> jax.Array:
         variables, draw = inputs

@@ -120,8 +120,7 @@ class Trainer:
         """
         self._recordings, self._count, self._devices = recordings, count, devices
         self._seed = config.seed
-        # A set smaller than the batch is one batch; each device has as many rows as the others.
-        self._batch_size = min(settings.batch_size, -(-count // devices.count) * devices.count)
+        self._batch_size = devices.fitting(settings.batch_size, count)
         self._steps_per_epoch = -(-count // self._batch_size)
         self._optimizer = optimizer_of(settings, self._steps_per_epoch)
         self._step = devices.map(
@@ -131,14 +130,11 @@ class Trainer:
             frames_sharded=recordings.frames is None,
             donate=True,
         )
-        self._schedule = Schedule(
-            total_steps=settings.epochs * self._steps_per_epoch,
+        self._schedule = Schedule.of(
+            config,
+            epochs=settings.epochs,
             steps_per_epoch=self._steps_per_epoch,
             batch_size=self._batch_size,
-            log_every_steps=config.log_every_steps,
-            checkpoint_every_epochs=config.checkpoint.every_epochs,
-            keep_checkpoints=config.checkpoint.keep,
-            on_failure=config.checkpoint.on_failure,
             evaluate_every_epochs=0,
         )
 
@@ -218,7 +214,7 @@ def predictor(
 
     mapped = devices.map(gathered, frames_sharded=recordings.frames is None)
     count = len(samples)
-    size = min(batch_size, -(-count // devices.count) * devices.count)
+    size = devices.fitting(batch_size, count)
     order = np.resize(np.arange(count), (-(-count // size), size))
 
     def predict(variables: dict[str, Any]) -> np.ndarray:
