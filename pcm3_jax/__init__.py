@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcm3_jax.inference.library import Model, load
+    from pcm3_jax.inference.model import Model, load
 
 __all__ = ["Model", "load"]
 
@@ -16,9 +16,9 @@ __all__ = ["Model", "load"]
 def __getattr__(name: str) -> Any:
     # Not imported before it is asked for: builders and tools need no JAX.
     if name in __all__:
-        from pcm3_jax.inference import library
+        from pcm3_jax.inference import model
 
-        return getattr(library, name)
+        return getattr(model, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,19 +11,19 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pcm3_jax import benchmark
-from pcm3_jax.checkpoint import check_workdir
+from pcm3_jax.benchmark import step
 from pcm3_jax.data import feed, recordings
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.downstream import frozen, inputs
-from pcm3_jax.downstream.features import Embedder
 from pcm3_jax.errors import UserError
-from pcm3_jax.memory import device_memory, largest_batch
-from pcm3_jax.optimizer import learning_rate_schedule, scaled_to_batch
-from pcm3_jax.parallel import Devices
-from pcm3_jax.pretraining import METHODS, abstract_state
+from pcm3_jax.methods.optimizer import learning_rate_schedule, scaled_to_batch
+from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.tables import runner
 from pcm3_jax.tables.runner import Run
+from pcm3_jax.tasks import frozen, inputs
+from pcm3_jax.tasks.features import Embedder
+from pcm3_jax.tasks.pretrain import METHODS, abstract_state
+from pcm3_jax.train.checkpoint import check_workdir
+from pcm3_jax.train.memory import device_memory, largest_batch
 
 # Steps that are timed, after one that compiles.
 STEPS = 2
@@ -96,11 +96,11 @@ def _pretraining_of(runs: Sequence[Run], devices: Devices) -> Lines:
     if not configs:
         return
     first = configs[0]
-    rate = benchmark.step_flops(first) * first.optimizer.batch_size / _step_seconds(first, devices)
+    rate = step.step_flops(first) * first.optimizer.batch_size / _step_seconds(first, devices)
     flops = sum(
         config.optimizer.epochs
         * recordings.count(config.data.name, config.data.dir, "train")
-        * benchmark.step_flops(config)
+        * step.step_flops(config)
         for config in configs
     )
     text = (
@@ -121,7 +121,7 @@ def _on_data(config: ConfigDict, devices: Devices) -> Lines:
         return
     encoder = inputs.encoder(config, devices)
     size = sum(leaf.size for leaf in jax.tree.leaves(encoder[1]["params"]))
-    flops = benchmark.encoder_flops(config)
+    flops = step.encoder_flops(config)
     text = (
         f"{config.encoder or 'random'}, {_count(size)} parameters, {flops / 1e9:.3g} GFLOP a "
         "sequence"
@@ -157,7 +157,7 @@ def _pretraining(
     rates = _rates(config, sampler.steps_per_epoch)
     yield "schedule", f"{settings.epochs} epochs of {sampler.steps_per_epoch} steps; {rates}"
     seconds = _step_seconds(config, devices)
-    flops = benchmark.step_flops(config) * settings.batch_size
+    flops = step.step_flops(config) * settings.batch_size
     yield "step", f"{settings.batch_size} sequences, {flops / 1e9:.3g} GFLOP, {seconds:.3g} s"
     budget = device_memory() or config.benchmark.memory_gigabytes * 1e9
     needed, largest = largest_batch(config, settings.batch_size // devices.count, budget)
@@ -185,7 +185,7 @@ def _step_seconds(config: ConfigDict, devices: Devices) -> float:
     rows = config.optimizer.batch_size
     if jax.default_backend() == "cpu":
         config.optimizer.batch_size = min(rows, CPU_ROWS * devices.count)
-    return benchmark.measure(config)["step_seconds"] * rows / config.optimizer.batch_size
+    return step.measure(config)["step_seconds"] * rows / config.optimizer.batch_size
 
 
 def _encoded(config: ConfigDict, train_split: Recordings, test_split: Recordings) -> float:

@@ -5,8 +5,9 @@ python -m pcm3_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=val
 
 from __future__ import annotations
 
-from pcm3_jax import command_line, dry_run
-from pcm3_jax.tasks import run
+from pcm3_jax import dry_run
+from pcm3_jax.config import command_line
+from pcm3_jax.registry import run
 
 if __name__ == "__main__":
     command_line.main(run, dry_run.describe)

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
+from pcm3_jax.augment.pipeline import Views
 from pcm3_jax.config import default_config
 from pcm3_jax.models.pcm3 import PromptOffsets, QueryViews
-from pcm3_jax.views.pipeline import Views
 from tests.running import Program
 from tfds_builders import build
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcm3_jax.joint_layouts import LAYOUTS
+from pcm3_jax.data.joint_layouts import LAYOUTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

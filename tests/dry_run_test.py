@@ -5,14 +5,15 @@ import re
 import jax
 import pytest
 
-from pcm3_jax import dry_run, memory
+from pcm3_jax import dry_run
 from pcm3_jax.config import default_config
-from pcm3_jax.downstream.inputs import read_splits
 from pcm3_jax.errors import UserError
-from pcm3_jax.optimizer import build_optimizer
-from pcm3_jax.parallel import Devices
-from pcm3_jax.state import build_model, create_state
+from pcm3_jax.methods.optimizer import build_optimizer
+from pcm3_jax.methods.state import build_model, create_state
+from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.tables import runner
+from pcm3_jax.tasks.inputs import read_splits
+from pcm3_jax.train import memory
 from tfds_builders import build
 
 

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pcm3_jax import convert, moco, steps
+from pcm3_jax.augment import augmentation, mixing
+from pcm3_jax.augment.pipeline import Clips, Views, central_view
 from pcm3_jax.config import default_config
+from pcm3_jax.data.skeleton import STREAMS, part_membership
+from pcm3_jax.inference import convert
+from pcm3_jax.methods import moco, pcm3
+from pcm3_jax.methods.optimizer import build_optimizer
+from pcm3_jax.methods.state import TrainState, build_model, create_state, key_part
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.models.pcm3 import PCM3, POSITIVES, PromptOffsets, QueryViews
-from pcm3_jax.optimizer import build_optimizer
-from pcm3_jax.skeleton import STREAMS, part_membership
-from pcm3_jax.state import TrainState, build_model, create_state, key_part
-from pcm3_jax.views import augment, mixing
-from pcm3_jax.views.pipeline import Clips, Views, central_view
 from tests import golden_vectors
 
 # Float32 rounding over thousands of operations, here and in the program.
@@ -67,9 +68,7 @@ def programs(prompts: bool):
 
     def start(run: golden_vectors.GoldenRun) -> TrainState:
         state = convert.state_from_torch(run.init, template)
-        state = state.replace(
-            step=0, healthy=np.bool_(True), opt_state=optimizer.init(state.params)
-        )
+        state = state.replace(step=0, finite=np.bool_(True), opt_state=optimizer.init(state.params))
         return jax.tree.map(jnp.asarray, state)
 
     def inspect(state: TrainState, views: Views, offsets: PromptOffsets):
@@ -77,7 +76,7 @@ def programs(prompts: bool):
         key_params = moco.update_key_params(
             state.key_params, key_part(state.params), config.method.key_momentum
         )
-        keys, _ = steps.encode_keys(state, key_params, views, offsets, model)
+        keys, _ = pcm3.encode_keys(state, key_params, views, offsets, model)
         share = views.mix_share
         mixed = unit_length((1 - share) * keys + share * keys[views.partner])
         teachers = dict.fromkeys(POSITIVES, keys) | {"inter": mixed}
@@ -95,12 +94,12 @@ def programs(prompts: bool):
             / config.method.temperature
             for name, z in outputs.embeddings.items()
         }
-        gradient, _ = jax.grad(steps.pretrain_loss, has_aux=True)(
+        gradient, _ = jax.grad(pcm3.pretrain_loss, has_aux=True)(
             state.params, state, views, offsets, teachers, model, config.method
         )
         return logits, outputs.reconstruction, gradient
 
-    update = functools.partial(steps.update, model=model, optimizer=optimizer, config=config)
+    update = functools.partial(pcm3.update, model=model, optimizer=optimizer, config=config)
     # Optimised as in training, unlike other programs in these tests.
     optimised = {
         "xla_backend_optimization_level": 3,
@@ -213,7 +212,7 @@ def test_gradients_of_the_first_step(name: str) -> None:
 def test_state_after_three_steps(name: str) -> None:
     replayed = replay(name)
     state = replayed.after
-    assert state.step == 3 and state.healthy
+    assert state.step == 3 and state.finite
     golden = by_path(convert.state_from_torch(replayed.run.after, state).replace(opt_state=()))
     ours = by_path(state.replace(opt_state=()))
     assert golden.keys() == ours.keys()
@@ -237,7 +236,7 @@ def test_mixing_of_all_steps(name: str) -> None:
 def test_crops() -> None:
     train, _ = golden_vectors.load_crops()
     for crop in train:
-        view = augment.crop_resize(jnp.asarray(crop.sequence), crop.start, crop.length, 64)
+        view = augmentation.crop_resize(jnp.asarray(crop.sequence), crop.start, crop.length, 64)
         np.testing.assert_allclose(view, crop.view, rtol=0, atol=CROP_TOLERANCE)
 
 

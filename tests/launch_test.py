@@ -20,8 +20,10 @@ import pytest
 import yaml
 from absl.testing import flagsaver
 
-from pcm3_jax import command_line, parallel, summary
-from pcm3_jax.checkpoint import write_json
+from pcm3_jax.config import command_line
+from pcm3_jax.report import summary
+from pcm3_jax.runtime import parallel
+from pcm3_jax.train.checkpoint import write_json
 from tests.running import assert_same_run, losses
 
 # ml_collections loads configuration files in a way that Python means to drop.

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from pcm3_jax import command_line, dry_run, main, tasks
+from pcm3_jax import dry_run, main, registry
+from pcm3_jax.config import command_line
 from tests.running import checkpoint_steps, losses, metrics
 
 # ml_collections loads configuration files in a way that Python means to drop.
@@ -197,7 +198,7 @@ def test_programs_of_a_gpu_are_kept_with_the_run(run_config, tmp_path, monkeypat
     """Compiled again they could round otherwise, and a run that goes on would end elsewhere."""
     kept = []
     monkeypatch.setitem(
-        tasks.TASKS,
+        registry.TASKS,
         "baseline",
         lambda *_: kept.append(jax.config.values["jax_compilation_cache_dir"]) or {},
     )

@@ -436,7 +436,7 @@ def gru_layers(state: Mapping[str, Array], prefix: str, count: int) -> list[dict
 def encode(
     state: Mapping[str, Array], encoder: str, x: Array, domain_prompt: Array | float = 0.0
 ) -> Array:
-    """Domain prompt, BatchNorm, three stepwise GRU layers: (N, T, M, V, C) → (N, T, 2H)."""
+    """Domain prompt, BatchNorm, three causal GRU layers: (N, T, M, V, C) → (N, T, 2H)."""
     prompted = flatten_frames(np.asarray(x, float)) + domain_prompt
     norm = f"{encoder}.input_norm"
     normalised, _, _ = batch_norm(prompted, state[f"{norm}.weight"], state[f"{norm}.bias"])

@@ -17,10 +17,10 @@ import grain
 import jax
 import numpy as np
 
+from pcm3_jax.augment.pipeline import Batch, Clips
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
-from pcm3_jax.parallel import Devices
-from pcm3_jax.views.pipeline import Batch, Clips
+from pcm3_jax.runtime.parallel import Devices
 
 
 class Sampler:

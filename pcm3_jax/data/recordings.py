@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from pcm3_jax.data.normalization import normalization_of
 from pcm3_jax.errors import UserError
-from pcm3_jax.parallel import Devices
+from pcm3_jax.runtime.parallel import Devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pcm3_jax.data.joint_layouts import Layout, to_kinect_v2
 from pcm3_jax.data.normalization import MAX_METRES, SPINE
-from pcm3_jax.joint_layouts import Layout, to_kinect_v2
 
 _NANOMETRE = np.float32(1e-9)
 

@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pcm3_jax.checkpoint import latest_checkpoint, read_config, restore_arrays
 from pcm3_jax.config import PRETRAINING, complete_config
 from pcm3_jax.errors import UserError
-from pcm3_jax.files import replaced
 from pcm3_jax.inference.weights import TRAINING, Weights, check, template
-from pcm3_jax.state import random_encoder
+from pcm3_jax.methods.state import random_encoder
+from pcm3_jax.runtime.files import replaced
+from pcm3_jax.train.checkpoint import latest_checkpoint, read_config, restore_arrays
 
 _FORMAT = "pcm3_jax"
 

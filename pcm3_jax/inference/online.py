@@ -1,4 +1,4 @@
-"""Encoding frame by frame, where every direction runs forward (stepwise recurrence)."""
+"""Encoding frame by frame, where every direction runs forward (causal recurrence)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pcm3_jax.data.normalization import SPINE
-from pcm3_jax.errors import UserError
-from pcm3_jax.inference.sequences import Sequence, read_sequence
-from pcm3_jax.models.pcm3 import PCM3
-from pcm3_jax.skeleton import (
+from pcm3_jax.data.skeleton import (
     PERSONS,
     STREAMS,
     Array,
@@ -23,6 +20,9 @@ from pcm3_jax.skeleton import (
     missing_joints,
     seen_in_stream,
 )
+from pcm3_jax.errors import UserError
+from pcm3_jax.inference.validation import Sequence, read_sequence
+from pcm3_jax.models.pcm3 import PCM3
 
 # (variables, state (L, 2, H), pose (2, 25, 3)) → the state and the feature (2H,) after it.
 Step = Callable[[Any, jax.Array, Array], tuple[jax.Array, jax.Array]]
@@ -84,10 +84,10 @@ class Stream:
         normalization: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         """Raises UserError where one direction would have to wait for the end."""
-        if config.model.recurrence != "stepwise":
+        if config.model.recurrence != "causal":
             raise UserError(
                 "The model's config.model.recurrence is 'bidirectional', which reads sequences "
-                "from their end; only a 'stepwise' model can take frames as they arrive."
+                "from their end; only a 'causal' model can take frames as they arrive."
             )
         self._step, self._variables, self._stream = step, variables, config.views.stream
         self._normalization = normalization
@@ -151,7 +151,7 @@ class Stream:
 
 
 class OnlineNormalization:
-    """Normalises frames while they arrive, as whole sequences are (`pcm3_jax.inference.sequences`).
+    """Normalises frames while they arrive, as whole sequences are (`inference.validation`).
 
     Everything is turned as the first frame is in which the first person's spine is seen, and
     centred on that joint, or on where it was last seen.  Unlike in a whole sequence, nobody who

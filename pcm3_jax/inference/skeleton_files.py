@@ -12,8 +12,8 @@ import numpy as np
 from pcm3_jax.data import array_files
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.errors import UserError
-from pcm3_jax.files import shown
-from pcm3_jax.inference.sequences import read_sequence
+from pcm3_jax.inference.validation import read_sequence
+from pcm3_jax.runtime.files import shown
 
 FORMATS = ".skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz"
 # Published results go by the first frames of a .skeleton file, from before normalisation on.
@@ -34,7 +34,7 @@ def read(name: str, layout: str | None = None) -> list[Recording]:
     """The sequences of a file: one, or as many as an array file holds.
 
     Array files hold sequences (T, M, 25, 3) or batches of them (N, T, M, 25, 3), in a ``.npz``
-    under any names; with a ``layout`` (`pcm3_jax.joint_layouts`) its joints, also (T, J, 3).
+    under any names; with a ``layout`` (`pcm3_jax.data.joint_layouts`) its joints, also (T, J, 3).
 
     Raises:
       UserError: file, line and flaw.

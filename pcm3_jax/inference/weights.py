@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from pcm3_jax.config import validate
 from pcm3_jax.errors import UserError
-from pcm3_jax.state import build_model, init_variables, key_part
+from pcm3_jax.methods.state import build_model, init_variables, key_part
 
 # What a file may hold of a training state, besides the network itself.
 TRAINING = ("key_params", "key_batch_stats", "queue", "queue_pointer")

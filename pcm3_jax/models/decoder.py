@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from pcm3_jax.data.skeleton import FEATURES
 from pcm3_jax.models.encoder import dense
 from pcm3_jax.models.gru import GRU
 from pcm3_jax.models.norm import BatchNorm, Moments
-from pcm3_jax.skeleton import FEATURES
 
 
 class Decoder(nn.Module):
@@ -26,13 +26,13 @@ class Decoder(nn.Module):
     prompt_placement: str
     dtype: jnp.dtype
     axis_name: str | None
-    rematerialise: bool
+    remat: bool
 
     def setup(self) -> None:
         self.reduce = dense(self.hidden, self.inputs, self.dtype)
         self.norm = BatchNorm(self.hidden, self.axis_name)
         self.mix = dense(self.hidden, self.hidden, self.dtype)
-        self.gru = GRU(self.hidden, self.layers, dtype=self.dtype, rematerialise=self.rematerialise)
+        self.gru = GRU(self.hidden, self.layers, dtype=self.dtype, remat=self.remat)
         self.reconstruct = dense(FEATURES, self.hidden, self.dtype)
 
     def __call__(self, features: jax.Array, prompt: jax.Array | None) -> tuple[jax.Array, Moments]:

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from pcm3_jax.data.skeleton import FEATURES
 from pcm3_jax.models.gru import GRU, Recurrence, symmetric_uniform
 from pcm3_jax.models.norm import BatchNorm, Moments
-from pcm3_jax.skeleton import FEATURES
 
 
 def dense(
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
     prompt_placement: str
     dtype: jnp.dtype
     axis_name: str | None
-    rematerialise: bool
+    remat: bool
 
     def setup(self) -> None:
         self.input_norm = BatchNorm(FEATURES, self.axis_name)
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
             recurrence=self.recurrence,
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=self.dtype,
-            rematerialise=self.rematerialise,
+            remat=self.remat,
         )
 
     def __call__(self, frames: jax.Array, prompts: jax.Array | None) -> tuple[jax.Array, Moments]:
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
 
     def sequence_feature(self, features: jax.Array) -> jax.Array:
         """The feature (..., 2H) of whole sequences from their frames' (T, ..., 2H)."""
-        if self.recurrence == "stepwise":
+        if self.recurrence == "causal":
             return features[-1]
         # The backward GRU has read everything only at the first frame.
         return jnp.concatenate(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Recurrence = Literal["stepwise", "bidirectional"]
+Recurrence = Literal["causal", "bidirectional"]
 
 
 def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
@@ -101,7 +101,7 @@ def gru(
     input_bias: jax.Array,
     weight: jax.Array,
     bias: jax.Array,
-    rematerialise: bool,
+    remat: bool,
 ) -> list[jax.Array]:
     """Runs D GRUs (PyTorch's cell, gates in the order reset, update, new) side by side.
 
@@ -112,7 +112,7 @@ def gru(
       inputs: D arrays (T, N, F), in the type to multiply in.
       kernel, weight: of the inputs (D, F, 3H) and of the recurrence (D, H, 3H), in that type.
       input_bias, bias: of either (D, 3H), float32.
-      rematerialise: whether the gradient keeps nothing but inputs and states.  From the states,
+      remat: whether the gradient keeps nothing but inputs and states.  From the states,
         the gates of several frames are again one large product; the backward pass goes through
         the sequence in parts of `PART_FRAMES` frames and holds one part's at a time.
 
@@ -130,10 +130,10 @@ def gru(
     return [states[:, d] for d in range(len(inputs))]
 
 
-def _forward(inputs, kernel, input_bias, weight, bias, rematerialise):
+def _forward(inputs, kernel, input_bias, weight, bias, remat):
     parameters = kernel, input_bias, weight, bias
-    if rematerialise:
-        states = gru(inputs, *parameters, rematerialise)
+    if remat:
+        states = gru(inputs, *parameters, remat)
         return states, (inputs, states, parameters)
     step, start, x = _recurrence(inputs, *parameters)
     dtype = weight.dtype.name
@@ -200,7 +200,7 @@ def _gates_again(inputs, states, kernel, input_bias, weight, bias):
     return tuple(jnp.stack(arrays, axis=1) for arrays in zip(*each, strict=True))
 
 
-def _backward(rematerialise, saved, d_states):
+def _backward(remat, saved, d_states):
     inputs, kept, parameters = saved
     d_last = jnp.zeros((len(inputs), *d_states[0].shape[1:]))
 
@@ -210,7 +210,7 @@ def _backward(rematerialise, saved, d_states):
         d_h, d_inputs, gradients = _part_backward(parameters, d_h, inputs, kept, d_states)
         return (d_h, jax.tree.map(jnp.add, sums, gradients)), d_inputs
 
-    if rematerialise:
+    if remat:
         before = [jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]]) for x in kept]
         length = len(before[0])
         frames = max(n for n in range(1, PART_FRAMES + 1) if length % n == 0)
@@ -278,7 +278,7 @@ gru.defvjp(_forward, _backward)
 class GRULayer(nn.Module):
     """One layer of one or two GRUs side by side.
 
-    With ``stepwise`` every direction runs forward in time, which is what the authors'
+    With ``causal`` every direction runs forward in time, which is what the authors'
     program computes: it feeds a bidirectional GRU one frame at a time.  With
     ``bidirectional`` the second direction runs backward in time.
     """
@@ -288,7 +288,7 @@ class GRULayer(nn.Module):
     recurrence: Recurrence
     kernel_init: nn.initializers.Initializer
     dtype: jnp.dtype
-    rematerialise: bool
+    remat: bool
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -321,10 +321,10 @@ class GRULayer(nn.Module):
         if jax.default_backend() == "cpu":
             # One after the other, so that a single recurrent matrix has to stay in the cache.
             apart = [[p[d : d + 1] for p in parameters] for d in range(self.directions)]
-            states = [gru([x], *p, self.rematerialise)[0] for x, p in zip(each, apart, strict=True)]
+            states = [gru([x], *p, self.remat)[0] for x, p in zip(each, apart, strict=True)]
         else:
             # In one scan, for half as many launches.
-            states = gru(each, *parameters, self.rematerialise)
+            states = gru(each, *parameters, self.remat)
         if turned:
             states[1] = states[1][::-1]
         return jnp.concatenate(states, axis=-1)
@@ -336,17 +336,17 @@ class GRU(nn.Module):
     hidden: int
     layers: int
     directions: int = 1
-    recurrence: Recurrence = "stepwise"
+    recurrence: Recurrence = "causal"
     kernel_init: nn.initializers.Initializer | None = None
     dtype: jnp.dtype = jnp.float32
-    rematerialise: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """(T, N, F) inputs to the last layer's (T, N, D * H) states.
 
         Without ``kernel_init`` the kernels get PyTorch's default, U(±1/√H).  With
-        ``rematerialise`` the gradient needs less memory and more time.
+        ``remat`` the gradient needs less memory and more time.
         """
         for layer in range(self.layers):
             inputs = GRULayer(
@@ -355,7 +355,7 @@ class GRU(nn.Module):
                 recurrence=self.recurrence,
                 kernel_init=self.kernel_init or symmetric_uniform(self.hidden**-0.5),
                 dtype=self.dtype,
-                rematerialise=self.rematerialise,
+                remat=self.remat,
                 name=f"layer_{layer}",
             )(inputs)
         return inputs

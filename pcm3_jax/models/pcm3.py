@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pcm3_jax.data.skeleton import FEATURES, flatten_frames, unflatten_frames
 from pcm3_jax.models.decoder import Decoder
 from pcm3_jax.models.encoder import Encoder, Projector
 from pcm3_jax.models.gru import Recurrence, symmetric_uniform
 from pcm3_jax.models.norm import Moments
-from pcm3_jax.skeleton import FEATURES, flatten_frames, unflatten_frames
 
 # Positive pairs (Eq. 5), in the order in which the authors' program encodes them: the
 # running statistics of BatchNorm depend on it.
@@ -119,13 +119,13 @@ class PCM3(nn.Module):
         (§3.3.2), by a second decoder pass on features without gradient.
       domain_prompts, task_prompts: the two kinds of prompts (Table 9).
       prompt_placement: "before_norm", the authors' program, or "after_norm".
-      rematerialise: less memory for more time, as in `GRU`.
+      remat: less memory for more time, as in `GRU`.
       prompt_width: r, channels of a task prompt in each direction.
     """
 
     hidden: int = 1024
     layers: int = 3
-    recurrence: Recurrence = "stepwise"
+    recurrence: Recurrence = "causal"
     projection: int = 128
     decoder_hidden: int = 512
     decoder_layers: int = 2
@@ -137,7 +137,7 @@ class PCM3(nn.Module):
     prompt_placement: str = "before_norm"
     prompt_width: int = 128
     dtype: jnp.dtype = jnp.float32
-    rematerialise: bool = False
+    remat: bool = False
     axis_name: str | None = None
 
     def setup(self) -> None:
@@ -148,7 +148,7 @@ class PCM3(nn.Module):
             prompt_placement=self.prompt_placement,
             dtype=self.dtype,
             axis_name=self.axis_name,
-            rematerialise=self.rematerialise,
+            remat=self.remat,
         )
         self.projector = Projector(2 * self.hidden, self.projection, self.dtype)
         self.decoder = Decoder(
@@ -158,7 +158,7 @@ class PCM3(nn.Module):
             prompt_placement=self.prompt_placement,
             dtype=self.dtype,
             axis_name=self.axis_name,
-            rematerialise=self.rematerialise,
+            remat=self.remat,
         )
         self.prompts = Prompts(self.prompt_width, self.domain_prompts, self.task_prompts)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import jax
 
 from pcm3_jax.errors import UserError
-from pcm3_jax.files import shown
-from pcm3_jax.inference import commands
 from pcm3_jax.report import page
 from pcm3_jax.report.contents import contents
 from pcm3_jax.report.encoders import Splits
 from pcm3_jax.report.runs import read_runs
+from pcm3_jax.runtime import commands
+from pcm3_jax.runtime.files import shown
 
 
 def run(argv: list[str]) -> None:

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from pcm3_jax.augment.pipeline import Batch, Clips, draw_views
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.report.masked import examples, joint_views
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import FRAME_RATE, Pool, packed, packed_flags
-from pcm3_jax.views.pipeline import Batch, Clips, draw_views
 
 
 def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:

@@ -7,20 +7,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pcm3_jax.checkpoint import CONFIG_FILE
-from pcm3_jax.provenance import WITHOUT_DATA
-from pcm3_jax.report import (
-    augmented,
-    comparison,
-    curves,
-    encoders,
-    masked,
-    results,
-    settings,
-)
+from pcm3_jax.data.skeleton import BODY_PARTS, PARENTS
+from pcm3_jax.report import augmented, comparison, curves, encoders, masked, results, settings
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
-from pcm3_jax.skeleton import BODY_PARTS, PARENTS
+from pcm3_jax.train.checkpoint import CONFIG_FILE
+from pcm3_jax.train.provenance import WITHOUT_DATA
 
 Contents = dict[str, Any]
 

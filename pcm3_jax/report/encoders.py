@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 
 from pcm3_jax.config import PRETRAINING
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.downstream import inputs
-from pcm3_jax.downstream.retrieval import nearest_neighbours
 from pcm3_jax.errors import UserError
-from pcm3_jax.parallel import Devices
 from pcm3_jax.report.projection import plane
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
+from pcm3_jax.runtime.parallel import Devices
+from pcm3_jax.tasks import inputs
+from pcm3_jax.tasks.knn import nearest_neighbours
 
 _WITH_ENCODER = (*PRETRAINING, "linear_eval", "retrieval")
 # Sequences on a map, and the frames of those that it shows one at a time.

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 
 from pcm3_jax.errors import UserError
-from pcm3_jax.files import replaced, shown
+from pcm3_jax.runtime.files import replaced, shown
 
 matplotlib.use("Agg")
 

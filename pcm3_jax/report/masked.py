@@ -8,15 +8,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from pcm3_jax.augment.masking import random_visibility
+from pcm3_jax.augment.pipeline import central_view
 from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.data.skeleton import PARENTS, seen_in_stream
 from pcm3_jax.inference import model_file
-from pcm3_jax.inference.library import Model
+from pcm3_jax.inference.model import Model
 from pcm3_jax.inference.weights import Weights
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import FRAME_RATE, Pool, packed, packed_flags
-from pcm3_jax.skeleton import PARENTS, seen_in_stream
-from pcm3_jax.views.masking import random_visibility
-from pcm3_jax.views.pipeline import central_view
 
 _CHECKPOINTS, _SEQUENCES = 4, 3
 _ROOT = int(np.flatnonzero(np.arange(len(PARENTS)) == PARENTS)[0])

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pcm3_jax.files import replaced
+from pcm3_jax.runtime.files import replaced
 
 # In this order: later ones use what earlier ones define.
 _SCRIPTS = ("dom.js", "charts.js", "skeletons.js", "encoders.js", "sections.js")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pcm3_jax import summary
+from pcm3_jax.report import summary
 from pcm3_jax.report.runs import Run
-from pcm3_jax.tables import report as paper_tables
+from pcm3_jax.tables import document as paper_tables
 
 Table = dict[str, Any]
 

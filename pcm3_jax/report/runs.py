@@ -9,8 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import CONFIG_FILE, PROVENANCE_FILE, read_config
 from pcm3_jax.errors import UserError
+from pcm3_jax.train.checkpoint import CONFIG_FILE, PROVENANCE_FILE, read_config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pcm3_jax.augment.pipeline import Clips
 from pcm3_jax.data.normalization import normalization_of, normalize_sequence
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.skeleton import poses_at
-from pcm3_jax.views.pipeline import Clips
+from pcm3_jax.data.skeleton import poses_at
 
 # Kinect v2's frames a second.
 FRAME_RATE = 30

@@ -21,22 +21,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pcm3_jax.checkpoint import FREE_KEYS
 from pcm3_jax.config import PRETRAINING, default_config, leaf, validate
 from pcm3_jax.data import recordings
 from pcm3_jax.errors import Busy, UserError
-from pcm3_jax.parallel import agreed, wait_for_all
-from pcm3_jax.tables import report
-from pcm3_jax.tables.paper import (
-    STREAM_SETTINGS,
-    TABLES,
-    Column,
-    Row,
-    Table,
-    Term,
-    benchmarks,
-)
+from pcm3_jax.runtime.parallel import agreed, wait_for_all
+from pcm3_jax.tables import document as documents
+from pcm3_jax.tables.paper import STREAM_SETTINGS, TABLES, Column, Row, Table, Term, benchmarks
 from pcm3_jax.tables.scale import scaled
+from pcm3_jax.train.checkpoint import FREE_KEYS
 
 # Between two looks at what another process is running.
 _WAITING_SECONDS = 30
@@ -217,9 +209,9 @@ def table(config: ConfigDict, workdir: Path, run: RunTask) -> dict[str, Any]:
 
     for cell in sorted(cells, key=turn):
         measured[cell] = _measure(cells[cell], metrics[cell[0]], runner, cell in chosen)
-        document = report.document(config, spec, columns, measured)
+        document = documents.document(config, spec, columns, measured)
         if jax.process_index() == 0:
-            report.write(document, workdir)
+            documents.write(document, workdir)
     if not any(measured[cell]["runs"] for cell in chosen):
         reason = next(iter(measured[min(chosen, key=list(cells).index)]["reasons"]))
         raise UserError(f"No cell of table {config.table} can be run: {reason}")

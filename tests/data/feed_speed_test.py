@@ -6,7 +6,7 @@ import time
 import jax
 import pytest
 
-from pcm3_jax import pretraining
+from pcm3_jax.tasks import pretrain
 from tfds_builders import build
 
 pytestmark = pytest.mark.slow
@@ -50,10 +50,10 @@ def test_training_reaches_the_rate_of_its_steps(tmp_path, monkeypatch):
         config.data.feed = feed
         config.optimizer.epochs, config.optimizer.decay_epochs = 2, ()
         config.log_every_steps = 5
-        watch = Stopwatch(pretraining.train)
-        monkeypatch.setattr(pretraining, "train", watch)
+        watch = Stopwatch(pretrain.train)
+        monkeypatch.setattr(pretrain, "train", watch)
         (tmp_path / feed).mkdir()
-        pretraining.pretrain(config, tmp_path / feed)
+        pretrain.pretrain(config, tmp_path / feed)
         monkeypatch.undo()
         steps, training = watch.rates(config.optimizer.batch_size)
         shares[feed] = training / steps

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pcm3_jax.data import feed, recordings
 from pcm3_jax.errors import UserError
-from pcm3_jax.parallel import Devices
+from pcm3_jax.runtime.parallel import Devices
 from tests.running import assert_same_run
 
 NAME = "synthetic_skeletons/n64x32"

@@ -9,7 +9,7 @@ from etils import epath
 
 from pcm3_jax.data import recordings
 from pcm3_jax.errors import UserError
-from pcm3_jax.parallel import Devices
+from pcm3_jax.runtime.parallel import Devices
 from tfds_builders.skeleton_builder import Shard, SkeletonBuilder, SkeletonConfig
 
 NAME = "synthetic_skeletons/n64x32"

@@ -15,7 +15,7 @@ HIDDEN = 4
 TOLERANCE = 5e-6
 
 
-def make(placement="before_norm", recurrence="stepwise"):
+def make(placement="before_norm", recurrence="causal"):
     """An encoder and variables with nothing at its starting value."""
     encoder = Encoder(HIDDEN, 2, recurrence, placement, jnp.float32, None, False)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 3, 150)), None)
@@ -99,14 +99,14 @@ def test_frozen_uses_the_running_statistics():
     np.testing.assert_allclose(alone, features[:, :1], rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("recurrence", ["stepwise", "bidirectional"])
+@pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
 def test_the_sequence_feature_has_seen_every_frame(recurrence):
     encoder, variables = make(recurrence=recurrence)
     x = frames(passes=1)
     features, _ = jax.jit(encoder.apply)(variables, x, None)
     feature = encoder.apply(variables, features, method=Encoder.sequence_feature)
     inputs = normalised(variables, x[0])
-    if recurrence == "stepwise":
+    if recurrence == "causal":
         expected = restatement.bigru_stepwise(inputs, layers(variables))[:, -1]
     else:
         _, expected = restatement.bigru_bidirectional(inputs, layers(variables))

@@ -145,7 +145,7 @@ def plain_gru(params, x, recurrence):
 # 25 channels are so many for three rows that the products of the scan turn round.
 @pytest.mark.parametrize("hidden", [5, 25])
 @pytest.mark.parametrize(
-    ("directions", "recurrence"), [(1, "stepwise"), (2, "stepwise"), (2, "bidirectional")]
+    ("directions", "recurrence"), [(1, "causal"), (2, "causal"), (2, "bidirectional")]
 )
 def test_gradients_are_those_of_a_plain_scan(directions, recurrence, hidden):
     gru, params, x = random_case(
@@ -176,7 +176,7 @@ def test_gradients_are_those_of_a_plain_scan(directions, recurrence, hidden):
     jax.tree.map(compare, got, expected)
 
 
-@pytest.mark.parametrize("recurrence", ["stepwise", "bidirectional"])
+@pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
 def test_directions_give_the_same_together_and_apart(recurrence, monkeypatch):
     gru, params, x = random_case(
         8, 9, 3, 4, hidden=5, layers=2, directions=2, recurrence=recurrence
@@ -233,7 +233,7 @@ def test_backward_pass_updates_no_weight_gradient_each_frame():
     assert len(ours) > 0
     assert max(ours) < recurrent_weight
     # The check sees it where JAX differentiates the scan by itself.
-    plain = sizes(lambda p, x: plain_gru(p, x, "stepwise"))
+    plain = sizes(lambda p, x: plain_gru(p, x, "causal"))
     assert max(plain) >= recurrent_weight
 
 
@@ -262,7 +262,7 @@ def test_bfloat16_is_close_and_keeps_parameters_in_float32():
     jax.tree.map(compare, got, exact)
 
 
-@pytest.mark.parametrize("recurrence", ["stepwise", "bidirectional"])
+@pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
 def test_only_stepwise_is_causal(recurrence):
     gru, params, x = random_case(
         7, 10, 2, 4, hidden=5, layers=3, directions=2, recurrence=recurrence
@@ -272,14 +272,14 @@ def test_only_stepwise_is_causal(recurrence):
     for length in (1, 4, 9):
         prefix = apply(params, x[:length])
         error = np.abs(prefix - whole[:length]).max()
-        if recurrence == "stepwise":
+        if recurrence == "causal":
             # The same operations on the same numbers, but perhaps compiled differently.
             assert error < 1e-6
         else:
             assert error > 1e-2
 
 
-@pytest.mark.parametrize("recurrence", ["stepwise", "bidirectional"])
+@pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
 @pytest.mark.parametrize("frames", [7, 24])
 def test_rematerialising_gives_the_same_gradients(monkeypatch, frames, recurrence):
     """In parts of all frames and of several, in the layout of a CPU and of accelerators."""
@@ -297,7 +297,7 @@ def test_rematerialising_gives_the_same_gradients(monkeypatch, frames, recurrenc
             lambda a, b: np.testing.assert_allclose(
                 a, b, rtol=0, atol=GRADIENT_TOLERANCE * np.abs(b).max()
             ),
-            gradients(keeping.clone(rematerialise=True)),
+            gradients(keeping.clone(remat=True)),
             expected,
         )
 
@@ -311,12 +311,12 @@ def test_rematerialising_needs_less_memory():
         return jax.grad(lambda p: jnp.sum(gru.apply(p, inputs) ** 2))(params)
 
     kept, again = (
-        jax.jit(functools.partial(gradient, gru=gru.clone(rematerialise=rematerialise)))
+        jax.jit(functools.partial(gradient, gru=gru.clone(remat=remat)))
         .lower(params)
         .compile()
         .memory_analysis()
         .temp_size_in_bytes
-        for rematerialise in (False, True)
+        for remat in (False, True)
     )
     print(f"{kept} bytes with gates kept, {again} with gates rematerialised")
     assert again < 0.5 * kept

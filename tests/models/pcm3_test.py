@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pcm3_jax import steps
+from pcm3_jax.data.skeleton import flatten_frames
+from pcm3_jax.methods import pcm3
+from pcm3_jax.methods.optimizer import build_optimizer
+from pcm3_jax.methods.state import build_model, create_state
 from pcm3_jax.models.pcm3 import PCM3, POSITIVES, Prompts
-from pcm3_jax.optimizer import build_optimizer
-from pcm3_jax.skeleton import flatten_frames
-from pcm3_jax.state import build_model, create_state
 from tests import restatement
 
 
@@ -33,7 +33,7 @@ def gradients(config, views, offsets):
     teachers = dict.fromkeys(POSITIVES, keys)
 
     def loss(params, only_predict):
-        whole, (metrics, _) = steps.pretrain_loss(
+        whole, (metrics, _) = pcm3.pretrain_loss(
             params, state, views, offsets, teachers, model, config.method
         )
         return jnp.where(only_predict, metrics["nce_predict"], whole)
@@ -117,7 +117,7 @@ def test_task_prompts_go_onto_the_same_channels_of_both_directions():
             np.testing.assert_array_equal(placed, expected)
 
 
-@pytest.mark.parametrize("recurrence", ["stepwise", "bidirectional"])
+@pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
 def test_embedding_needs_the_encoder_alone(recurrence, small_config, random_views):
     """Evaluation drops prompts, projector and decoder, and uses running statistics (§3.4)."""
     small_config.model.recurrence = recurrence
@@ -133,7 +133,7 @@ def test_embedding_needs_the_encoder_alone(recurrence, small_config, random_view
     frozen = functools.partial(model.apply, method=lambda m, x: m.encoder.frozen(x))
     per_frame = jax.jit(frozen)(variables, flatten_frames(poses))
     first, last = np.asarray(per_frame[0]), np.asarray(per_frame[-1])
-    second = last if recurrence == "stepwise" else first
+    second = last if recurrence == "causal" else first
     expected = np.concatenate([last[:, :6], second[:, 6:]], 1)
     # The same operations, compiled twice.
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-6)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pcm3_jax.inference.input_views import seen_in_stream
+from pcm3_jax.data.skeleton import STREAMS
+from pcm3_jax.inference.batching import seen_in_stream
 from pcm3_jax.report import masked
-from pcm3_jax.skeleton import STREAMS
 
 
 @pytest.fixture

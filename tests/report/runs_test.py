@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from pcm3_jax.checkpoint import write_json
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.report import runs
+from pcm3_jax.train.checkpoint import write_json
 
 
 def workdir(folder, **settings):

@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, LAYOUTS
 from pcm3_jax.data.normalization import normalize_sequence
-from pcm3_jax.joint_layouts import KINECT_V2_JOINTS, LAYOUTS
 from tests.tfds_builders.built import read_built
 from tfds_builders import build
 

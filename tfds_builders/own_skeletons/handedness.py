@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pcm3_jax.joint_layouts import KINECT_V2_JOINTS
+from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS
 
 
 def seems_mirrored(skeleton: np.ndarray) -> bool | None:

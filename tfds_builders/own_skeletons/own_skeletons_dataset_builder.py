@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pcm3_jax.data.array_files import read_npy, read_npz
+from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.skeleton_arrays import read_skeleton
 from pcm3_jax.errors import UserError
-from pcm3_jax.files import shown
-from pcm3_jax.joint_layouts import LAYOUTS
+from pcm3_jax.runtime.files import shown
 from tfds_builders import raw_files, workers
 from tfds_builders.own_skeletons.handedness import seems_mirrored
 from tfds_builders.own_skeletons.labels_file import SPLITS, Table, read_labels

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.skeleton_arrays import read_skeleton
-from pcm3_jax.joint_layouts import LAYOUTS
 from tfds_builders.parts import Clip, Part, StoredClip
 from tfds_builders.raw_files import BadFile, RawFile
 from tfds_builders.recorded_builder import Record, RecordedBuilder, Report

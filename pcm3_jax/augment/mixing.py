@@ -1,0 +1,79 @@
+"""Inter-skeleton mixing (§3.1): CutMix, ResizeMix and Mixup of two augmented sequences.
+
+One draw serves the whole batch, so a mix is described by a few scalars; poses may have any
+leading axes before (T, M, V, C).
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from pcm3_jax.augment.augmentation import choose
+from pcm3_jax.data.skeleton import BODY_PARTS, JOINTS, part_membership
+
+CUTMIX, RESIZEMIX, MIXUP = range(3)
+
+
+@flax.struct.dataclass
+class Mix:
+    """One draw of how to mix.
+
+    Attributes:
+      method: CUTMIX, RESIZEMIX or MIXUP.
+      joints: (V,) booleans, the joints that CutMix and ResizeMix replace.
+      first_block, blocks: the run of blocks of frames that they replace.
+      share: λ of Mixup.
+    """
+
+    method: jax.Array
+    joints: jax.Array
+    first_block: jax.Array
+    blocks: jax.Array
+    share: jax.Array
+
+
+def random_mix(
+    key: jax.Array, frames: int, block_frames: int, parts: tuple[int, int], blocks: tuple[int, int]
+) -> Mix:
+    """CutMix with chance ½, ResizeMix ¼, Mixup ¼; ``parts`` and ``blocks`` are inclusive."""
+    keys = jax.random.split(key, 6)
+    p = jax.random.uniform(keys[0])
+    count = jax.random.randint(keys[1], (), parts[0], parts[1] + 1)
+    run = jax.random.randint(keys[2], (), blocks[0], blocks[1] + 1)
+    return Mix(
+        method=jnp.where(p > 0.5, CUTMIX, jnp.where(p > 0.25, RESIZEMIX, MIXUP)),
+        joints=choose(keys[3], len(BODY_PARTS), count) @ part_membership(),
+        first_block=jax.random.randint(keys[4], (), 0, frames // block_frames - run + 1),
+        blocks=run,
+        share=jax.random.uniform(keys[5]),
+    )
+
+
+def mix(
+    poses: jax.Array, partner: jax.Array, draw: Mix, block_frames: int
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes sequences (..., T, M, V, C) with their partners.
+
+    Returns:
+      The mixed sequences and λ, the partner's share: of (block, joint) cells for CutMix and
+      ResizeMix, of the coordinates for Mixup.
+    """
+    frames = poses.shape[-4]
+    first, count = draw.first_block * block_frames, draw.blocks * block_frames
+    frame = jnp.arange(frames)
+    # ResizeMix shortens the partner's first 2 * count frames, or what exists of them, to
+    # count frames by nearest neighbour, and places them in the region.
+    source = jnp.minimum(2 * count, frames)
+    resized = jnp.clip((frame - first) * source // count, 0, frames - 1)
+    taken = jnp.where(draw.method == RESIZEMIX, resized, frame)
+
+    region = (frame >= first) & (frame < first + count)
+    region = region[:, None, None, None] & draw.joints[:, None]
+    pasted = jnp.where(region, jnp.take(partner, taken, axis=-4), poses)
+    blended = (1 - draw.share) * poses + draw.share * partner
+
+    replaced = draw.blocks * draw.joints.sum() / (frames // block_frames * JOINTS)
+    is_mixup = draw.method == MIXUP
+    return jnp.where(is_mixup, blended, pasted), jnp.where(is_mixup, draw.share, replaced)

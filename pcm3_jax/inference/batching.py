@@ -1,0 +1,80 @@
+"""From sequences of any length to the few shapes that networks are compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pcm3_jax.augment.pipeline import Clips, central_view
+from pcm3_jax.data.skeleton import missing_joints, seen_in_stream, to_stream
+from pcm3_jax.inference.validation import Sequence
+
+# Batches have one of these many rows, and sequences are padded to a power of two.
+_ROWS = (1, 4, 16, 64)
+_MIN_FRAMES = 16
+
+
+class InputViews:
+    """What an encoder of some ``views`` settings is to see of sequences."""
+
+    def __init__(self, views: ConfigDict, max_frames: int) -> None:
+        self._views, self._max_frames = views, max_frames
+        self._joints = ConfigDict(views.to_dict() | {"stream": "joint"})
+        self._central = jax.jit(self._central_views)
+
+    def central(self, sequences: list[Sequence]) -> Iterator[tuple[jax.Array, jax.Array, int]]:
+        """The views of evaluation: the central crop, resized, in batches of B.
+
+        Yields:
+          Poses (B, T, 2, 25, 3), zero where a joint is missing; which joints are visible
+          (B, T, 2, 25); and how many rows, the first, are real.
+        """
+        for start in range(0, len(sequences), max(_ROWS)):
+            group = [
+                Sequence(*(part[: self._max_frames] for part in sequence))
+                for sequence in sequences[start : start + max(_ROWS)]
+            ]
+            rows = next(size for size in _ROWS if size >= len(group))
+            length = _bucket(max(len(sequence.poses) for sequence in group))
+            lengths = [len(sequence.poses) for sequence in group] + [1] * (rows - len(group))
+            clips = Clips(
+                np.arange(rows, dtype=np.int32) * length, np.array(lengths, dtype=np.int32)
+            )
+            packed = [part.reshape(-1, *part.shape[2:]) for part in _padded(group, rows, length)]
+            yield (*self._central(*packed, clips), len(group))
+
+    def as_they_are(self, sequence: Sequence, *, pad: bool) -> np.ndarray:
+        """The frames of one sequence in the configured stream, (1, T or more, 2, 25, 3)."""
+        length = len(sequence.poses)
+        poses, visible = _padded([sequence], 1, _bucket(length) if pad else length)
+        missing = jnp.asarray(~visible | missing_joints(poses))
+        return np.asarray(to_stream(jnp.asarray(poses), missing, self._views.stream))
+
+    def _central_views(
+        self, poses: jax.Array, visible: jax.Array, clips: Clips
+    ) -> tuple[jax.Array, jax.Array]:
+        # A joint is visible where all frames that it is interpolated from show it.
+        shares = central_view(visible[..., None].astype(jnp.float32), clips, self._joints)[..., 0]
+        seen = seen_in_stream(shares > 1 - 1e-6, self._views.stream)
+        poses = central_view(poses, clips, self._views)
+        return jnp.where(seen[..., None], poses, 0), seen
+
+
+def _bucket(length: int) -> int:
+    """The power of two that a length is padded to."""
+    return max(_MIN_FRAMES, 1 << (length - 1).bit_length())
+
+
+def _padded(sequences: list[Sequence], rows: int, length: int) -> Sequence:
+    """Arrays (rows, length, 2, 25[, 3]), the last frame repeated: nobody moves after the end."""
+    poses = np.zeros((rows, length, 2, 25, 3), np.float32)
+    visible = np.ones((rows, length, 2, 25), bool)
+    for row, sequence in enumerate(sequences):
+        for padded, part in ((poses, sequence.poses), (visible, sequence.visible)):
+            padded[row, : len(part)] = part
+            padded[row, len(part) :] = part[-1]
+    return Sequence(poses, visible)

@@ -1,0 +1,80 @@
+"""Features of skeleton files.
+
+python -m pcm3_jax.embed FILE … --model=PATH [--out=FEATURES.npz | --out=FEATURES.csv]
+                         [--layout=LAYOUT]
+
+FILE: .skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz with skeletons
+(frames, persons, 25, 3) in metres; with --layout (docs/own_data.md) .npy and .npz with other
+joints, NaN where one is missing.  PATH: the workdir of a run, a checkpoint, or a safetensors file.
+An .npz gets the arrays `names` (N,) and `features` (N, 2H); a .csv, and standard output
+where --out is left away, a line for each sequence: its name and 2H numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from pcm3_jax.data.joint_layouts import layout_named
+from pcm3_jax.errors import UserError
+from pcm3_jax.inference import model as library
+from pcm3_jax.inference import skeleton_files
+from pcm3_jax.runtime import commands
+from pcm3_jax.runtime.files import replaced, shown
+
+
+def run(argv: list[str]) -> None:
+    """The command line.  Raises UserError for what cannot be read or written."""
+    parser = commands.Arguments(
+        prog="python -m pcm3_jax.embed", description=__doc__, formatter_class=commands.AS_WRITTEN
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--normalized", action="store_true", help="the files are normalised already"
+    )
+    commands.add_layout(parser)
+    flags = parser.parse_args(argv)
+    if flags.out and flags.out.suffix not in (".npz", ".csv"):
+        raise UserError(f"--out={shown(str(flags.out))} must end in .npz or .csv.")
+    if flags.layout is not None:
+        layout_named(flags.layout)
+    model = library.load(flags.model)
+    names, features = [], []
+    for file in flags.files:
+        recordings = skeleton_files.read(file, flags.layout)
+        names += [recording.name for recording in recordings]
+        skeletons = [recording.skeletons for recording in recordings]
+        normalize = not flags.normalized
+        features.append(model.embed(skeletons, layout=flags.layout, normalize=normalize))
+    write(flags.out, names, np.concatenate(features))
+
+
+def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
+    """Writes features (N, 2H) to a file as its name says, or to standard output as CSV."""
+    if out is None:
+        write_csv(sys.stdout, names, features)
+        return
+    with replaced(out) as partial:
+        if out.suffix == ".npz":
+            with open(partial, "wb") as file:
+                np.savez(file, names=np.array(names, str), features=features)
+        else:
+            # Names of files can have bytes that are no text.
+            with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                write_csv(file, names, features)
+    print(f"{shown(str(out))}: {features.shape[0]} sequences, {features.shape[1]} features")
+
+
+def write_csv(file: TextIO, names: list[str], features: np.ndarray) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["name", *(f"feature_{i}" for i in range(features.shape[1]))])
+    for name, row in zip(names, features, strict=True):
+        # Nine digits are what it takes to read the same float32 again.
+        label = name if file is not sys.stdout else shown(name)
+        writer.writerow([label, *(f"{value:.9g}" for value in row)])

@@ -1,0 +1,260 @@
+"""A trained model for use from Python: features, labels, reconstructions, and online features.
+
+import pcm3_jax
+
+model = pcm3_jax.load("runs/demo")
+features = model.embed(skeletons)  # (N, frames, persons, 25, 3) metres → (N, 2H)
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pcm3_jax.data.normalization import no_normalization, normalization_of
+from pcm3_jax.data.skeleton import flatten_frames, unflatten_frames
+from pcm3_jax.errors import UserError
+from pcm3_jax.inference import model_file
+from pcm3_jax.inference.batching import InputViews
+from pcm3_jax.inference.online import Stream, build_step
+from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
+from pcm3_jax.inference.weights import Weights
+from pcm3_jax.methods.state import build_model
+from pcm3_jax.models.pcm3 import PCM3
+
+# Of one sequence that is encoded as it is: the features of every frame are in memory at once.
+MAX_FRAMES_AS_THEY_ARE = 16_384
+
+
+class Reconstruction(NamedTuple):
+    """What `Model.reconstruct` gives.
+
+    Attributes:
+      skeletons: (N, T, 2, 25, 3) float32 metres, the visible joints as they were and the masked
+        ones as predicted.
+      mask: (N, T, 2, 25) booleans, True where a joint was predicted.
+    """
+
+    skeletons: np.ndarray
+    mask: np.ndarray
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Loads a trained model.
+
+    Args:
+      path: the workdir of a pretraining run (its last checkpoint is taken) or of a linear
+        evaluation (its encoder and its classifier), one checkpoint ``WORKDIR/checkpoints/STEP``,
+        or a safetensors file from `pcm3_jax.convert`.
+
+    Raises:
+      pcm3_jax.errors.UserError: there is nothing of the kind, or it is damaged.
+    """
+    return Model(model_file.load(Path(path)))
+
+
+class Model:
+    """A trained model.
+
+    Skeletons are metres with 25 joints in Kinect v2's order.  All methods raise
+    `pcm3_jax.errors.UserError`, with one sentence, for arrays that they cannot use: of another
+    shape or type, empty, with coordinates that are not finite or beyond 100 metres, or in which
+    nobody is seen.
+
+    Attributes:
+      config: of the run that trained the encoder; with a classifier, ``data`` and ``views`` are
+        those that it was trained with.
+      classes: names of the labels that `classify` gives; empty without a classifier.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self.config: ConfigDict = weights.config
+        self.classes: tuple[str, ...] = weights.classes
+        self._classifier = weights.tree.get("classifier")
+        self._variables = jax.device_put({k: weights.tree[k] for k in ("params", "batch_stats")})
+        self._network = build_model(weights.config)
+        self._views = InputViews(weights.config.views, weights.config.data.max_frames)
+        self._encode = jax.jit(lambda v, poses: self._network.apply(v, poses, method=PCM3.embed))
+        self._encode_prefix = jax.jit(self._feature_after)
+        self._predict = jax.jit(
+            lambda v, poses: self._network.apply(v, poses, method=_frozen_prediction)
+        )
+        self._step = build_step(self._network)
+
+    @property
+    def features(self) -> int:
+        """2H, the length of a sequence's feature."""
+        return 2 * self.config.model.hidden
+
+    def embed(
+        self,
+        skeletons: Any,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+        resample: bool = True,
+    ) -> np.ndarray:
+        """Features of whole sequences.
+
+        Args:
+          skeletons: (N, T, M, 25, 3) or (T, M, 25, 3) with M = 1 or 2 persons, or a list of
+            arrays (T, M, 25, 3) of any lengths; metres.
+          mask: None, or booleans that broadcast to the skeletons without their last axis (for a
+            list also a list of such), True where a joint is missing.  The network sees zeros
+            there, and in every frame that would be interpolated from one that is missing.
+          layout: None, or how joints are laid out where it is not as Kinect v2's: a name of
+            `data.joint_layouts`.  The skeletons, and the mask, then have J joints in place of
+            25; those that Kinect v2 has besides are missing, as are those that are NaN.
+          normalize: whether to normalise as the data set of the run was; False takes skeletons
+            that already are.
+          resample: whether to take the central crop of the first ``config.data.max_frames``
+            frames, resized to ``config.views.frames``, as in evaluation.  False encodes the
+            frames as they are, at most 16,384.
+
+        Returns:
+          (N, 2H) float32.
+        """
+        sequences = self._prepare(skeletons, mask, normalize, layout=layout)
+        if not resample:
+            return self._embed_as_they_are(sequences)
+        views = self._views.central(sequences)
+        return np.concatenate([self._run(self._encode, poses, rows) for poses, _, rows in views])
+
+    def classify(
+        self,
+        skeletons: Any,
+        k: int = 5,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> list[list[tuple[str, float]]]:
+        """The most probable labels of sequences, under the linear evaluation's classifier.
+
+        Args:
+          skeletons, mask, layout, normalize: as for `embed`.
+          k: how many labels; all, where there are fewer.
+
+        Returns:
+          For each sequence k pairs (label, probability), the most probable first.
+
+        Raises:
+          UserError: also where the model has no classifier.
+        """
+        return self.labels(self.embed(skeletons, mask, layout=layout, normalize=normalize), k)
+
+    def labels(self, features: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
+        """As `classify`, from features (N, 2H) that `embed` or a stream gave."""
+        if self._classifier is None:
+            raise UserError(
+                "This model has no classifier: load the workdir of a linear evaluation "
+                "(config.task='linear_eval') of it."
+            )
+        if k < 1:
+            raise UserError(f"k is {k}; it must be at least 1.")
+        scores = features @ self._classifier["kernel"] + self._classifier["bias"]
+        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares = odds / odds.sum(axis=1, keepdims=True)
+        best = np.argsort(-shares, axis=1, kind="stable")[:, :k]
+        return [
+            [(self.classes[i], float(share[i])) for i in row]
+            for row, share in zip(best, shares, strict=True)
+        ]
+
+    def reconstruct(self, skeletons: Any, mask: Any, *, normalize: bool = True) -> Reconstruction:
+        """Predicts masked joints (§3.2), with running statistics and without prompts.
+
+        Args:
+          skeletons, normalize: as for `embed`.
+          mask: as for `embed`: True where a joint is to be predicted.  What the skeletons have
+            there is used to normalise them, where it is finite and not zero, and then hidden.
+
+        Returns:
+          Normalised skeletons of the stream that the model was trained on (joints, bones or
+          motion), cropped and resized as `embed` does; so is the mask.
+
+        Raises:
+          UserError: also where the model has no decoder.
+        """
+        if "decoder" not in self._variables["params"]:
+            raise UserError("This model has no decoder, so that it cannot predict masked joints.")
+        parts = []
+        sequences = self._prepare(skeletons, mask, normalize, keep_masked=True)
+        for views, visible, rows in self._views.central(sequences):
+            predicted = self._run(self._predict, views, rows)
+            seen = np.asarray(visible)[:rows]
+            parts.append((np.where(seen[..., None], np.asarray(views)[:rows], predicted), ~seen))
+        return Reconstruction(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def stream(self, *, normalize: bool = True) -> Stream:
+        """Starts an online sequence: `Stream.push` takes a frame and gives the feature so far.
+
+        The work of a frame does not grow with time.  Frames go to the network as they are, without
+        the crop and the resizing of `embed`; a classifier of sequences thus sees another pace.
+
+        Args:
+          normalize: whether to normalise frames as the data set of the run was, as far as that can
+            be known while they arrive: by the first frame that has the first person's spine.
+            False takes frames that already are.
+
+        Raises:
+          UserError: the model's recurrence is bidirectional.
+        """
+        normalization = normalization_of(self.config.data.name) if normalize else None
+        return Stream(self._step, self._variables, self.config, normalization)
+
+    def _prepare(
+        self,
+        skeletons: Any,
+        mask: Any,
+        wanted: bool,
+        keep_masked: bool = False,
+        layout: str | None = None,
+    ) -> list[Sequence]:
+        sequences = read_sequences(skeletons, mask, keep_masked=keep_masked, layout=layout)
+        normalization = normalization_of(self.config.data.name) if wanted else no_normalization
+        return [normalize(s, normalization, f"Sequence {i}") for i, s in enumerate(sequences)]
+
+    def _embed_as_they_are(self, sequences: list[Sequence]) -> np.ndarray:
+        features = []
+        for index, sequence in enumerate(sequences):
+            length = len(sequence.poses)
+            if length > MAX_FRAMES_AS_THEY_ARE:
+                raise UserError(
+                    f"Sequence {index} has {length:,} frames, of which {MAX_FRAMES_AS_THEY_ARE:,} "
+                    "can be encoded as they are; use resample=True, or stream() frame by frame."
+                )
+            # What reads from the end must not begin in the padding.
+            poses = self._views.as_they_are(sequence, pad=self._network.recurrence == "causal")
+            with jax.default_matmul_precision("highest"):
+                feature = self._encode_prefix(self._variables, poses, np.int32(length - 1))
+            features.append(np.asarray(feature))
+        return np.concatenate(features)
+
+    def _feature_after(self, variables: Any, poses: jax.Array, last: jax.Array) -> jax.Array:
+        def encode(network: PCM3, poses: jax.Array) -> jax.Array:
+            states = network.encoder.frozen(flatten_frames(poses))
+            if network.recurrence == "causal":
+                return states[last]
+            return network.encoder.sequence_feature(states)
+
+        feature: Any = self._network.apply(variables, poses, method=encode)
+        return feature.astype(jnp.float32)
+
+    def _run(self, function: Any, views: jax.Array, rows: int) -> np.ndarray:
+        # float32 is to mean float32 on devices that would take shortcuts.
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(function(self._variables, views))[:rows]
+
+
+def _frozen_prediction(network: PCM3, poses: jax.Array) -> jax.Array:
+    """The decoder's prediction of poses (N, T, 2, 25, 3), from running statistics."""
+    features = network.encoder.frozen(flatten_frames(poses))
+    return unflatten_frames(network.decoder.frozen(features))

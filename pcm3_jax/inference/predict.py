@@ -1,0 +1,118 @@
+"""The most probable actions in skeleton files, or in frames as they arrive.
+
+python -m pcm3_jax.predict FILE … --model=PATH [--k=5] [--layout=LAYOUT]
+python -m pcm3_jax.predict -      --model=PATH [--k=5]
+
+FILE: as for `pcm3_jax.embed`.  With - frames are read from standard input, one a line of 75 or
+150 numbers (1 or 2 persons, 25 joints, x y z in metres, blanks or commas between), and each is
+answered with the actions most probable so far.  PATH: the workdir of a linear evaluation, or a
+safetensors file with a classifier.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from pcm3_jax.data.joint_layouts import layout_named
+from pcm3_jax.data.normalization import MAX_METRES
+from pcm3_jax.data.skeleton import COORDINATES, JOINTS
+from pcm3_jax.errors import UserError
+from pcm3_jax.inference import model as library
+from pcm3_jax.inference import skeleton_files
+from pcm3_jax.runtime import commands
+from pcm3_jax.runtime.files import shown
+
+# Longer than any line of 150 numbers; what is longer has no end, perhaps.
+_LONGEST_LINE = 1 << 16
+
+
+def run(argv: list[str]) -> None:
+    """The command line.  Raises UserError for what cannot be read."""
+    parser = commands.Arguments(
+        prog="python -m pcm3_jax.predict", description=__doc__, formatter_class=commands.AS_WRITTEN
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("--k", type=int, default=5, help="how many actions")
+    parser.add_argument(
+        "--normalized", action="store_true", help="the skeletons are normalised already"
+    )
+    commands.add_layout(parser)
+    flags = parser.parse_args(argv)
+    if "-" in flags.files and flags.files != ["-"]:
+        raise UserError("Standard input, -, cannot be read along with files.")
+    if flags.layout is not None:
+        layout_named(flags.layout)
+        if flags.files == ["-"]:
+            raise UserError("Standard input, -, has Kinect v2's joints; --layout is for files.")
+    model = library.load(flags.model)
+    # Told before any file is read or frame is waited for.
+    model.labels(np.zeros((1, model.features), np.float32), flags.k)
+    if flags.files == ["-"]:
+        live(model, sys.stdin.buffer, flags.k, normalized=flags.normalized)
+        return
+    for name in flags.files:
+        for recording in skeleton_files.read(name, flags.layout):
+            labels = model.classify(
+                [recording.skeletons], flags.k, layout=flags.layout, normalize=not flags.normalized
+            )
+            print(f"{shown(recording.name)}: {_text(labels[0])}", flush=True)
+
+
+def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> None:
+    """Answers each frame with a line; on a terminal they are written over each other."""
+    stream = model.stream(normalize=not normalized)
+    terminal = sys.stdout.isatty()
+    for number, frame in read_frames(lines):
+        feature = stream.push(frame)
+        if feature is None:
+            text = "nobody seen yet"
+            if frame.any():
+                text += ", since the spine's middle is missing or zero (but for --normalized)"
+        else:
+            text = _text(model.labels(feature[None], k)[0])
+        start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
+        print(f"{start}frame {number}: {text}", end=end, flush=True)
+    if terminal:
+        print()
+
+
+def read_frames(lines: BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
+    """Frame numbers from 1 and poses (M, 25, 3), as lines arrive; blank ones are passed over.
+
+    A joint with a coordinate that is NaN is missing, and zero here.
+
+    Raises:
+      UserError: names the line that is no frame.
+    """
+    number = frames = 0
+    while line := lines.readline(_LONGEST_LINE):
+        number += 1
+        words = line.replace(b",", b" ").split()
+        if not words:
+            continue
+        where = f"Standard input, line {number}"
+        persons, rest = divmod(len(words), JOINTS * COORDINATES)
+        if rest or persons not in (1, 2) or len(line) == _LONGEST_LINE:
+            raise UserError(f"{where}: found {len(words)} numbers where a frame has 75 or 150.")
+        try:
+            values = np.array([float(word) for word in words])
+        except ValueError:
+            raise UserError(f"{where}: found something else than numbers.") from None
+        pose = values.reshape(persons, JOINTS, COORDINATES)
+        pose[np.isnan(pose).any(axis=-1)] = 0
+        if not np.abs(pose).max() <= MAX_METRES:
+            raise UserError(
+                f"{where}: found a coordinate that is not within {MAX_METRES:.0f} metres."
+            )
+        frames += 1
+        yield frames, pose
+
+
+def _text(labels: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{shown(label)} {100 * share:.1f} %" for label, share in labels)

@@ -1,0 +1,151 @@
+"""The functional training state: everything a step changes, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS
+from pcm3_jax.models.encoder import Encoder, unit_length
+from pcm3_jax.models.pcm3 import PCM3, PromptOffsets, QueryViews
+
+# The parts of the network that the key encoder has a copy of.
+KEY_MODULES = ("encoder", "projector")
+
+
+class State(flax.struct.PyTreeNode):
+    """State of any training, replicated on every device.
+
+    Attributes:
+      step: int32, optimizer steps taken.
+      finite: False once a loss or gradient was not finite; the state is then left as it was
+        before that step, so that the failure can be reproduced from it.
+      params, batch_stats: the network that is trained.
+      opt_state: of the optimizer.
+    """
+
+    step: jax.Array
+    finite: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class TrainState(State):
+    """State of pretraining, whose network is that of the query side.
+
+    Attributes:
+      key_params, key_batch_stats: the momentum-updated encoder and projector (§3.1).
+      queue: (K, D) past keys, unit vectors.
+      queue_pointer: int32, where the oldest key lies.
+    """
+
+    key_params: Any
+    key_batch_stats: Any
+    queue: jax.Array
+    queue_pointer: jax.Array
+
+
+def key_part(params: Any) -> Any:
+    """The parameters of which the key encoder is a copy."""
+    return {name: params[name] for name in KEY_MODULES}
+
+
+def build_model(config: ConfigDict, axis_name: str | None = None) -> PCM3:
+    """The network of a configuration's ``model`` and ``method`` sections."""
+    model, method = config.model, config.method
+    return PCM3(
+        hidden=model.hidden,
+        layers=model.layers,
+        recurrence=model.recurrence,
+        projection=model.projection,
+        decoder_hidden=model.decoder_hidden,
+        decoder_layers=model.decoder_layers,
+        positives=tuple(method.positives),
+        masked_prediction=method.masked_prediction,
+        contrast_guides_decoder=method.contrast_guides_decoder,
+        domain_prompts=method.domain_prompts,
+        task_prompts=method.task_prompts,
+        prompt_placement=method.prompt_placement,
+        prompt_width=model.prompt_width,
+        dtype=jnp.dtype(model.dtype),
+        remat=model.remat,
+        axis_name=axis_name,
+    )
+
+
+def build_encoder(config: ConfigDict, axis_name: str | None = None) -> Encoder:
+    """The encoder alone of a configuration's network."""
+    model = config.model
+    return Encoder(
+        hidden=model.hidden,
+        layers=model.layers,
+        recurrence=model.recurrence,
+        prompt_placement=config.method.prompt_placement,
+        dtype=jnp.dtype(model.dtype),
+        axis_name=axis_name,
+        remat=model.remat,
+    )
+
+
+def init_variables(model: PCM3, key: jax.Array) -> tuple[Any, Any]:
+    """Initial parameters and running statistics."""
+    poses = jnp.zeros((2, 2, PERSONS, JOINTS, COORDINATES))
+    views = QueryViews(poses, poses, jnp.ones(poses.shape[1:-1]), poses)
+    offsets = PromptOffsets(*[jnp.int32(0)] * len(PromptOffsets.names()))
+    # Shapes do not depend on the other devices, whose axis exists only inside a mapped step.
+    init = jax.jit(model.clone(axis_name=None).init, static_argnames="method")
+    variables = init(key, views, offsets, method=PCM3.initialize)
+    return variables["params"], variables["batch_stats"]
+
+
+def random_encoder(config: ConfigDict) -> dict[str, Any]:
+    """{"params": {"encoder": …}, "batch_stats": {"encoder": …}} of a network before training."""
+    params, batch_stats = init_variables(build_model(config), jax.random.key(config.seed))
+    return {
+        "params": {"encoder": params["encoder"]},
+        "batch_stats": {"encoder": batch_stats["encoder"]},
+    }
+
+
+def create_state(
+    model: PCM3, optimizer: optax.GradientTransformation, config: ConfigDict
+) -> TrainState:
+    """The state before the first step: the key encoder a copy, the queue random unit vectors."""
+    key = jax.random.key(config.seed)
+    return initial_state(*draw_variables(model, config.method.queue_size, key), optimizer)
+
+
+def draw_variables(model: PCM3, queue_size: int, key: jax.Array) -> tuple[Any, Any, jax.Array]:
+    """Initial parameters, running statistics and queue."""
+    key_params, key_queue = jax.random.split(key)
+    queue = jax.random.normal(key_queue, (queue_size, model.projection))
+    return *init_variables(model, key_params), unit_length(queue)
+
+
+def initial_state(
+    params: Any, batch_stats: Any, queue: jax.Array, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step, from what was drawn."""
+    # A copy, not an alias: the step donates its state, and no buffer can be donated twice.
+    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
+    return TrainState(
+        step=jnp.int32(0),
+        finite=jnp.bool_(True),
+        params=params,
+        batch_stats=batch_stats,
+        key_params=copy(key_part(params)),
+        key_batch_stats=copy({"encoder": batch_stats["encoder"]}),
+        queue=queue,
+        queue_pointer=jnp.int32(0),
+        opt_state=optimizer.init(params),
+    )

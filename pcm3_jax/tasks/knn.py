@@ -1,0 +1,63 @@
+"""Action retrieval (Table 3): the label of the nearest training sequence by cosine."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pcm3_jax.data.skeleton import Array
+
+# Rows compared at a time, which bounds the memory for any gallery: 32,768 of 2048 features are
+# 268 MB, and their products with 1024 queries 134 MB.
+_QUERIES, _GALLERY = 1024, 32_768
+
+
+def nearest_neighbours(gallery: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Index of each query's nearest gallery row by cosine similarity; the first of equals.
+
+    Args:
+      gallery: (G, F) features; may be a memory map larger than memory.
+      queries: (Q, F) features.
+
+    Returns:
+      (Q,) int64.
+    """
+    index = np.zeros(len(queries), np.int64)
+    similarity = np.full(len(queries), -np.inf, np.float32)
+    for start in range(0, len(gallery), _GALLERY):
+        block: Array = np.asarray(gallery[start : start + _GALLERY], np.float32)
+        # The queries' lengths do not change which neighbour is nearest.
+        block = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
+        if jax.default_backend() != "cpu":
+            block = jnp.asarray(block)
+        for first in range(0, len(queries), _QUERIES):
+            rows = slice(first, first + _QUERIES)
+            found, where = _nearest(queries[rows], block)
+            nearer = found > similarity[rows]
+            similarity[rows] = np.where(nearer, found, similarity[rows])
+            index[rows] = np.where(nearer, start + where, index[rows])
+    return index
+
+
+def _nearest(queries: np.ndarray, gallery: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Largest product of each query with the gallery's rows, and which row it is: (Q,) each."""
+    if isinstance(gallery, jax.Array):
+        return jax.device_get(_nearest_on_device(queries, gallery))
+    # On a CPU, NumPy's library multiplies faster than XLA.
+    products = queries @ gallery.T
+    where = products.argmax(1)
+    return products[np.arange(len(where)), where], where
+
+
+@jax.jit
+def _nearest_on_device(queries: jax.Array, gallery: jax.Array) -> tuple[jax.Array, jax.Array]:
+    products = queries @ gallery.T
+    return products.max(1), products.argmax(1)
+
+
+def knn_accuracy(
+    gallery: np.ndarray, gallery_labels: np.ndarray, queries: np.ndarray, labels: np.ndarray
+) -> float:
+    """Share of queries whose nearest neighbour has their label, in [0, 1]."""
+    return float((gallery_labels[nearest_neighbours(gallery, queries)] == labels).mean())

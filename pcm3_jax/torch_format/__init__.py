@@ -1,1 +1,0 @@
-"""Checkpoints in the form of PyTorch, read and written without it."""

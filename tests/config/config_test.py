@@ -1,0 +1,263 @@
+"""Defaults, refusals, and that no setting is dead."""
+
+import ast
+import importlib
+import runpy
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+import pcm3_jax.config as config_module
+from pcm3_jax.config import default_config, validate
+from pcm3_jax.errors import UserError
+from tfds_builders import build
+
+PACKAGE = Path(config_module.__file__).parents[1]
+ROOT = PACKAGE.parent
+CONFIGS = sorted((ROOT / "configs").glob("**/*.py"))
+
+
+def changed(key: str, value) -> ConfigDict:
+    config = default_config()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    return config
+
+
+def test_the_default_is_valid_and_the_papers():
+    config = default_config()
+    validate(config)
+    assert config.model.to_dict() == {
+        "hidden": 1024, "layers": 3, "recurrence": "causal", "projection": 128,
+        "decoder_hidden": 512, "decoder_layers": 2, "prompt_width": 128, "dtype": "float32",
+        "precision": "highest", "remat": False,
+    }  # fmt: skip
+    method = config.method
+    assert (method.queue_size, method.key_momentum, method.temperature) == (16384, 0.999, 0.07)
+    assert (method.teacher_temperature, method.student_temperature) == (0.05, 0.1)
+    assert (method.mask_weight, method.kl_weight) == (40.0, 1.0)
+    assert method.positives == ("intra", "mask", "predict", "inter")
+    assert method.prompt_placement == "before_norm"
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay) == (
+        0.02, 0.9, 1e-4,
+    )  # fmt: skip
+    assert (optimizer.epochs, optimizer.batch_size, optimizer.decay_epochs) == (451, 128, (351,))
+    views = config.views
+    assert (views.frames, views.crop_ratio, views.min_crop_frames) == (64, (0.1, 1.0), 64)
+    assert (views.jitter_joints, views.mask_ratio, views.mask_clip_frames) == (15, 0.6, 8)
+    assert (views.mix_parts, views.mix_blocks, views.mix_block_frames) == ((2, 3), (7, 11), 4)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    config = importlib.import_module(module).get_config()
+    validate(config)
+    # A recipe changes settings and adds none.
+    assert flattened(config).keys() == flattened(default_config()).keys()
+
+
+def test_there_are_recipes():
+    assert CONFIGS
+
+
+PAPER = runpy.run_path("configs/pretrain.py")
+
+
+@pytest.mark.parametrize("stream", ["", "-joint", "-bone", "-motion"])
+@pytest.mark.parametrize("benchmark", PAPER["BENCHMARKS"])
+def test_the_papers_recipes_name_data_sets_that_can_be_built(benchmark, stream):
+    config = PAPER["get_config"](benchmark + stream)
+    validate(config)
+    assert config.views.stream == (stream.removeprefix("-") or "joint")
+    assert config.method.domain_prompts == (stream in ("", "-joint"))
+    builder, _, name = config.data.name.partition("/")
+    assert build.load_builder(builder).config_named(name).name == name
+    with pytest.raises(UserError, match="there is no recipe"):
+        PAPER["get_config"](f"{benchmark}-depth")
+
+
+def test_a_table_of_real_recordings_is_named_by_its_number():
+    get_config = runpy.run_path("configs/irds.py")["get_config"]
+    assert (get_config("6").task, get_config("6").table) == ("table", 6)
+    with pytest.raises(UserError, match="there is no table 'X'"):
+        get_config("X")
+
+
+COUNTS = (
+    "model.hidden", "model.layers", "model.projection", "model.decoder_hidden",
+    "model.decoder_layers", "method.queue_size", "optimizer.epochs", "linear.epochs",
+    "linear.batch_size", "eval.batch_size", "log_every_steps", "checkpoint.every_epochs",
+    "checkpoint.keep", "data.stream_threads", "views.min_crop_frames", "views.mask_clip_frames",
+    "views.mix_block_frames",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "eval.every_epochs", "linear.cached_crops", "method.kl_weight", "method.mask_weight",
+    "optimizer.weight_decay", "optimizer.momentum",
+)  # fmt: skip
+POSITIVE = (
+    "method.temperature", "method.teacher_temperature", "method.student_temperature",
+    "optimizer.learning_rate", "linear.learning_rate",
+)  # fmt: skip
+CHOICES = (
+    "task", "mapping", "data.feed", "views.stream", "views.mask_strategy", "model.recurrence",
+    "model.dtype", "method.prompt_placement", "checkpoint.on_failure",
+)  # fmt: skip
+BAD = [
+    *((key, 0) for key in COUNTS),
+    *((key, -1) for key in COUNTS),
+    *((key, -0.5) for key in NOT_NEGATIVE),
+    *((key, value) for key in POSITIVE for value in (0.0, -1.0, float("nan"))),
+    *((key, "nonsense") for key in CHOICES),
+    ("views.frames", 1),
+    ("views.frames", 60),
+    ("data.max_frames", 1),
+    ("views.crop_ratio", (0.0, 1.0)),
+    ("views.crop_ratio", (0.6, 0.5)),
+    ("views.crop_ratio", (0.5, 1.1)),
+    ("views.crop_ratio", (0.5,)),
+    ("views.crop_ratio", ()),
+    ("views.eval_train_crop_ratio", (-0.1, 0.5)),
+    ("views.eval_train_crop_ratio", (0.1, 0.5, 1.0)),
+    ("views.eval_crop_ratio", 0.0),
+    ("views.eval_crop_ratio", 1.01),
+    ("views.jitter_joints", 26),
+    ("views.jitter_joints", -1),
+    ("views.mask_clip_frames", 7),
+    ("views.mix_block_frames", 5),
+    ("views.mask_ratio", 0.0),
+    ("views.mask_ratio", 0.19),
+    ("views.mask_ratio", 1.21),
+    ("views.mask_ratio", -0.6),
+    ("views.mix_parts", (0, 2)),
+    ("views.mix_parts", (3, 2)),
+    ("views.mix_parts", (2, 6)),
+    ("views.mix_parts", (2,)),
+    ("views.mix_blocks", (0, 3)),
+    ("views.mix_blocks", (8, 7)),
+    ("encoder", "runs/demo"),  # the default task is pretraining
+    ("seed", -1),
+    ("table_seeds", (0, -1)),
+    ("views.mix_blocks", (7, 17)),
+    ("views.mix_blocks", (7, 11, 12)),
+    ("optimizer.batch_size", 2),
+    ("model.prompt_width", 0),
+    ("model.prompt_width", 1024),
+    ("method.positives", ("intra", "outer")),
+    ("method.positives", ("intra", "intra")),
+    ("method.masked_prediction", False),  # the predicted view needs it
+    ("method.key_momentum", 1.5),
+    ("method.key_momentum", -0.1),
+    ("occlusion.kind", "both"),
+    ("occlusion.ratio", (0.7, 0.3)),
+    ("finetune.fraction", 0.0),
+    ("finetune.fraction", 1.1),
+    ("detection.threshold", 1.5),
+    ("detection.name", "adam"),
+    ("motion_prediction.observed", 1),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD, ids=lambda x: str(x))
+def test_bad_settings_are_refused_by_name(key, value):
+    with pytest.raises(UserError) as error:
+        validate(changed(key, value))
+    message = str(error.value)
+    assert f"config.{key}" in message
+    assert "\n" not in message and message.endswith(".")
+
+
+@pytest.mark.parametrize("task", ["detection", "motion_prediction"])
+def test_occlusion_is_refused_where_nothing_is_occluded(task):
+    config = changed("task", task)
+    validate(config)
+    config.occlusion.kind = "spatial"
+    with pytest.raises(UserError, match=rf"config\.occlusion\.kind is 'spatial', but .*{task}"):
+        validate(config)
+
+
+def test_nothing_to_train_is_refused():
+    config = default_config()
+    config.method.positives = ()
+    validate(config)
+    config.method.masked_prediction = False
+    with pytest.raises(UserError, match=r"config\.method\.positives is empty"):
+        validate(config)
+
+
+def test_the_message_says_what_would_do():
+    with pytest.raises(UserError, match=r"is 60, but must be a multiple of .*clip_frames.*is 8"):
+        validate(changed("views.frames", 60))
+    with pytest.raises(UserError, match=r"'jont'.*one of \('joint', 'bone', 'motion'\)"):
+        validate(changed("views.stream", "jont"))
+    with pytest.raises(UserError, match=r"masks 0 of 5 body parts; use a ratio from 0\.2 to 1"):
+        validate(changed("views.mask_ratio", 0.1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("views.mask_ratio", 0.2),
+        ("views.mask_ratio", 1.0),
+        ("views.mix_blocks", (16, 16)),
+        ("views.mix_parts", (1, 5)),
+        ("views.crop_ratio", (1.0, 1.0)),
+        ("views.jitter_joints", 25),
+        ("model.prompt_width", 1023),
+        ("optimizer.batch_size", 3),
+        ("method.kl_weight", 0.0),
+        ("method.positives", ("intra",)),
+        ("eval.every_epochs", 0),
+    ],
+    ids=str,
+)
+def test_settings_at_the_edge_are_taken(key, value):
+    validate(changed(key, value))
+
+
+def flattened(config: ConfigDict, prefix: str = "") -> dict:
+    leaves = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            leaves |= flattened(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def attributes_read() -> set[tuple[str, str]]:
+    """(owner, attribute) of every attribute that the package reads, outside config.py.
+
+    The owner of ``a.b.c`` is "b", that of ``b.c`` is "b".
+    """
+    read = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name == "config":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                owner = node.value
+                name = getattr(owner, "attr", getattr(owner, "id", ""))
+                read.add((name.removeprefix("_"), node.attr))
+    return read
+
+
+READ = attributes_read()
+
+
+@pytest.mark.parametrize("leaf", flattened(default_config()))
+def test_every_setting_is_read(leaf):
+    section, _, name = leaf.rpartition(".")
+    # Sections are passed on as `config`, or named after themselves.
+    owners = {"config", section, f"{section}_config"} if section else {"config"}
+    # Their optimizer and epochs are read by code that they share.
+    if section in config_module.TRAININGS:
+        owners |= {"settings"}
+    assert any((owner, name) in READ for owner in owners)
+
+
+def test_the_walk_would_notice_a_dead_setting():
+    assert ("config", "nonexistent") not in READ
+    assert not any(name == "nonexistent" for _, name in READ)

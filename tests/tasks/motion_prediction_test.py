@@ -1,0 +1,174 @@
+"""The motion predictor against a loop over frames in NumPy, and its error measure against loops."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pcm3_jax.models.encoder import Encoder
+from pcm3_jax.tasks.motion_prediction import MotionPredictor, position_errors, zero_velocity
+from tests import restatement
+
+HIDDEN = 4  # of the encoder, in each direction
+FUTURE = 3
+# Float32 rounding of poses of a few units after a few frames.
+TOLERANCE = 5e-6
+
+
+def poses(frames, rows=2, seed=0) -> np.ndarray:
+    made = np.random.default_rng(seed).normal(size=(rows, frames, 2, 25, 3))
+    return made.astype(np.float32)
+
+
+OBSERVED = poses(5)
+
+
+def make(hidden, recurrence="causal"):
+    encoder = Encoder(HIDDEN, 1, recurrence, "before_norm", jnp.float32, None, False)
+    return MotionPredictor(encoder, hidden)
+
+
+def init(hidden, recurrence="causal"):
+    """Makes variables, for `eval_shape` or to be compiled."""
+    call = make(hidden, recurrence).init
+    return lambda key: call(key, OBSERVED, OBSERVED[:, -1], future_frames=FUTURE, train=False)
+
+
+def shapes(hidden, recurrence="causal"):
+    return jax.eval_shape(init(hidden, recurrence), jax.random.key(0))
+
+
+def moved(hidden, recurrence="causal"):
+    """Variables with nothing at its starting value."""
+    rng = np.random.default_rng(1)
+    draw = lambda p: jnp.float32(rng.uniform(-0.5, 0.5, p.shape))  # noqa: E731
+    variables = jax.tree.map(draw, shapes(hidden, recurrence))
+    stats = variables["batch_stats"]["encoder"]["input_norm"]
+    stats["variance"] = jnp.float32(rng.uniform(0.5, 2, 150))
+    return variables
+
+
+def predict(hidden, variables, observed=OBSERVED, recurrence="causal"):
+    apply = functools.partial(make(hidden, recurrence).apply, future_frames=FUTURE, train=False)
+    return jax.jit(apply)(variables, observed, observed[:, -1])
+
+
+def test_untrained_it_is_the_zero_velocity_baseline():
+    prediction = predict(6, jax.jit(init(6))(jax.random.key(0)))
+    assert prediction.shape == (2, FUTURE, 2, 25, 3)
+    assert prediction.dtype == jnp.float32
+    np.testing.assert_array_equal(prediction, zero_velocity(OBSERVED, FUTURE))
+
+
+def test_a_linear_layer_only_where_sizes_differ():
+    assert "bridge" in shapes(6)["params"]
+    assert "bridge" not in shapes(2 * HIDDEN)["params"]
+
+
+def test_zero_velocity_holds_the_last_pose():
+    held = zero_velocity(OBSERVED, FUTURE)
+    assert held.shape == (2, FUTURE, 2, 25, 3)
+    for t in range(FUTURE):
+        np.testing.assert_array_equal(held[:, t], OBSERVED[:, -1])
+
+
+@pytest.mark.parametrize(
+    ("hidden", "recurrence"),
+    [(2 * HIDDEN, "causal"), (6, "causal"), (2 * HIDDEN, "bidirectional")],
+)
+def test_the_decoder_reads_its_own_predictions(hidden, recurrence):
+    variables = moved(hidden, recurrence)
+    encoder = make(hidden, recurrence).encoder
+    of_encoder = {collection: tree["encoder"] for collection, tree in variables.items()}
+    flat = restatement.flatten_frames(OBSERVED)
+    features = jax.jit(encoder.apply, static_argnames="method")(
+        of_encoder, flat, method=Encoder.frozen
+    )
+    state = np.asarray(encoder.sequence_feature(features))
+    params = jax.device_get(variables["params"])
+    if "bridge" in params:
+        state = restatement.linear(state, params["bridge"]["kernel"].T, params["bridge"]["bias"])
+    gru, velocity = params["decoder"]["gru"], params["decoder"]["velocity"]
+    layer = {
+        "weight_ih": np.concatenate([gru[f"i{gate}"]["kernel"].T for gate in "rzn"]),
+        "weight_hh": np.concatenate([gru[f"h{gate}"]["kernel"].T for gate in "rzn"]),
+        "bias_ih": np.concatenate([gru[f"i{gate}"]["bias"] for gate in "rzn"]),
+        # Of PyTorch's two biases of the first two gates, Flax has one, which is as good.
+        "bias_hh": np.concatenate([np.zeros(2 * hidden), gru["hn"]["bias"]]),
+    }
+    pose, expected = flat[:, -1].astype(np.float64), []
+    for _ in range(FUTURE):
+        state = restatement.gru_cell(pose, state, layer)
+        pose = pose + restatement.linear(state, velocity["kernel"].T, velocity["bias"])
+        expected.append(pose)
+    prediction = predict(hidden, variables, recurrence=recurrence)
+    expected = restatement.unflatten_frames(np.stack(expected, 1))
+    np.testing.assert_allclose(prediction, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_training_uses_and_moves_batch_statistics_and_reaches_the_encoder():
+    model, variables = make(6), moved(6)
+    truth = poses(FUTURE, seed=2)
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            prediction, updates = model.apply(
+                {**variables, "params": params},
+                OBSERVED,
+                OBSERVED[:, -1],
+                FUTURE,
+                True,
+                mutable="batch_stats",
+            )
+            return jnp.square(prediction - truth).mean(), updates["batch_stats"]
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradients, stats = gradient(variables["params"])
+    smallest = jax.tree.map(lambda g: float(jnp.abs(g).max()), gradients)
+    assert min(jax.tree.leaves(smallest)) > 1e-6
+    mean = variables["batch_stats"]["encoder"]["input_norm"]["mean"]
+    expected = 0.9 * mean + 0.1 * restatement.flatten_frames(OBSERVED).mean((0, 1))
+    np.testing.assert_allclose(
+        stats["encoder"]["input_norm"]["mean"], expected, rtol=0, atol=TOLERANCE
+    )
+
+
+def test_the_encoder_takes_pretrained_variables():
+    """They have the names and shapes of the pretraining network's encoder."""
+    encoder = make(6).encoder
+    alone = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 3, 150)), None)
+    for collection in ("params", "batch_stats"):
+        assert shapes(6)[collection]["encoder"] == alone[collection]
+
+
+def test_position_errors():
+    prediction, truth = poses(4, rows=3, seed=3), poses(4, rows=3, seed=4)
+    truth[0, 1, 1] = truth[1, :, 1] = truth[2, 3] = 0  # a second person or everybody away
+    total, count = jax.jit(position_errors)(prediction, truth)
+    for n in range(3):
+        for t in range(4):
+            distances = [
+                sum((prediction[n, t, m, v, c] - truth[n, t, m, v, c]) ** 2 for c in range(3))
+                ** 0.5
+                for m in range(2)
+                for v in range(25)
+                if any(truth[n, t, m].reshape(-1))
+            ]
+            assert count[n, t] == len(distances)
+            assert total[n, t] == pytest.approx(1000 * sum(distances), rel=1e-5)
+    assert count[2, 3] == total[2, 3] == 0
+
+
+def test_the_gradient_is_finite_where_joints_are_met():
+    truth = poses(2)
+    truth[:, :, 1] = 0
+    prediction = truth + 0.1
+    prediction[..., 1, :] = truth[..., 1, :]
+    gradient = jax.jit(jax.grad(lambda p: position_errors(p, truth)[0].sum()))(prediction)
+    assert jnp.isfinite(gradient).all()
+    assert not gradient[:, :, 1].any()
+    assert (gradient[:, :, 0, 0] > 0).all()
