@@ -4,13 +4,11 @@ python -m tfds_builders.build synthetic_skeletons --data_dir=data
 python -m pcm3_jax.main --config=configs/demo.py --workdir=runs/demo
 """
 
-from ml_collections import ConfigDict
-
-from pcm3_jax.config import default_config
+from pcm3_jax.config import Config, default_config
 from pcm3_jax.tables.scale import SMALL
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     config = default_config()
     config.update_from_flattened_dict(SMALL)
     # Actions differ in how they move, and velocities say so soonest.

@@ -9,12 +9,10 @@ pretrains the two streams that tell most together, each for seven minutes on two
 A table of the paper for this data set and these networks, here the third:
 
 python -m pcm3_jax.main --config=configs/irds.py:3 --workdir=runs/irds/table3 \
-    --config.table_runs=runs/irds/runs --config.table_seeds="(0, 1, 2)"
+    --config.tables.runs=runs/irds/runs --config.tables.seeds="(0, 1, 2)"
 """
 
-from ml_collections import ConfigDict
-
-from pcm3_jax.config import default_config
+from pcm3_jax.config import Config, default_config
 from pcm3_jax.errors import UserError
 
 # Centred on the first frame's spine.  To centre every frame and to turn everything upright, as is
@@ -22,13 +20,13 @@ from pcm3_jax.errors import UserError
 DATA = "intellirehabds/cross_subject_centered"
 
 
-def get_config(table: str = "") -> ConfigDict:
+def get_config(table: str = "") -> Config:
     config = default_config()
     if table:
         if not table.isdigit():
             raise UserError(f"there is no table {table!r}; use configs/irds.py:N with its number N")
-        config.task, config.table = "table", int(table)
-        config.table_data = (DATA,)
+        config.task, config.tables.number = "table", int(table)
+        config.tables.data = (DATA,)
     config.data.name = DATA
     # Gestures differ in how they move; coordinates tell first of all who sits and who stands.
     config.views.stream = "motion"

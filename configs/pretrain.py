@@ -8,9 +8,7 @@ BENCHMARK is one of those below, STREAM joint (the default), bone or motion, of 
 program trains the last two without prompts and without distillation.
 """
 
-from ml_collections import ConfigDict
-
-from pcm3_jax.config import default_config
+from pcm3_jax.config import Config, default_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.tables.paper import STREAM_SETTINGS
 
@@ -23,7 +21,7 @@ BENCHMARKS = {
 }
 
 
-def get_config(recipe: str | None = None) -> ConfigDict:
+def get_config(recipe: str | None = None) -> Config:
     """The recipe BENCHMARK[-STREAM]; without one, joints of the embedded data set."""
     config = default_config()
     if recipe is None:

@@ -1,15 +1,15 @@
-"""The exceptions for what a user can put right, and failures that need not end a run."""
+"""Errors that a user can correct, and failed writes that need not end a run."""
 
 import errno
 import re
 import sys
 
-# Of a write: what a user can put right by making room.
+# Failed writes that more room on the disk corrects.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
-    """Bad input, told in one sentence: what, where, and what to do.
+    """Bad input, explained in one sentence: what, where, and what to do.
 
     Entry points print it without a traceback and leave with exit code 1.
     """
@@ -20,14 +20,14 @@ class Busy(UserError):
 
 
 class WriteError(Exception):
-    """The workdir takes no more: told as a `UserError` is, but no other run would fare better."""
+    """The workdir is no longer writable; printed like a `UserError`, but ends a table of runs."""
 
 
 def report_failure(failure: str, on_failure: str) -> None:
-    """Ends the run with what has failed to be written, or only prints it.
+    """Ends the run because of a failed write, or only prints a warning.
 
     Args:
-      failure: half a sentence.
+      failure: what cannot be written and why, without a full stop.
       on_failure: "stop" or "continue".
 
     Raises:
@@ -42,13 +42,12 @@ def report_failure(failure: str, on_failure: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in a few words without a stop."""
+    """Why something failed, in a few words without a full stop."""
     if isinstance(error, OSError) and error.errno in NO_ROOM and error.strerror:
         return error.strerror
     message = str(error).strip()
-    # TensorStore tells the whole way down to the file system's error.
-    told = re.search(r"([^:]+) \[os_error_code=", message)
-    if told:
-        return told[1].strip()
-    first = next(iter(message.splitlines()), "no reason given")
+    # TensorStore reports the whole chain of errors down to the file system's.
+    if found := re.search(r"([^:]+) \[os_error_code=", message):
+        return found[1].strip()
+    first = message.partition("\n")[0] or "no reason given"
     return f"{type(error).__name__}: {first[:100].rstrip(' :.(')}"

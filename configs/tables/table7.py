@@ -1,16 +1,14 @@
 """Table 7 of the paper: the synergy of contrast and masked prediction on five downstream tasks.
 
 python -m pcm3_jax.main --config=configs/tables/table7.py --workdir=runs/table7 \
-    --config.data.dir=DIR [--config.scale=small]
+    --config.data.dir=DIR [--config.tables.scale=small]
 """
 
-from ml_collections import ConfigDict
-
-from pcm3_jax.config import default_config
+from pcm3_jax.config import Config, default_config
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     config = default_config()
     config.task = "table"
-    config.table = 7
+    config.tables.number = 7
     return config

@@ -1,4 +1,4 @@
-"""The command line of every entry point that takes a configuration.
+"""The command line of entry points that take a configuration, and how they exit.
 
 --config=FILE --workdir=DIR [--config.key=value …], and which of several processes this is.
 """
@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from pcm3_jax.config import require, validate
+from pcm3_jax.config import Config, config_class, validate
 from pcm3_jax.errors import NO_ROOM, UserError, WriteError, reason
 from pcm3_jax.runtime import parallel
+from pcm3_jax.settings import Section, renamed, require
 from pcm3_jax.train.loop import Preempted
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run, e.g. configs/demo.py.")
@@ -32,30 +33,31 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes take part.")
 _PROCESS = flags.DEFINE_integer("process", 0, "Which of them this one is, from 0.")
 _DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Check everything, say what the run would take, and end."
+    "dry_run", False, "Check everything, print what the run would take, and exit."
 )
 
 
 def main(
-    run: Callable[[ConfigDict, Path], object],
-    dry_run: Callable[[ConfigDict, Path], object] | None = None,
+    run: Callable[[Config, Path], object],
+    dry_run: Callable[[Config, Path], object] | None = None,
 ) -> None:
-    """Calls ``run``, or ``dry_run`` if asked, with the command line's configuration and workdir.
+    """Calls ``run``, or ``dry_run`` with --dry_run, with the configuration and the workdir.
 
-    Leaves with 1 and one sentence after a mistake that a user can put right, or when another
-    process of the run is gone; with 143, as a process that SIGTERM ended, after a stop in good
-    order; and with 130 after Ctrl-C.
+    Exits with code 1 and one sentence after an error that a user can correct or the loss of another
+    process of the run, with 143 once a run that got SIGTERM is saved, and with 130 after Ctrl-C.
     """
     if "--help" in sys.argv:
         print(sys.modules["__main__"].__doc__)
         print(flags.FLAGS.module_help(__name__))
+        print(settings_help())
         return
     try:
+        sys.argv = renamed.command_line(sys.argv)
         config, workdir = parse(sys.argv)
         validate(config)
-        # float32 means float32, on devices that would take shortcuts too, unless it is set not to.
+        # By default GPUs and TPUs round the operands of float32 products.
         jax.config.update("jax_default_matmul_precision", config.model.precision)
-        # Through these Orbax logs, with tracebacks, what it also raises.
+        # Orbax logs errors, with tracebacks, before it raises them.
         for name in ("absl", "asyncio", "concurrent.futures"):
             logging.getLogger(name).addFilter(lambda record: not record.exc_info)
         _join_processes()
@@ -67,11 +69,11 @@ def main(
         run(config, workdir)
         parallel.wait_for_all("finished")
     except (Exception, KeyboardInterrupt) as error:
-        message, code = _farewell(error)
+        message, code = _explain(error)
         if message is None:
             _on_abort("error: see the traceback above.", code)
             raise
-        _leave(error, message, code)
+        _exit(error, message, code)
 
 
 _LOST = (
@@ -82,63 +84,62 @@ _LOST = (
 _NO_MEMORY = (
     "The device's memory is too small ({}); a smaller batch_size takes less, as do, when "
     "pretraining, --config.model.remat=True, --config.model.dtype=bfloat16 and "
-    "--config.data.feed=stream."
+    "--config.data.feed=disk."
 )
 
 
-def _farewell(error: BaseException) -> tuple[str | None, int]:
-    """What to say of an error, None where its traceback tells more, and the exit code."""
+def _explain(error: BaseException) -> tuple[str | None, int]:
+    """The message of an error, None where the traceback tells more, and the exit code."""
     if isinstance(error, Preempted):
         return str(error), 128 + signal.SIGTERM
     if isinstance(error, KeyboardInterrupt):
         message = "Interrupted; the same command goes on, from the last checkpoint if any."
         return message, 128 + signal.SIGINT
     if isinstance(error, (UserError, WriteError)):
-        return f"error: {error}", 1
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return (
-            f"error: {error.filename or _WORKDIR.value} cannot be written ({reason(error)}); the "
+        message = str(error)
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        message = (
+            f"{error.filename or _WORKDIR.value} cannot be written ({reason(error)}); the "
             "same command continues from the last checkpoint once that is put right."
-        ), 1
-    if parallel.lost_process(error):
-        return f"error: {_LOST.format(reason(error))}", 1
-    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-        return f"error: {_NO_MEMORY.format(reason(error))}", 1
-    return None, 1
+        )
+    elif parallel.lost_process(error):
+        message = _LOST.format(reason(error))
+    elif isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        message = _NO_MEMORY.format(reason(error))
+    else:
+        return None, 1
+    return f"error: {message}", 1
 
 
-def _leave(error: BaseException, message: str, code: int) -> None:
-    """Leaves with a message and an exit code, with the other processes if they leave as well."""
+def _exit(error: BaseException, message: str, code: int) -> None:
+    """Exits with a message and a code, together with the other processes if they exit too."""
     several = jax.distributed.is_initialized()
-    if several or isinstance(error, WriteError):
+    if code != 1 or several or isinstance(error, WriteError):
         print(message, file=sys.stderr)
-        if several and not parallel.lost_process(error):
-            # Told once more, should the others not come.
-            _on_abort(message, code)
-            with contextlib.suppress(jax.errors.JaxRuntimeError):
-                jax.distributed.shutdown()
-        # Past threads and handlers that would wait for the others, and Orbax's, which would tell
-        # of a failed save once more.
-        _exit(code)
-    if code == 1:
-        sys.exit(message)
-    print(message, file=sys.stderr)
-    sys.exit(code)
+    if several and not parallel.lost_process(error):
+        # Printed once more if the others do not come.
+        _on_abort(message, code)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.distributed.shutdown()
+    if several or isinstance(error, WriteError):
+        # Skips threads and handlers that would wait for the others, and Orbax's, which would report
+        # a failed save again.
+        _exit_now(code)
+    sys.exit(message if code == 1 else code)
 
 
 def _on_abort(message: str, code: int) -> None:
-    """Has the runtime's aborts, which only end one of several processes, end in a message too."""
-    if not _COORDINATOR.value:
-        return
+    """Prints a message when the runtime aborts this process, one of several."""
 
     def leave() -> None:
         print(message, file=sys.stderr)
-        _exit(code)
+        _exit_now(code)
 
-    parallel.on_abort(leave)
+    if _COORDINATOR.value:
+        parallel.on_abort(leave)
 
 
-def _exit(code: int) -> None:
+def _exit_now(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -161,22 +162,22 @@ def _join_processes() -> None:
 
 
 def _require_devices() -> None:
-    """Raises UserError where a device that JAX_PLATFORMS asks for cannot be used."""
+    """Raises UserError if a device that JAX_PLATFORMS names cannot be used."""
     wanted = jax.config.values["jax_platforms"] or ""
     hint = "check the device's driver, or set JAX_PLATFORMS=cpu to do without"
     missing = f"JAX_PLATFORMS={wanted} asks for a device that JAX does not find; {hint}."
     try:
         found = jax.default_backend()
     except AssertionError:
-        # JAX's own, where there is nothing of what JAX_PLATFORMS names.
+        # JAX's own, if no named platform exists.
         raise UserError(missing) from None
     except RuntimeError as error:
         raise UserError(f"JAX's device cannot be used ({reason(error)}); {hint}.") from error
-    # Without a GPU's device file JAX passes over "cuda" without a word.
+    # Without a GPU's device file JAX ignores "cuda" silently.
     require(found != "cpu" or not wanted.startswith(("cuda", "gpu")), missing)
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
+def parse(argv: list[str]) -> tuple[Config, Path]:
     """The configuration and the workdir of a command line.
 
     Raises:
@@ -184,8 +185,8 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     """
     try:
         rest = flags.FLAGS(argv)
-        loaded = isinstance(_CONFIG.value, ConfigDict)
-    # A configuration file is a program, which can raise anything.
+        loaded = isinstance(_CONFIG.value, Config)
+    # A configuration file is a program that can raise anything.
     except Exception as error:
         raise UserError(_mistake(error, argv)) from error
     if len(rest) > 1:
@@ -195,9 +196,9 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
             raise UserError(f"The command line lacks --{name}: {flags.FLAGS[name].help}")
     if not loaded:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise UserError(f"The configuration file {file!r} is missing, or returns no ConfigDict.")
-    places = {"workdir": flags.FLAGS.workdir, "config.data.dir": _CONFIG.value.data.dir}
-    for flag, place in places.items():
+        raise UserError(f"The configuration file {file!r} is missing, or returns no configuration.")
+    workdir = flags.FLAGS.workdir
+    for flag, place in (("workdir", workdir), ("config.data.dir", _CONFIG.value.data.dir)):
         require("://" not in place, f"--{flag}={place} is no folder: mount it, and name that.")
     processes, process = _PROCESSES.value, _PROCESS.value
     require(
@@ -208,24 +209,41 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
         0 <= process < processes,
         f"--process is {process}, but must count from 0 and stay below --processes={processes}.",
     )
-    return _CONFIG.value, Path(flags.FLAGS.workdir)
+    return _CONFIG.value, Path(workdir)
+
+
+def settings_help() -> str:
+    """Every setting by section, with its default, its range or choices, and its meaning."""
+
+    def lines(holder: Section, prefix: str) -> list[str]:
+        found, inner = [], []
+        for name, value in vars(holder).items():
+            if isinstance(value, Section):
+                heading = (type(value).__doc__ or "").splitlines()[0]
+                inner += ["", f"{prefix}{name}: {heading}", *lines(value, f"{prefix}{name}.")]
+            else:
+                found.append(f"  --{prefix}{name}={value!r}: {holder.describe(name)}")
+        return found + inner
+
+    return "\n".join(["Settings:", *lines(config_class()(), "config.")])
 
 
 def _mistake(error: Exception, argv: list[str]) -> str:
-    """One sentence for what parsing the command line and the configuration file raised."""
+    """One sentence for an error of the command line or of the configuration file."""
     files = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
     message = str(error).strip()
-    # ml_collections follows the keys of overrides there.
-    of_key = isinstance(error, (AttributeError, KeyError)) and "config_path.py" in files
-    if of_key and (word := re.search(r"\w+", message)):
-        key = word[0]
-        flag = next((arg for arg in argv if key in re.split("[.=]", arg)), key)
-        meant = re.search(r'Did you mean "(\w+)"', message)
-        hint = f"; did you mean {meant[1]!r}?" if meant else "."
-        return f"{flag} sets a key that the configuration does not have{hint}"
+    # Where ml_collections looks up the keys of overrides.
+    if isinstance(error, (AttributeError, KeyError)) and "config_path.py" in files:
+        known = config_class()().flat()
+        for argument in argv:
+            key = argument.partition("config.")[2].partition("=")[0]
+            if key and key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                return f"{argument} sets a key that the configuration does not have{hint}"
     if isinstance(error, flags.Error) and "Traceback" not in message:
         return f"The command line is wrong: {' '.join(message.split()).rstrip('.')}."
-    # ml_collections puts whole tracebacks into some messages; their last line tells.
+    # Some messages of ml_collections are whole tracebacks; their last line is the reason.
     reason = message.splitlines()[-1].strip() if message else "no reason given"
     if not isinstance(error, (flags.Error, UserError)):
         reason = f"{type(error).__name__}: {reason}"

@@ -1,0 +1,200 @@
+"""Typed settings: dataclasses whose fields also hold their range and meaning.
+
+A setting is one line with its type, default, meaning and range::
+
+    @section
+    class Training(Section):
+        epochs: int = setting(451, "passes over the training split", low=1)
+        name: Literal["sgd", "adamw"] = setting("sgd", "optimizer")
+
+A subclass changes a default by ``epochs: int = 100``; range and meaning stay.
+"""
+
+import copy
+import dataclasses
+import difflib
+import functools
+import inspect
+import json
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self, TypeVar, dataclass_transform
+
+from flax.traverse_util import flatten_dict
+
+from pcm3_jax.errors import UserError
+from pcm3_jax.settings import renamed
+
+# Smallest positive value of settings that must not be zero.
+TINY = 1e-12
+
+S = TypeVar("S", bound="Section")
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises a `UserError` unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def setting(
+    default: Any, meaning: str, *, low: float = -math.inf, high: float = math.inf,
+    free: bool = False,
+) -> Any:  # fmt: skip
+    """A setting of a `section`.
+
+    Args:
+      default: the paper's value.
+      meaning: what it does, for ``--help``.
+      low, high: smallest and largest value allowed, of a number.
+      free: whether a run may be continued with another value.
+    """
+    metadata = {"meaning": meaning, "low": low, "high": high, "free": free}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def part(kind: type[S]) -> S:
+    """A section inside a section."""
+    return dataclasses.field(default_factory=kind)
+
+
+@dataclass_transform()
+def section(cls: type[S]) -> type[S]:
+    """Makes a class of settings a dataclass that ml_collections' flags can override."""
+    inherited = {field.name: field for field in dataclasses.fields(cls)}
+    for name in inspect.get_annotations(cls):
+        value = vars(cls).get(name)
+        if name in inherited and not isinstance(value, dataclasses.Field):
+            new_default = dataclasses.field(default=value, metadata=inherited[name].metadata)
+            setattr(cls, name, new_default)
+    made = dataclasses.dataclass(cls)
+    hints = typing.get_type_hints(made)
+    for field in dataclasses.fields(made):
+        kind = hints[field.name]
+        if typing.get_origin(kind) is Literal:
+            field.metadata = types.MappingProxyType(
+                {**field.metadata, "choices": typing.get_args(kind)}
+            )
+            kind = str
+        # The flags know plain types only.
+        field.type = typing.get_origin(kind) or kind
+    return made
+
+
+@dataclasses.dataclass
+class Section:
+    """Base of all sections: assignment by known names only, and conversion to and from JSON."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Accepts whole numbers for floats, lists for tuples and the names of older versions.
+
+        Raises:
+          AttributeError: there is no such setting.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(self)}
+        if name not in fields:
+            name = renamed.attribute(name, fields) or name
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise AttributeError(f"there is no setting {name!r}{hint}")
+        if fields[name] is float and type(value) is int:
+            value = float(value)
+        if fields[name] is tuple and isinstance(value, list):
+            value = tuple(value)
+        object.__setattr__(self, name, renamed.value(name, value))
+
+    def update(self, *sections: Mapping[str, Any], **settings: Any) -> None:
+        """Sets several settings; those of inner sections as mappings."""
+        for each in (*sections, settings):
+            for name, value in each.items():
+                inner = getattr(self, name, None)
+                if isinstance(inner, Section) and isinstance(value, Mapping):
+                    inner.update(value)
+                else:
+                    setattr(self, name, value)
+
+    def update_from_flattened_dict(self, settings: Mapping[str, Any]) -> None:
+        """Sets settings by keys such as "optimizer.epochs"."""
+        for key, value in renamed.flat(settings).items():
+            *path, name = key.split(".")
+            setattr(functools.reduce(getattr, path, self), name, value)
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, "Section", dataclasses.Field]]:
+        """Every setting inside: its dotted key, the section that holds it, and its field."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Section):
+                yield from value.walk(f"{prefix}{field.name}.")
+            else:
+                yield prefix + field.name, self, field
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by keys such as "optimizer.epochs"."""
+        return {key: getattr(holder, field.name) for key, holder, field in self.walk()}
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_json(self, **options: Any) -> str:
+        return json.dumps(self.to_dict(), **options)
+
+    def copy(self) -> Self:
+        return copy.deepcopy(self)
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Self:
+        """Settings read from JSON, also of older versions.
+
+        Missing settings get their defaults; unknown ones are ignored.
+
+        Raises:
+          UserError: the content is no configuration, or a value has the wrong type.
+        """
+        require(isinstance(content, dict), "a configuration is a JSON object of sections.")
+        made = cls()
+        known = {key for key, _, _ in made.walk()}
+        flat = renamed.flat(flatten_dict(content, sep="."))
+        for key in flat:
+            inner = next((other for other in known if other.startswith(f"{key}.")), None)
+            require(inner is None, f"config.{key} is {flat[key]!r}, but must be a section.")
+        made.update_from_flattened_dict({k: v for k, v in flat.items() if k in known})
+        made.check_types()
+        return made
+
+    @classmethod
+    def describe(cls, name: str) -> str:
+        """A setting's meaning, and its range or choices."""
+        metadata = cls.__dataclass_fields__[name].metadata
+        low, high, choices = metadata["low"], metadata["high"], metadata.get("choices")
+        limits = {"at least": low if low > TINY else -math.inf, "at most": high}
+        bounds = [f"{word} {limit}" for word, limit in limits.items() if math.isfinite(limit)]
+        bounds += ["above 0"] * (low == TINY)
+        allowed = f"one of {', '.join(choices)}" if choices else " and ".join(bounds)
+        return f"{metadata['meaning']}{f' ({allowed})' if allowed else ''}"
+
+    def check_types(self) -> None:
+        """Raises a `UserError` for the first value of another type than its setting's."""
+        for key, holder, field in self.walk():
+            value = getattr(holder, field.name)
+            kind: Any = field.type
+            fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            what = _KINDS.get(kind, "a tuple such as (1, 2)")
+            require(fits, f"config.{key} is {value!r}, but must be {what}.")
+
+    def check_values(self) -> None:
+        """Raises a `UserError` for the first value outside its range or choices."""
+        self.check_types()
+        for key, holder, field in self.walk():
+            value = getattr(holder, field.name)
+            if choices := field.metadata.get("choices"):
+                require(
+                    value in choices, f"config.{key} is {value!r}, but must be one of {choices}."
+                )
+            if isinstance(value, (int, float)):
+                low, high = field.metadata["low"], field.metadata["high"]
+                bounds = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
+                require(low <= value <= high, f"config.{key} is {value}, but must be {bounds}.")
