@@ -1,6 +1,6 @@
 """The package against the authors' program: its losses, logits, gradients and states.
 
-The tolerances are those that came with the golden vectors, and are never to be loosened.
+The tolerances came with the golden vectors and must never be loosened.
 """
 
 import dataclasses
@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from pcm3_jax.augment import augmentation, mixing
-from pcm3_jax.augment.pipeline import Clips, Views, central_view
+from pcm3_jax.augment.pipeline import Views, central_view
 from pcm3_jax.config import default_config
+from pcm3_jax.data.batch import Clips
 from pcm3_jax.data.skeleton import STREAMS, part_membership
-from pcm3_jax.inference import convert
+from pcm3_jax.inference import torch_layout
 from pcm3_jax.methods import moco, pcm3
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.state import TrainState, build_model, create_state, key_part
 from pcm3_jax.models.encoder import unit_length
-from pcm3_jax.models.pcm3 import PCM3, POSITIVES, PromptOffsets, QueryViews
+from pcm3_jax.models.pcm3 import PCM3, PromptOffsets, QueryViews
+from pcm3_jax.settings import POSITIVES
 from tests import golden_vectors
 
 # Float32 rounding over thousands of operations, here and in the program.
@@ -34,8 +36,8 @@ RECONSTRUCTION_TOLERANCE = 1e-5  # of the largest sampled coordinate
 MIX_TOLERANCE = 6e-7
 CROP_TOLERANCE = 1e-6  # metres; coordinates are below 4
 
-# BatchNorm subtracts what these add, so that their gradient is zero but for rounding. It is
-# compared with the largest entry of the whole gradient.
+# BatchNorm cancels what these parameters add, so that their gradient is zero up to rounding.  The
+# error is compared with the largest entry of the whole gradient.
 TRUE_ZEROS = {
     *(f"['prompts']['domain_{name}']" for name in POSITIVES),
     "['prompts']['task_predict']",
@@ -61,18 +63,18 @@ def golden_config(prompts: bool):
 
 @functools.cache
 def programs(prompts: bool):
-    """(initial state of a run, update, inspect); one compilation serves all runs of a kind."""
+    """(initial state of a run, update, inspect); runs of a kind share one compilation."""
     config = golden_config(prompts)
-    model, optimizer = build_model(config), build_optimizer(config, steps_per_epoch=100)
+    model, optimizer = build_model(config), build_optimizer(config.optimizer, steps_per_epoch=100)
     template = jax.eval_shape(lambda: create_state(model, optimizer, config))
 
     def start(run: golden_vectors.GoldenRun) -> TrainState:
-        state = convert.state_from_torch(run.init, template)
+        state = torch_layout.state_from_torch(run.init, template)
         state = state.replace(step=0, finite=np.bool_(True), opt_state=optimizer.init(state.params))
         return jax.tree.map(jnp.asarray, state)
 
     def inspect(state: TrainState, views: Views, offsets: PromptOffsets):
-        """Logits, reconstruction and gradient, none of which a step returns."""
+        """Logits, reconstruction and gradient, which a step does not return."""
         key_params = moco.update_key_params(
             state.key_params, key_part(state.params), config.method.key_momentum
         )
@@ -100,7 +102,7 @@ def programs(prompts: bool):
         return logits, outputs.reconstruction, gradient
 
     update = functools.partial(pcm3.update, model=model, optimizer=optimizer, config=config)
-    # Optimised as in training, unlike other programs in these tests.
+    # Full compiler optimisation, as in training; other tests compile without most of it.
     optimised = {
         "xla_backend_optimization_level": 3,
         "xla_llvm_disable_expensive_passes": False,
@@ -121,7 +123,7 @@ def golden_mix(step: golden_vectors.GoldenStep) -> tuple[jax.Array, jax.Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """A golden run, and what the package makes of it; lists have one entry a step."""
+    """A golden run, and the package's results for it; lists have one entry per step."""
 
     run: golden_vectors.GoldenRun
     metrics: list[dict[str, np.ndarray]]
@@ -146,7 +148,7 @@ def replay(name: str) -> Replay:
             QueryViews(step.query, step.target, visible, mixed), step.key, step.partner, share
         )
         places = np.zeros(6, int) if step.prompt_offsets is None else step.prompt_offsets
-        # The golden order of places is the order of the fields.
+        # The golden offsets are in the order of the fields.
         offsets = PromptOffsets(*places.astype(np.int32))
         for result, results in zip(
             inspect(state, views, offsets), (logits, reconstructions, gradients), strict=True
@@ -197,7 +199,7 @@ def test_reconstruction_of_all_steps(name: str) -> None:
 def test_gradients_of_the_first_step(name: str) -> None:
     replayed = replay(name)
     ours = by_path(replayed.gradient)
-    golden = by_path(convert.params_from_torch(replayed.run.gradients))
+    golden = by_path(torch_layout.params_from_torch(replayed.run.gradients))
     assert golden.keys() == ours.keys()
     largest = max(np.abs(gradient).max() for gradient in golden.values())
     for path, gradient in golden.items():
@@ -213,13 +215,13 @@ def test_state_after_three_steps(name: str) -> None:
     replayed = replay(name)
     state = replayed.after
     assert state.step == 3 and state.finite
-    golden = by_path(convert.state_from_torch(replayed.run.after, state).replace(opt_state=()))
+    golden = by_path(torch_layout.state_from_torch(replayed.run.after, state).replace(opt_state=()))
     ours = by_path(state.replace(opt_state=()))
     assert golden.keys() == ours.keys()
     for path, value in golden.items():
         assert_close(ours[path], value, STATE_TOLERANCE, path)
     assert state.queue_pointer == replayed.run.after["queue_ptr"].item() == 15
-    # What three steps of five keys do not reach is as it was.
+    # Entries that three steps of five keys do not reach are unchanged.
     np.testing.assert_array_equal(state.queue[15:], replayed.run.init["queue"].T[15:])
 
 
@@ -243,7 +245,7 @@ def test_crops() -> None:
 def test_evaluation_crops() -> None:
     _, evaluation = golden_vectors.load_crops()
     for crop in evaluation:
-        # Among other frames, as sequences lie in memory.
+        # Between other frames, as in packed memory.
         others = np.full((7, *crop.sequence.shape[1:]), 9.0, np.float32)
         frames = jnp.concatenate([others, crop.sequence, others])
         clips = Clips(jnp.array([7]), jnp.array([len(crop.sequence)]))
@@ -260,6 +262,6 @@ def test_streams(stream: str) -> None:
 
 
 def assert_close(made, golden, tolerance: float, name: str = "") -> None:
-    """Holds the largest error to a share of the largest golden entry."""
+    """Asserts that errors are below ``tolerance`` times the largest golden entry."""
     largest = np.abs(golden).max()
     np.testing.assert_allclose(made, golden, rtol=0, atol=tolerance * largest, err_msg=name)

@@ -1,8 +1,8 @@
-"""The method once more, in plain NumPy: slow, in float64, and meant to be read.
+"""An independent reimplementation of the method in plain NumPy: slow, in float64, readable.
 
-Every function restates one sentence of the paper or one fact of the authors' program, without
-looking at the package, so that the package's fast versions have something independent to be
-compared with. Loops stand wherever they say more than an index trick would.
+Each function follows one sentence of the paper or one fact of the authors' program and uses nothing
+of the package, so that the package's fast versions are tested against something independent. Loops
+are preferred to indexing tricks.
 
 Shapes: N sequences, T frames, M persons, V joints, C coordinates; H hidden units a direction;
 D projected features; K queued keys. Skeletons are (N, T, M, V, C). Parameters carry the PyTorch
@@ -89,17 +89,17 @@ def gru_direction(x: Array, layer: Layer, h0: Array | float = 0.0, suffix: str =
 
 
 def gru_unidirectional(x: Array, layers: Sequence[Layer], h0: Array | float = 0.0) -> Array:
-    """A stack of causal GRU layers: x (N, T, F) → (N, T, H)."""
+    """A stack of forward GRU layers: x (N, T, F) → (N, T, H)."""
     for layer in layers:
         x = gru_direction(x, layer, h0)
     return x
 
 
-def bigru_stepwise(x: Array, layers: Sequence[Layer], h0: Array | float = 0.0) -> Array:
-    """The program's "Bi-GRU": both directions run forward in time.
+def bigru_causal(x: Array, layers: Sequence[Layer], h0: Array | float = 0.0) -> Array:
+    """The program's "Bi-GRU", `recurrence="causal"`: both directions run forward in time.
 
-    The program hands a bidirectional GRU one frame at a time and keeps both states, so in every
-    layer the two directions are two causal GRUs side by side.
+    The program feeds a bidirectional GRU one frame at a time and keeps both states, so that in
+    every layer the two directions are two independent forward GRUs.
 
     Args:
       x: (N, T, F).
@@ -122,7 +122,7 @@ def bigru_bidirectional(
     """A real bidirectional GRU.
 
     Args:
-      x, layers, h0: as in `bigru_stepwise`.
+      x, layers, h0: as in `bigru_causal`.
 
     Returns:
       Outputs (N, T, 2H), and the sequence feature (N, 2H): each direction's state once it has
@@ -254,7 +254,7 @@ def part_joints(parts: Sequence[int]) -> list[int]:
 def cutmix(
     views: Array, partner: Sequence[int], parts: Sequence[int], ct: int, start_block: int
 ) -> tuple[Array, float]:
-    """Some body parts of a run of frames come from the partner, in place.
+    """Some body parts in a run of frames are replaced by the partner's in the same frames.
 
     Args:
       views: (N, T, M, V, C).
@@ -274,7 +274,7 @@ def cutmix(
 def resizemix(
     views: Array, partner: Sequence[int], parts: Sequence[int], ct: int, start_block: int
 ) -> tuple[Array, float]:
-    """As `cutmix`, with the partner's opening played faster.
+    """As `cutmix`, with the partner's first frames resized in time.
 
     The partner's first 2·4·ct frames, or as many as there are, are shortened to 4·ct by nearest
     neighbour and fill the region from its first frame on.
@@ -440,7 +440,7 @@ def encode(
     prompted = flatten_frames(np.asarray(x, float)) + domain_prompt
     norm = f"{encoder}.input_norm"
     normalised, _, _ = batch_norm(prompted, state[f"{norm}.weight"], state[f"{norm}.bias"])
-    return bigru_stepwise(normalised, gru_layers(state, f"{encoder}.encoder.gru", 3))
+    return bigru_causal(normalised, gru_layers(state, f"{encoder}.encoder.gru", 3))
 
 
 def project(state: Mapping[str, Array], encoder: str, feature: Array) -> Array:

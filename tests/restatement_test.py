@@ -1,4 +1,4 @@
-"""Holds the NumPy restatement to the PyTorch program's numbers, before others are held to it."""
+"""The NumPy restatement against the PyTorch program's numbers."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def mix(step: golden_vectors.GoldenStep) -> tuple[np.ndarray, float]:
 
 
 @pytest.mark.parametrize("name", golden_vectors.RUNS)
-def test_one_step_gives_the_golden_losses_and_logits(name: str) -> None:
+def test_one_step_matches_the_golden_losses_and_logits(name: str) -> None:
     run = golden_vectors.load_step(name)
     step = run.steps[0]
     mixed, lam = mix(step)
@@ -66,7 +66,7 @@ def test_one_step_gives_the_golden_losses_and_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize("step", steps())
-def test_mix_is_the_golden_mix(step: golden_vectors.GoldenStep) -> None:
+def test_mix_matches_the_golden_mix(step: golden_vectors.GoldenStep) -> None:
     mixed, lam = mix(step)
     assert lam == pytest.approx(step.lam, abs=1e-7)
     # At most the packed query's rounding and one float32 rounding.
@@ -96,7 +96,7 @@ def test_mask_hides_three_parts_of_the_body_in_each_clip(step: golden_vectors.Go
     np.testing.assert_array_equal(restatement.topology_mask(chosen), step.mask)
 
 
-def test_crop_resize_is_the_golden_one() -> None:
+def test_crop_resize_matches_the_golden_crops() -> None:
     train, evaluation = golden_vectors.load_crops()
     assert len(train) == 16 and len(evaluation) == 4
     for crop in train:
@@ -108,7 +108,7 @@ def test_crop_resize_is_the_golden_one() -> None:
         np.testing.assert_allclose(view, crop.view, rtol=0, atol=1e-6)
 
 
-def test_streams_are_the_golden_ones() -> None:
+def test_streams_match_the_golden_streams() -> None:
     streams = golden_vectors.load_streams()
     motion = restatement.motion_stream(streams["joint"])
     bone = restatement.bone_stream(streams["joint"])
@@ -128,14 +128,14 @@ def test_spatial_changes_on_small_cases() -> None:
     assert not restatement.joint_jitter(x, [0, 7], None)[..., [0, 7], :].any()
 
 
-def test_queue_wraps_round() -> None:
+def test_queue_wraps_around() -> None:
     queue, pointer = np.zeros((5, 1)), 3
     queue, pointer = restatement.queue_push(queue, pointer, np.array([[1.0], [2.0], [3.0]]))
     np.testing.assert_array_equal(queue[:, 0], [3, 0, 0, 1, 2])
     assert pointer == 1
 
 
-def test_masked_mse_counts_the_first_persons_masked_coordinates_only() -> None:
+def test_masked_mse_counts_only_masked_coordinates_of_the_first_person() -> None:
     mask = np.ones((4, 3))
     mask[1, 2] = 0.0
     prediction, target = np.zeros((2, 2, 4, 2, 3, 3))
@@ -144,7 +144,7 @@ def test_masked_mse_counts_the_first_persons_masked_coordinates_only() -> None:
     assert restatement.masked_mse(prediction, target, mask) == pytest.approx(9.0 / 6.0)
 
 
-def test_unknown_run_is_named() -> None:
+def test_an_unknown_run_is_an_error() -> None:
     with pytest.raises(ValueError, match="no golden run 'mixdown'; there are cutmix"):
         golden_vectors.load_step("mixdown")
 
@@ -169,7 +169,7 @@ def torch_case(bidirectional: bool) -> TorchCase:
     return TorchCase(torch, gru, restatement.gru_layers(state, "gru", 2), x)
 
 
-def test_unidirectional_gru_is_pytorchs() -> None:
+def test_unidirectional_gru_matches_pytorch() -> None:
     case = torch_case(bidirectional=False)
     with case.torch.no_grad():
         expected, _ = case.gru(case.torch.from_numpy(case.x))
@@ -177,7 +177,7 @@ def test_unidirectional_gru_is_pytorchs() -> None:
     np.testing.assert_allclose(outputs, expected.numpy(), rtol=0, atol=1e-12)
 
 
-def test_bidirectional_gru_is_pytorchs() -> None:
+def test_bidirectional_gru_matches_pytorch() -> None:
     case = torch_case(bidirectional=True)
     with case.torch.no_grad():
         expected, last = case.gru(case.torch.from_numpy(case.x))
@@ -188,18 +188,18 @@ def test_bidirectional_gru_is_pytorchs() -> None:
     np.testing.assert_allclose(feature, both, rtol=0, atol=1e-12)
 
 
-def test_stepwise_gru_is_pytorchs_bidirectional_gru_fed_one_frame_at_a_time() -> None:
+def test_causal_gru_matches_pytorchs_bidirectional_gru_fed_frame_by_frame() -> None:
     case = torch_case(bidirectional=True)
     h, expected = None, []
     with case.torch.no_grad():
         for t in range(case.x.shape[1]):
             output, h = case.gru(case.torch.from_numpy(case.x[:, t : t + 1]), h)
             expected.append(output.numpy())
-    outputs = restatement.bigru_stepwise(case.x, case.layers)
+    outputs = restatement.bigru_causal(case.x, case.layers)
     np.testing.assert_allclose(outputs, np.concatenate(expected, 1), rtol=0, atol=1e-12)
 
 
-def test_batch_norm_is_pytorchs() -> None:
+def test_batch_norm_matches_pytorch() -> None:
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     x, scale, bias = rng.normal(size=(3, 7, 4)), rng.normal(size=4), rng.normal(size=4)

@@ -1,7 +1,8 @@
-"""Augmentations of one sequence (§3.1): temporal crop-resize, shear, joint jittering.
+"""Augmentation of one sequence (§3.1): temporal crop-resize, then shear or joint jittering.
 
-Each function works on one sequence and is a pure function of its draws; `jax.vmap` takes it
-to a batch.  Poses are (T, M, V, C) in metres.
+`augment` composes the rest.  Each ``random_*`` function draws the parameters of an augmentation and
+another one applies them.  All take a single sequence, poses (T, M, V, C) in metres; `jax.vmap`
+batches them.
 """
 
 from __future__ import annotations
@@ -9,18 +10,63 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, missing_joints, poses_at
+from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, Array, missing_joints, poses_at
+from pcm3_jax.settings import Views
 
 
-def crop_resize(frames: jax.Array, start: jax.Array, length: jax.Array, size: int) -> jax.Array:
+def augment(
+    key: jax.Array,
+    frames: jax.Array,
+    start: Array,
+    length: Array,
+    config: Views,
+    *,
+    jittering: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """Draws one augmented view of a sequence: a random crop, then shear or joint jittering.
+
+    Args:
+      key: of this view of this sequence.
+      frames: packed frames (F, M * V * C) of many sequences.
+      start, length: int32 scalars, where the sequence lies in ``frames``.
+      config: the ``views`` section of the configuration.
+      jittering: whether jittering replaces shear with probability ½; otherwise it is always shear.
+
+    Returns:
+      Poses (T, M, V, C), and which joints are visible, (T, M, V) booleans.
+    """
+    key_crop, key_which, key_shear, key_jitter = jax.random.split(key, 4)
+    offset, cropped = random_crop(key_crop, length, config.crop_ratio, config.min_crop_frames)
+    poses, visible = crop(frames, start + offset, cropped, config.frames)
+    changed = shear(poses, random_shear(key_shear, config.shear_limit))
+    if jittering:
+        joints, matrix = random_jitter(key_jitter, config.jitter_joints, config.jitter_limit)
+        jittered = jitter(poses, joints, matrix)
+        changed = jnp.where(jax.random.bernoulli(key_which), jittered, changed)
+    return changed, visible
+
+
+def crop(frames: jax.Array, start: Array, length: Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """`crop_resize`, and which joints are visible: (T, 2, V, C) and (T, 2, V) booleans.
+
+    A joint is visible where it is not missing in any frame that it is interpolated from.
+    """
+    poses = crop_resize(frames, start, length, size)
+    left, right, weight = _neighbours(length, size)
+    missing = missing_joints(poses_at(frames, start + left))
+    missing |= missing_joints(poses_at(frames, start + right)) & (weight > 0)[:, None, None]
+    return poses, ~jnp.pad(missing, ((0, 0), (0, PERSONS - missing.shape[1]), (0, 0)))
+
+
+def crop_resize(frames: jax.Array, start: Array, length: Array, size: int) -> jax.Array:
     """Linear interpolation of ``frames[start : start + length]`` to ``size`` frames.
 
-    Half-pixel centres, as torch's ``interpolate(align_corners=False)``.  A person that the
-    data set lacks is appended as zeros.
+    Half-pixel centres, as in torch's ``interpolate(align_corners=False)``.  A data set of one
+    person gets a second one of zeros.
 
     Args:
       frames: packed frames of many sequences (F, M * V * C) with M ≤ 2.
-      start, length: int32 scalars.
+      start, length: int32 scalars, the crop in frames.
       size: T.
 
     Returns:
@@ -32,16 +78,8 @@ def crop_resize(frames: jax.Array, start: jax.Array, length: jax.Array, size: in
     return jnp.pad(poses, ((0, 0), (0, PERSONS - poses.shape[1]), (0, 0), (0, 0)))
 
 
-def missing_in_crop(frames: jax.Array, start: jax.Array, length: jax.Array, size: int) -> jax.Array:
-    """Where `crop_resize` interpolates from a missing joint, (T, 2, V) booleans."""
-    left, right, weight = _neighbours(length, size)
-    missing = missing_joints(poses_at(frames, start + left))
-    missing |= missing_joints(poses_at(frames, start + right)) & (weight > 0)[:, None, None]
-    return jnp.pad(missing, ((0, 0), (0, PERSONS - missing.shape[1]), (0, 0)))
-
-
-def _neighbours(length: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The two frames that each of ``size`` lies between, and the second one's weight, (T,)."""
+def _neighbours(length: Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """For each of T output frames its left and right input frame, and the right one's weight."""
     centre = (jnp.arange(size) + 0.5) * (length / size) - 0.5
     centre = jnp.maximum(centre, 0)
     left = jnp.floor(centre).astype(jnp.int32)
@@ -49,12 +87,12 @@ def _neighbours(length: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax
 
 
 def random_crop(
-    key: jax.Array, length: jax.Array, ratios: tuple[float, float], min_frames: int
+    key: jax.Array, length: Array, ratios: tuple[float, float], min_frames: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Start and length of a random crop of a sequence of ``length`` frames.
+    """Draws start and length of a crop of a sequence of ``length`` frames.
 
-    The share is drawn from U(ratios); no crop is shorter than ``min_frames``, unless the
-    sequence is.
+    The crop is a share U(ratios) of the sequence, but at least ``min_frames`` long, or the whole
+    sequence where that is shorter.
     """
     key_share, key_start = jax.random.split(key)
     share = jax.random.uniform(key_share, (), minval=ratios[0], maxval=ratios[1])
@@ -63,30 +101,36 @@ def random_crop(
     return jax.random.randint(key_start, (), 0, length - crop + 1), crop
 
 
-def central_crop(length: jax.Array, ratio: float) -> tuple[jax.Array, jax.Array]:
-    """Start and length of the middle ``ratio`` of a sequence, equal margins rounded down."""
+def central_crop(length: Array, ratio: float) -> tuple[jax.Array, Array]:
+    """Start and length of the middle ``ratio`` of a sequence; both margins are rounded down."""
     margin = jnp.floor((1 - ratio) * length / 2).astype(jnp.int32)
     return margin, length - 2 * margin
 
 
 def shear(poses: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Applies a (3, 3) matrix to the coordinates of every joint."""
+    """Applies ``matrix`` (3, 3) to the coordinates of every joint."""
     return poses @ matrix.T
 
 
 def random_shear(key: jax.Array, limit: float) -> jax.Array:
-    """Ones on the diagonal, U(-limit, limit) off it."""
+    """Draws a (3, 3) matrix: ones on the diagonal, U(-limit, limit) off it."""
     matrix = jax.random.uniform(key, (COORDINATES, COORDINATES), minval=-limit, maxval=limit)
     return jnp.where(jnp.eye(COORDINATES, dtype=bool), 1.0, matrix)
 
 
 def jitter(poses: jax.Array, joints: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Applies a (3, 3) matrix to the chosen joints (V,) booleans, in all frames and persons."""
+    """Applies ``matrix`` (3, 3) to the joints marked in ``joints`` (V,) booleans.
+
+    The same joints in every frame and of every person.
+    """
     return jnp.where(joints[:, None], poses @ matrix.T, poses)
 
 
 def random_jitter(key: jax.Array, count: int, limit: float) -> tuple[jax.Array, jax.Array]:
-    """``count`` joints without replacement, and with equal chance zeros or U(-limit, limit)."""
+    """Draws ``count`` joints without replacement, (V,) booleans, and a (3, 3) matrix.
+
+    The matrix is all zeros or of entries U(-limit, limit), with probability ½ each.
+    """
     key_joints, key_zero, key_matrix = jax.random.split(key, 3)
     joints = choose(key_joints, JOINTS, count)
     shape = (COORDINATES, COORDINATES)
@@ -95,5 +139,5 @@ def random_jitter(key: jax.Array, count: int, limit: float) -> tuple[jax.Array, 
 
 
 def choose(key: jax.Array, total: int, count: jax.Array | int) -> jax.Array:
-    """``count`` of ``total`` without replacement, as (total,) booleans; ``count`` may be traced."""
+    """Draws ``count`` (may be traced) of ``total`` without replacement, as (total,) booleans."""
     return jax.random.permutation(key, total) < count

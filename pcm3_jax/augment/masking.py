@@ -1,39 +1,33 @@
-"""Masks for masked motion prediction (§3.2): which joints of the first person are hidden."""
+"""Masks for masked motion prediction (§3.2): which joints of the first person stay visible."""
 
 from __future__ import annotations
-
-import math
 
 import jax
 import jax.numpy as jnp
 
 from pcm3_jax.augment.augmentation import choose
-from pcm3_jax.data.skeleton import BODY_PARTS, JOINTS, PERSONS, part_membership
-
-# Units that one draw hides: a body part or a joint (Table 10).
-STRATEGIES = {"topology": len(BODY_PARTS), "random": JOINTS}
-
-
-def masked_units(strategy: str, ratio: float) -> int:
-    """How many body parts or joints a ratio hides in a clip."""
-    # The epsilon keeps products such as 5 * 0.6 from falling below their exact value.
-    return math.floor(STRATEGIES[strategy] * ratio + 1e-9)
+from pcm3_jax.data.skeleton import JOINTS, PERSONS, part_membership
+from pcm3_jax.settings import MASK_UNITS, masked_units
 
 
 def random_visibility(
     key: jax.Array, frames: int, clip_frames: int, strategy: str, ratio: float
 ) -> jax.Array:
-    """Draws a mask for the whole batch.
+    """Draws which joints stay visible, one mask for the whole batch.
 
-    Time is cut into clips of ``clip_frames``; each hides its own draw of body parts
-    ("topology") or joints ("random").  The second person stays visible.
+    Args:
+      key: the same on every device.
+      frames: T, a multiple of ``clip_frames``.
+      clip_frames: length of the clips that time is divided into; each clip has its own draw.
+      strategy: "topology" hides body parts, "random" single joints; of the first person only.
+      ratio: share of the units that is hidden.
 
     Returns:
       (T, M, V) floats, 1 where visible.
     """
     count = masked_units(strategy, ratio)
     keys = jax.random.split(key, frames // clip_frames)
-    units = jax.vmap(lambda k: choose(k, STRATEGIES[strategy], count))(keys)
+    units = jax.vmap(lambda k: choose(k, MASK_UNITS[strategy], count))(keys)
     joints = units @ part_membership() if strategy == "topology" else units
     hidden = jnp.repeat(joints, clip_frames, axis=0)
     return jnp.ones((frames, PERSONS, JOINTS)).at[:, 0].set(1.0 - hidden)

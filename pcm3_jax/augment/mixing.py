@@ -1,7 +1,7 @@
 """Inter-skeleton mixing (§3.1): CutMix, ResizeMix and Mixup of two augmented sequences.
 
-One draw serves the whole batch, so a mix is described by a few scalars; poses may have any
-leading axes before (T, M, V, C).
+One draw, a few scalars, serves the whole batch; poses may have any leading axes before
+(T, M, V, C).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ CUTMIX, RESIZEMIX, MIXUP = range(3)
 
 @flax.struct.dataclass
 class Mix:
-    """One draw of how to mix.
+    """How to mix, as drawn by `random_mix`.
 
     Attributes:
       method: CUTMIX, RESIZEMIX or MIXUP.
       joints: (V,) booleans, the joints that CutMix and ResizeMix replace.
-      first_block, blocks: the run of blocks of frames that they replace.
+      first_block, blocks: they replace ``blocks`` blocks of frames from ``first_block`` on.
       share: λ of Mixup.
     """
 
@@ -37,7 +37,15 @@ class Mix:
 def random_mix(
     key: jax.Array, frames: int, block_frames: int, parts: tuple[int, int], blocks: tuple[int, int]
 ) -> Mix:
-    """CutMix with chance ½, ResizeMix ¼, Mixup ¼; ``parts`` and ``blocks`` are inclusive."""
+    """Draws CutMix with probability ½, ResizeMix with ¼, Mixup with ¼.
+
+    Args:
+      key: the same on every device.
+      frames: T.
+      block_frames: frames of a block.
+      parts: fewest and most body parts to replace, inclusive.
+      blocks: fewest and most blocks to replace, inclusive.
+    """
     keys = jax.random.split(key, 6)
     p = jax.random.uniform(keys[0])
     count = jax.random.randint(keys[1], (), parts[0], parts[1] + 1)
@@ -54,17 +62,22 @@ def random_mix(
 def mix(
     poses: jax.Array, partner: jax.Array, draw: Mix, block_frames: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixes sequences (..., T, M, V, C) with their partners.
+    """Mixes sequences with their partners.
+
+    Args:
+      poses, partner: (..., T, M, V, C).
+      draw: how to mix.
+      block_frames: frames of a block, as in `random_mix`.
 
     Returns:
-      The mixed sequences and λ, the partner's share: of (block, joint) cells for CutMix and
-      ResizeMix, of the coordinates for Mixup.
+      The mixed sequences and λ, the partner's share: the replaced share of (block, joint) cells
+      for CutMix and ResizeMix, the weight of the partner's coordinates for Mixup.
     """
     frames = poses.shape[-4]
     first, count = draw.first_block * block_frames, draw.blocks * block_frames
     frame = jnp.arange(frames)
-    # ResizeMix shortens the partner's first 2 * count frames, or what exists of them, to
-    # count frames by nearest neighbour, and places them in the region.
+    # ResizeMix resizes the partner's first 2 * count frames (or all, where there are fewer) to
+    # count frames by nearest neighbour and pastes them into the region.
     source = jnp.minimum(2 * count, frames)
     resized = jnp.clip((frame - first) * source // count, 0, frames - 1)
     taken = jnp.where(draw.method == RESIZEMIX, resized, frame)

@@ -1,21 +1,28 @@
-"""Occluded sequences (Table 4): body parts or a block of frames are set to zero."""
+"""Occlusion of sequences (Table 4): whole body parts, or a block of frames, are hidden."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from pcm3_jax.data.skeleton import BODY_PARTS, part_membership
+from pcm3_jax.settings import Occlusion
 
 KINDS = ("none", "spatial", "temporal")
 
 
-def visibility(key: jax.Array, frames: int, occlusion: ConfigDict) -> jax.Array:
-    """Draws what stays visible of one sequence, (T, V) floats, 1 where visible.
+def visibility(key: jax.Array, frames: int, occlusion: Occlusion) -> jax.Array:
+    """Draws which joints of one sequence stay visible, the same for both persons.
 
-    The share that is hidden is drawn from U(occlusion.ratio): of the five body parts, the same in
-    every frame and of both persons ("spatial"), or of the frames, in one block ("temporal").
+    Args:
+      key: of this sequence.
+      frames: T.
+      occlusion: the ``occlusion`` section of the configuration.  ``kind`` is "spatial" (a share of
+        the five body parts is hidden in every frame), "temporal" (one block of frames is hidden)
+        or "none"; the share is drawn from U(ratio) and rounded to whole parts or frames.
+
+    Returns:
+      (T, V) floats, 1 where visible.
     """
     joints = part_membership().shape[1]
     if occlusion.kind == "none":
@@ -24,7 +31,7 @@ def visibility(key: jax.Array, frames: int, occlusion: ConfigDict) -> jax.Array:
     low, high = occlusion.ratio
     share = jax.random.uniform(key_share, minval=low, maxval=high)
     if occlusion.kind == "spatial":
-        # The first so many parts of a random order.
+        # Hides the first parts of a random order; their number is traced.
         order = jax.random.permutation(key_place, len(BODY_PARTS))
         hidden = order < jnp.round(share * len(BODY_PARTS))
         return jnp.broadcast_to(1.0 - hidden @ part_membership(), (frames, joints))

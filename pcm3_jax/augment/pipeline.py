@@ -1,56 +1,32 @@
-"""From packed frames to everything a pretraining step sees, on the device.
+"""From packed frames to the views of a step, on the device.
 
-All randomness is a function of (seed, step, position in the global batch): the same global
-batch gives the same views on any number of devices, and after a restart.
+Every draw is a function of (seed, step, position in the global batch), so that a global batch has
+the same views on any number of devices and after a restart.
 """
 
 from __future__ import annotations
 
 import flax.struct
 import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from pcm3_jax.augment import augmentation, masking, mixing
 from pcm3_jax.augment.occlusion import visibility
+from pcm3_jax.data.batch import Batch, Clips
 from pcm3_jax.data.skeleton import Array, to_stream
 from pcm3_jax.models.pcm3 import PromptOffsets, QueryViews
-
-
-@flax.struct.dataclass
-class Clips:
-    """Where sequences lie in an array of packed frames: (N,) int32 each, in frames."""
-
-    start: Array
-    length: Array
-
-
-@flax.struct.dataclass
-class Batch:
-    """A device's share of a global batch.
-
-    Attributes:
-      clips: its sequences.
-      partner_clips: the sequences they are mixed with.
-      position: their positions in the global batch (N,).
-      partner: their partners' positions in the global batch (N,).
-    """
-
-    clips: Clips
-    partner_clips: Clips
-    position: Array
-    partner: Array
+from pcm3_jax.settings import Occlusion
+from pcm3_jax.settings import Views as ViewSettings
 
 
 @flax.struct.dataclass
 class Views:
-    """What the losses are a function of, besides the state.
+    """The views that the losses are computed from.
 
     Attributes:
       query: the views of the query encoder.
       key: the key view s' (N, T, M, V, C).
-      partner: positions in the global batch of the samples mixed in (N,).
-      mix_share: λ, a scalar.
+      partner: (N,) int32, positions in the global batch of the samples mixed in.
+      mix_share: λ, the partner's share; a scalar.
     """
 
     query: QueryViews
@@ -59,23 +35,24 @@ class Views:
     mix_share: jax.Array
 
 
-def draw_views(key: jax.Array, frames: jax.Array, batch: Batch, config: ConfigDict) -> Views:
+def draw_views(key: jax.Array, frames: jax.Array, batch: Batch, config: ViewSettings) -> Views:
     """Draws all views of one step.
 
     Args:
       key: the step's key, the same on every device.
-      frames: packed frames (F, M * V * C) that the batch's clips point into.
+      frames: packed frames (F, M * V * C) that the batch's clips refer to.
       batch: the device's share of the global batch.
       config: the ``views`` section of the configuration.
     """
     key_intra, key_key, key_target, key_mask, key_mix = jax.random.split(key, 5)
 
-    def draw(view_key, clips: Clips, position: Array, *, jittering: bool) -> jax.Array:
+    def draw(view_key: jax.Array, clips: Clips, position: Array, *, jittering: bool) -> jax.Array:
         drawn = draw_poses(view_key, frames, clips, position, config, jittering=jittering)
         return to_stream(*drawn, config.stream)
 
     intra = draw(key_intra, batch.clips, batch.position, jittering=True)
-    # The partner's query view is drawn again here, exactly as on the device that owns it.
+    # The partner's query view is drawn again here instead of being exchanged: its key and position
+    # are those used on the partner's own device, and so is the result.
     partner = draw(key_intra, batch.partner_clips, batch.partner, jittering=True)
     mix = mixing.random_mix(
         key_mix, config.frames, config.mix_block_frames, config.mix_parts, config.mix_blocks
@@ -102,45 +79,29 @@ def draw_poses(
     frames: jax.Array,
     clips: Clips,
     position: Array,
-    config: ConfigDict,
+    config: ViewSettings,
     *,
     jittering: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws one augmented view (N, T, M, V, C) of each clip, before it becomes a stream.
+    """Draws one augmented view of each clip, as joint coordinates.
 
-    ``position`` (N,) numbers the samples of the global batch, so that each has draws of its own.
-    With it comes where joints are missing (N, T, M, V).
+    Args:
+      key: of this view, the same on every device.
+      frames: packed frames (F, M * V * C) that the clips refer to.
+      clips: N sequences.
+      position: (N,) positions in the global batch, each of which has its own draws.
+      config: the ``views`` section of the configuration.
+      jittering: as in `augmentation.augment`.
+
+    Returns:
+      Poses (N, T, M, V, C), and which joints are visible, (N, T, M, V) booleans.
     """
 
-    def one(position, start, length):
+    def one(position: Array, start: Array, length: Array) -> tuple[jax.Array, jax.Array]:
         sample_key = jax.random.fold_in(key, position)
-        return _augment(sample_key, frames, start, length, jittering, config)
+        return augmentation.augment(sample_key, frames, start, length, config, jittering=jittering)
 
     return jax.vmap(one)(position, clips.start, clips.length)
-
-
-def _augment(key, frames, start, length, jittering: bool, config: ConfigDict):
-    """One augmented view (T, M, V, C) of one sequence, and where joints are missing (T, M, V)."""
-    key_crop, key_which, key_shear, key_jitter = jax.random.split(key, 4)
-    offset, crop = augmentation.random_crop(
-        key_crop, length, config.crop_ratio, config.min_crop_frames
-    )
-    poses, missing = _crop(frames, start + offset, crop, config.frames)
-    changed = augmentation.shear(poses, augmentation.random_shear(key_shear, config.shear_limit))
-    if jittering:
-        joints, matrix = augmentation.random_jitter(
-            key_jitter, config.jitter_joints, config.jitter_limit
-        )
-        jittered = augmentation.jitter(poses, joints, matrix)
-        changed = jnp.where(jax.random.bernoulli(key_which), jittered, changed)
-    return changed, missing
-
-
-def _crop(frames, start, length, size: int) -> tuple[jax.Array, jax.Array]:
-    return (
-        augmentation.crop_resize(frames, start, length, size),
-        augmentation.missing_in_crop(frames, start, length, size),
-    )
 
 
 def draw_offsets(key: jax.Array, hidden: int, width: int) -> PromptOffsets:
@@ -150,15 +111,24 @@ def draw_offsets(key: jax.Array, hidden: int, width: int) -> PromptOffsets:
     return PromptOffsets(*offsets)
 
 
-def central_view(frames: jax.Array, clips: Clips, config: ConfigDict) -> jax.Array:
-    """The deterministic view for evaluation (N, T, M, V, C): the central crop."""
+def central_view(frames: jax.Array, clips: Clips, config: ViewSettings) -> jax.Array:
+    """The deterministic view for evaluation: the central crop in the configured stream.
 
-    def one(start, length):
+    Args:
+      frames: packed frames (F, M * V * C) that the clips refer to.
+      clips: N sequences.
+      config: the ``views`` section of the configuration.
+
+    Returns:
+      (N, T, M, V, C).
+    """
+
+    def one(start: Array, length: Array) -> tuple[jax.Array, jax.Array]:
         offset, crop = augmentation.central_crop(length, config.eval_crop_ratio)
-        return _crop(frames, start + offset, crop, config.frames)
+        return augmentation.crop(frames, start + offset, crop, config.frames)
 
-    poses, missing = jax.vmap(one)(clips.start, clips.length)
-    return to_stream(poses, missing, config.stream)
+    poses, visible = jax.vmap(one)(clips.start, clips.length)
+    return to_stream(poses, visible, config.stream)
 
 
 def occluded_view(
@@ -166,24 +136,27 @@ def occluded_view(
     frames: jax.Array,
     clips: Clips,
     position: Array,
-    config: ConfigDict,
-    occlusion: ConfigDict,
+    config: ViewSettings,
+    occlusion: Occlusion,
     *,
     central: bool,
 ) -> jax.Array:
-    """Views to train and test classifiers on (N, T, M, V, C), occluded as Table 4 has it.
+    """Occluded views for training and testing classifiers (Table 4).
 
     Args:
       key: the same on every device.
-      frames: packed frames (F, M * V * C) that the clips point into.
+      frames: packed frames (F, M * V * C) that the clips refer to.
       clips: N sequences.
-      position: (N,) numbers the sequences, so that each has draws of its own.
+      position: (N,) numbers of the sequences, each of which has its own draws.
       config: the ``views`` section of the configuration.
       occlusion: the ``occlusion`` section.
       central: whether to take the central crop or a random one.
+
+    Returns:
+      (N, T, M, V, C) in the configured stream.
     """
 
-    def one(position, start, length):
+    def one(position: Array, start: Array, length: Array) -> jax.Array:
         sample_key = jax.random.fold_in(key, position)
         if central:
             offset, crop = augmentation.central_crop(length, config.eval_crop_ratio)
@@ -191,9 +164,9 @@ def occluded_view(
             offset, crop = augmentation.random_crop(
                 sample_key, length, config.eval_train_crop_ratio, config.min_crop_frames
             )
-        poses, missing = _crop(frames, start + offset, crop, config.frames)
-        visible = visibility(jax.random.fold_in(sample_key, 1), config.frames, occlusion)
-        # Before the stream is computed: what a sensor does not see has no motion either.
-        return to_stream(poses * visible[:, None, :, None], missing, config.stream)
+        poses, visible = augmentation.crop(frames, start + offset, crop, config.frames)
+        shown = visibility(jax.random.fold_in(sample_key, 1), config.frames, occlusion)
+        # Occlusion precedes the stream: a sensor that does not see a joint measures no motion.
+        return to_stream(poses * shown[:, None, :, None], visible, config.stream)
 
     return jax.vmap(one)(position, clips.start, clips.length)

@@ -1,12 +1,12 @@
 """The baseline CMD: cross-modal mutual distillation (Mao et al., ECCV 2022).
 
-Three MoCo branches see the joint, bone and motion stream of the same two augmented views.  Each
-has an encoder, a key encoder and a queue of its own, and every branch teaches the two others
-which of the past samples a sample resembles.
+Three MoCo branches encode the joint, bone and motion stream of the same two augmented views.  Each
+has its own encoder, key encoder and queue.  Each branch distils into the other two how similar a
+sample is to the past samples in the queue.
 
-The branches are one `TrainState`, whose networks, running statistics and queues lead with the
-streams in `STREAM_ORDER`.  One pointer serves all queues, so that a position holds the same
-sample in each, and similarities to it can be compared.
+The branches share one `TrainState`: its parameters, running statistics and queues have a leading
+axis over `STREAM_ORDER`.  All queues share one pointer, so that a position holds the same sample
+in each and similarities are comparable between them.
 """
 
 from __future__ import annotations
@@ -19,27 +19,37 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from ml_collections import ConfigDict
 
-from pcm3_jax.augment.pipeline import Batch, draw_poses
-from pcm3_jax.data.skeleton import STREAM_ORDER, to_stream
+from pcm3_jax.augment.pipeline import draw_poses
+from pcm3_jax.data.batch import Batch
+from pcm3_jax.data.skeleton import STREAM_ORDER, select_stream, to_stream
 from pcm3_jax.methods import losses, moco
-from pcm3_jax.methods.pcm3 import Metrics, apply_gradients, step_key
+from pcm3_jax.methods.method import Method
+from pcm3_jax.methods.pcm3 import Metrics, PCM3Method, apply_gradients, step_key
 from pcm3_jax.methods.state import TrainState, build_model, draw_variables, initial_state, key_part
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets
+from pcm3_jax.settings import Config, Section, require, section, setting
 
 
-def branch_model(config: ConfigDict, axis_name: str | None = None) -> PCM3:
-    """The network of one branch: PCM³'s encoder and projector, and no more."""
+@section
+class CMDSettings(Section):
+    """The distillation of CMD."""
+
+    neighbours: int = setting(8192, "nearest keys of a teacher that it distils over", low=1)
+    weight: float = setting(1.0, "λ of the distillation beside the contrast", low=0)
+
+
+def branch_model(config: Config, axis_name: str | None = None) -> PCM3:
+    """The network of one branch: PCM³'s encoder and projector only."""
     return build_model(config, axis_name).clone(
         positives=("intra",), masked_prediction=False, domain_prompts=False, task_prompts=False
     )
 
 
 def create_state(
-    model: PCM3, optimizer: optax.GradientTransformation, config: ConfigDict
+    model: PCM3, optimizer: optax.GradientTransformation, config: Config
 ) -> TrainState:
-    """The state before the first step; each branch is drawn on its own."""
+    """The state before the first step; each branch has its own random parameters and queue."""
     keys = jax.random.split(jax.random.key(config.seed), len(STREAM_ORDER))
     draw = functools.partial(draw_variables, model, config.method.queue_size)
     return initial_state(*jax.vmap(draw)(keys), optimizer)
@@ -52,11 +62,11 @@ def cmd_step(
     *,
     model: PCM3,
     optimizer: optax.GradientTransformation,
-    config: ConfigDict,
+    config: Config,
 ) -> tuple[TrainState, Metrics]:
     """Draws a query and a key view, as PCM³'s intra positive, and updates the branches.
 
-    Arguments and results are those of `steps.pretrain_step`.
+    Args and Returns as in `pcm3.pretrain_step`.
     """
     query, key = (
         every_stream(
@@ -74,16 +84,24 @@ def update(
     *,
     model: PCM3,
     optimizer: optax.GradientTransformation,
-    config: ConfigDict,
+    config: Config,
 ) -> tuple[TrainState, Metrics]:
-    """One optimizer step on given views, `every_stream` of this device's samples."""
+    """One optimizer step on given views.
+
+    Args:
+      state: the same on every device.
+      query, key: views of this device's samples (S, N, T, M, V, C), from `every_stream`.
+
+    Returns:
+      The next state, and metrics averaged over the global batch.
+    """
     key_params = moco.update_key_params(
         state.key_params, key_part(state.params), config.method.key_momentum
     )
-    # Not a function of what the loss is differentiated by: no gradient reaches a teacher.
+    # Outside of loss_fn, so that no gradient reaches the keys.
     keys, key_batch_stats = embed(key_params, state.key_batch_stats, key, model)
 
-    def loss_fn(params):
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
         z, batch_stats = embed(params, state.batch_stats, query, model)
         loss, metrics = cmd_loss(z, keys, state.queue, config)
         return loss, (metrics, batch_stats)
@@ -106,25 +124,25 @@ def update(
     )
 
 
-def every_stream(poses: jax.Array, missing: jax.Array) -> jax.Array:
-    """The streams (S, N, T, M, V, C) of poses, given where joints are missing (N, T, M, V)."""
-    return jnp.stack([to_stream(poses, missing, name) for name in STREAM_ORDER])
+def every_stream(poses: jax.Array, visible: jax.Array) -> jax.Array:
+    """All streams (S, N, T, M, V, C) of poses, from their visible joints (N, T, M, V)."""
+    return jnp.stack([to_stream(poses, visible, name) for name in STREAM_ORDER])
 
 
 def embed(params: Any, batch_stats: Any, streams: jax.Array, model: PCM3) -> tuple[jax.Array, Any]:
-    """Every branch's embeddings of its stream, and its statistics.
+    """Embeds each stream by its branch.
 
     Args:
-      params, batch_stats: of the query or the key side; they lead with the streams.
-      streams: views, as `every_stream` gives them.
+      params, batch_stats: of the query or the key side, with a leading axis over the streams.
+      streams: views (S, N, T, M, V, C), from `every_stream`.
 
     Returns:
       Unit vectors (S, N, D) and the next running statistics.
     """
-    # Without prompts there is nothing to place, and the key's pass is also the query's.
+    # There are no prompts to place, so that `PCM3.key` serves for the query, too.
     offsets = PromptOffsets(*[0] * len(PromptOffsets.names()))
 
-    def branch(params, batch_stats, poses):
+    def branch(params: Any, batch_stats: Any, poses: jax.Array) -> tuple[jax.Array, Any]:
         z, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
             poses,
@@ -138,14 +156,15 @@ def embed(params: Any, batch_stats: Any, streams: jax.Array, model: PCM3) -> tup
 
 
 def cmd_loss(
-    z: jax.Array, keys: jax.Array, queue: jax.Array, config: ConfigDict
+    z: jax.Array, keys: jax.Array, queue: jax.Array, config: Config
 ) -> tuple[jax.Array, Metrics]:
-    """L = Σ_s InfoNCE_s + λ Σ_{a≠b} KL(P_a ‖ Q_b), with a and b among the streams.
+    """L = Σ_s InfoNCE_s + λ Σ_{a≠b} KL(P_a ‖ Q_b) over streams s, a and b.
 
     Args:
-      z: embeddings of the query views (S, N, D).
+      z: embeddings of the query views (S, N, D), unit vectors.
       keys: embeddings of the key views (S, N, D), without gradient.
       queue: past keys (S, K, D).
+      config: the whole configuration.
 
     Returns:
       The loss and its terms.
@@ -158,11 +177,11 @@ def cmd_loss(
     metrics["distillation"] = mutual_distillation(
         teacher,
         student,
-        config.cmd.neighbours,
+        config.of(CMDSettings).neighbours,
         method.teacher_temperature,
         method.student_temperature,
     )
-    metrics["loss"] = nce.sum() + config.cmd.weight * metrics["distillation"]
+    metrics["loss"] = nce.sum() + config.of(CMDSettings).weight * metrics["distillation"]
     return metrics["loss"], metrics
 
 
@@ -175,22 +194,57 @@ def mutual_distillation(
 ) -> jax.Array:
     """Σ_{a≠b} KL(P_a ‖ Q_b), mean over the batch.
 
-    P_a are the similarities of a's key to its ``neighbours`` nearest keys in a's queue, Q_b those
-    of b's query to the keys at the same positions of b's queue, each a softmax of its own.
+    P_a is the softmax of the similarities of a's key to its nearest keys in a's queue, Q_b that of
+    b's query to the keys at the same positions of b's queue.
 
     Args:
-      teacher, student: similarities of the keys and of the queries to the queues (S, N, K).
+      teacher, student: cosine similarities of the keys and of the queries to the queues (S, N, K).
+      neighbours: number of nearest keys.
+      teacher_temperature, student_temperature: divide the similarities before the softmax.
     """
-    # As published, the pairs' divergences are summed and averaged over the batch alone.  What
-    # differs from the publication lies elsewhere: the encoder and the augmentation are PCM³'s.
-    nearest, places = lax.top_k(teacher, neighbours)
+    # As published, divergences are summed over the pairs of streams and averaged over the batch.
+    # Only the encoder and the augmentation differ from the publication: they are PCM³'s.
+    nearest, positions = lax.top_k(teacher, neighbours)
     divergences = (
         losses.similarity_kl(
             nearest[a],
-            jnp.take_along_axis(student[b], places[a], axis=-1),
+            jnp.take_along_axis(student[b], positions[a], axis=-1),
             teacher_temperature,
             student_temperature,
         )
         for a, b in itertools.permutations(range(len(teacher)), 2)
     )
     return sum(divergences, jnp.float32(0))
+
+
+class CMD(Method):
+    """CMD, with the encoder and the augmentation of PCM³."""
+
+    name = "cmd"
+    settings = {"cmd": CMDSettings}
+    every_stream = True
+
+    build_model = staticmethod(branch_model)
+    create_state = staticmethod(create_state)
+    step = staticmethod(cmd_step)
+
+    def check(self, config: Config) -> None:
+        neighbours, queue_size = config.of(CMDSettings).neighbours, config.method.queue_size
+        require(
+            neighbours <= queue_size,
+            f"config.cmd.neighbours is {neighbours}, but must be at most "
+            f"config.method.queue_size, which is {queue_size}.",
+        )
+
+    def step_flops(self, config: Config) -> int:
+        """Three MoCo branches without prediction, and the teachers' logits to distil from."""
+        branch = config.copy()
+        branch.method.update(positives=("intra",), masked_prediction=False, kl_weight=1.0)
+        return 3 * PCM3Method().step_flops(branch)
+
+    def loadable(self, tree: dict[str, Any]) -> dict[str, Any]:
+        parts = ("params", "batch_stats")
+        return {name: {"encoder": tree[name]["encoder"]} for name in parts}
+
+    def encoder_of(self, tree: Any, config: Config) -> Any:
+        return select_stream(tree, config.views.stream)

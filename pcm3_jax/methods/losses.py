@@ -1,4 +1,4 @@
-"""The losses of §3: InfoNCE, similarity KL and masked MSE; all in float32."""
+"""The losses of §3, in float32: InfoNCE, KL divergence between similarities, and masked MSE."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ import jax.numpy as jnp
 
 
 def info_nce(similarity: jax.Array, positive: jax.Array, temperature: float) -> jax.Array:
-    """InfoNCE with the positive against the queue (Eq. 1, 2), mean over the batch.
+    """InfoNCE of one positive against the queue (Eq. 1, 2).
 
     Args:
-      similarity: z · m for every key of the queue (N, K).
-      positive: z · z' (N,).
+      similarity: z · m, cosine similarity of each query and each key of the queue (N, K).
+      positive: z · z', cosine similarity of each query and its own key (N,).
       temperature: τ.
+
+    Returns:
+      -log(exp(p) / (exp(p) + Σ exp(n))) with logits p and n, similarities over τ; mean over N.
+
+    Example:
+      loss = info_nce(z @ queue.T, (z * keys).sum(-1), temperature=0.07)
     """
-    # log(exp(p) + Σ exp(n)) - p, without the difference of two large, nearly equal numbers
-    # that is left of it once the positive dominates.
-    negatives = jax.nn.logsumexp(similarity / temperature, axis=-1)
+    logits = similarity / temperature
+    # The loss is logsumexp([p, n]) - p = softplus(logsumexp(n) - p).  The first form cancels
+    # catastrophically once the positive dominates, where its two terms are almost equal; the
+    # second keeps full relative precision.
+    negatives = jax.nn.logsumexp(logits, axis=-1)
     return jax.nn.softplus(negatives - positive / temperature).mean()
 
 
@@ -26,12 +34,14 @@ def similarity_kl(
     teacher_temperature: float,
     student_temperature: float,
 ) -> jax.Array:
-    """KL(teacher ‖ student) over the queue, mean over the batch.
+    """KL(teacher ‖ student) between softmaxes of similarities to the queue; mean over N.
 
-    Eq. 3 less the teacher's entropy, which no gradient sees.
+    Eq. 3, a cross-entropy, minus the teacher's entropy, which has no gradient.
 
     Args:
-      teacher, student: z' · m and z · m for every key of the queue (N, K).
+      teacher, student: z' · m and z · m, cosine similarities of the key and of the query to each
+        key of the queue (N, K).
+      teacher_temperature, student_temperature: divide the similarities before the softmax.
     """
     log_p = jax.nn.log_softmax(teacher / teacher_temperature)
     log_q = jax.nn.log_softmax(student / student_temperature)
@@ -39,11 +49,11 @@ def similarity_kl(
 
 
 def masked_mse(target: jax.Array, prediction: jax.Array, visible: jax.Array) -> jax.Array:
-    """Mean squared error over masked coordinates (Eq. 4).
+    """Mean squared error over the masked coordinates (Eq. 4).
 
     Args:
       target, prediction: poses (N, T, M, V, C).
-      visible: (T, M, V), 0 where masked.
+      visible: (T, M, V) floats, 0 where masked; at least one cell must be.
     """
     masked = (1 - visible)[..., None]
     error = (jnp.square(prediction - target) * masked).sum()

@@ -7,16 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
+
+from pcm3_jax.settings import Config, Training
 
 
-def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of pretraining (§4.2)."""
-    return optimizer_of(config.optimizer, steps_per_epoch)
-
-
-def optimizer_of(settings: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of a section of the configuration.
+def build_optimizer(settings: Training, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of one training, of pretraining (§4.2) or of a downstream task.
 
     "sgd" is the paper's, with momentum and the decay coupled, that is, added to the gradient.
     "adamw" learns faster in short runs of small networks.  "lars" is for large batches: it
@@ -46,7 +42,7 @@ def _kernels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in path[-1].key, params)
 
 
-def learning_rate_schedule(settings: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate_schedule(settings: Training, steps_per_epoch: int) -> optax.Schedule:
     """A linear rise over ``warmup_epochs``, then steps down after each of ``decay_epochs``."""
     decayed = optax.piecewise_constant_schedule(
         settings.learning_rate,
@@ -59,7 +55,7 @@ def learning_rate_schedule(settings: ConfigDict, steps_per_epoch: int) -> optax.
     return lambda step: decayed(step) * jnp.minimum(1.0, (step + 1) / warmup)
 
 
-def scaled_to_batch(config: ConfigDict) -> ConfigDict:
+def scaled_to_batch(config: Config) -> Config:
     """A copy whose recipe, written for ``optimizer.reference_batch_size``, suits its batch.
 
     With κ = batch / reference, one step takes the place of κ steps:
@@ -72,7 +68,7 @@ def scaled_to_batch(config: ConfigDict) -> ConfigDict:
 
     Without a reference (0) the copy has the numbers as they are.
     """
-    config = config.copy_and_resolve_references()
+    config = config.copy()
     optimizer, method = config.optimizer, config.method
     if optimizer.reference_batch_size:
         ratio = optimizer.batch_size / optimizer.reference_batch_size

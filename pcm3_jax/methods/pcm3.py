@@ -1,7 +1,7 @@
-"""One pretraining step, as pure functions on one device with a named axis.
+"""One pretraining step of PCM³, as pure functions of one device's share with a named axis.
 
-`pretrain_step` draws the views and offsets, `update` does the rest; the loss is a function of
-(params, views, offsets), so it can be tested against any reference.
+`pretrain_step` draws the views and prompt offsets, `update` does the rest.  The loss itself draws
+nothing, so that it can be compared with any reference on given views.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from ml_collections import ConfigDict
 
-from pcm3_jax.augment.pipeline import Batch, Views, draw_offsets, draw_views
+from pcm3_jax.augment.pipeline import Views, draw_offsets, draw_views
+from pcm3_jax.data.batch import Batch
+from pcm3_jax.data.skeleton import FEATURES
 from pcm3_jax.methods import losses, moco
-from pcm3_jax.methods.state import State, TrainState, key_part
+from pcm3_jax.methods.method import FLOAT, Collective, decoder_flops, encoder_flops
+from pcm3_jax.methods.method import Method as PretrainingMethod
+from pcm3_jax.methods.state import State, TrainState, build_model, create_state, key_part
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets
+from pcm3_jax.settings import Config, Method
 
 Metrics = dict[str, jax.Array]
 
@@ -34,14 +38,16 @@ def pretrain_step(
     *,
     model: PCM3,
     optimizer: optax.GradientTransformation,
-    config: ConfigDict,
+    config: Config,
 ) -> tuple[TrainState, Metrics]:
     """Draws this step's views from packed frames and updates the state.
 
     Args:
       state: the same on every device.
-      frames: packed frames (F, M * V * C) that the batch points into.
+      frames: packed frames (F, M * V * C) that the batch's clips refer to.
       batch: this device's share of the global batch.
+      model, optimizer: those that the state was created with.
+      config: the whole configuration.
 
     Returns:
       The next state, and metrics averaged over the global batch.
@@ -53,8 +59,8 @@ def pretrain_step(
 
 
 def step_key(seed: int, step: jax.Array) -> jax.Array:
-    """The key of everything that a step draws."""
-    # A stream of its own, apart from the keys that initialised the state.
+    """The key that all draws of a step derive from."""
+    # Folding in 1 separates it from the keys that initialised the state.
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
 
 
@@ -65,9 +71,20 @@ def update(
     *,
     model: PCM3,
     optimizer: optax.GradientTransformation,
-    config: ConfigDict,
+    config: Config,
 ) -> tuple[TrainState, Metrics]:
-    """One step on given views: moves the key encoder, descends Eq. 7, and enqueues the keys."""
+    """One step on given views.
+
+    Updates the key encoder (momentum), applies the gradient of Eq. 7 and enqueues the keys.
+
+    Args:
+      state: the same on every device.
+      views, offsets: of this device's samples.
+      model, optimizer, config: as in `pretrain_step`.
+
+    Returns:
+      The next state, and metrics averaged over the global batch.
+    """
     method = config.method
     key_params = moco.update_key_params(
         state.key_params, key_part(state.params), method.key_momentum
@@ -77,13 +94,13 @@ def update(
     if model.positives:
         keys, key_batch_stats = encode_keys(state, key_params, views, offsets, model)
         all_keys = moco.gather_keys(keys, model.axis_name)
-        # The batch's keys are in the queue from the next step on.
+        # The loss still uses state.queue: this batch's keys count from the next step on.
         queue, pointer = moco.push(queue, pointer, all_keys)
         partner_keys = all_keys[views.partner]
         mixed_keys = unit_length((1 - views.mix_share) * keys + views.mix_share * partner_keys)
         teachers = dict.fromkeys(model.positives, keys) | {"inter": mixed_keys}
 
-    def loss_fn(params):
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
         return pretrain_loss(params, state, views, offsets, teachers, model, method)
 
     gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
@@ -109,18 +126,20 @@ def apply_gradients(
     axis_name: str | None,
     **moved: Any,
 ) -> tuple[AnyState, Metrics]:
-    """The optimizer's step, after which a step's loss or gradient that is not finite is undone.
+    """Averages gradients over the devices and takes an optimizer step.
 
     Args:
       state: before the step.
       gradients, metrics: of this device's samples.
-      axis_name: the devices' axis, over which both are averaged.
-      moved: what else of the state the step has changed.
+      optimizer: the one that created ``state.opt_state``.
+      axis_name: mapped device axis that both are averaged over, or None.
+      moved: further fields of the state, with their values after the step.
 
     Returns:
-      The next state, and the global batch's metrics.
+      The next state, and metrics averaged over the global batch.  Where the loss or the gradient
+      is not finite, the state is the one before the step with ``finite=False``.
     """
-    # On a single device the compiler would still copy all gradients.
+    # XLA copies all gradients even for a pmean over a single device.
     if axis_name is not None and lax.axis_size(axis_name) > 1:
         gradients, metrics = lax.pmean((gradients, metrics), axis_name)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
@@ -134,15 +153,15 @@ def apply_gradients(
         opt_state=opt_state,
         **moved,
     )
-    # A choice leaf by leaf joins the loops that compute the update; a branch would copy the state.
-    stayed = state.replace(finite=finite)
-    return jax.tree.map(functools.partial(jnp.where, finite), advanced, stayed), metrics
+    # XLA fuses a select per leaf into the update's loops; a `lax.cond` would copy the state.
+    unchanged = state.replace(finite=finite)
+    return jax.tree.map(functools.partial(jnp.where, finite), advanced, unchanged), metrics
 
 
 def encode_keys(
     state: TrainState, key_params: Any, views: Views, offsets: PromptOffsets, model: PCM3
 ) -> tuple[jax.Array, Any]:
-    """Unit keys (N, D) of this device, without gradient, and the key side's statistics."""
+    """This device's keys (N, D), unit vectors without gradient, and the next key statistics."""
     keys, updated = model.apply(
         {"params": state.params | key_params, "batch_stats": state.key_batch_stats},
         views.key,
@@ -160,18 +179,20 @@ def pretrain_loss(
     offsets: PromptOffsets,
     teachers: dict[str, jax.Array],
     model: PCM3,
-    method: ConfigDict,
+    method: Method,
 ) -> tuple[jax.Array, tuple[Metrics, Any]]:
     """L = L_con + λ_m L_mask + λ_kl L_kl (Eq. 7) of this device's samples.
 
     Args:
       params: of the query side.
       state: for its queue and running statistics.
-      teachers: each positive's key (N, D).
+      views, offsets: of this device's samples.
+      teachers: {positive: (N, D)}, the key that each positive is contrasted with.
+      model: the network.
       method: the ``method`` section of the configuration.
 
     Returns:
-      The loss, and (metrics, running statistics).
+      The loss, and (metrics, the next running statistics).
     """
     outputs, updated = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
@@ -205,3 +226,60 @@ def pretrain_loss(
         loss += method.mask_weight * mse
     metrics["loss"] = loss
     return loss, (metrics, updated["batch_stats"])
+
+
+class PCM3Method(PretrainingMethod):
+    """PCM³ (§3)."""
+
+    name = "pcm3"
+    decodes = True
+
+    build_model = staticmethod(build_model)
+    create_state = staticmethod(create_state)
+    step = staticmethod(pretrain_step)
+
+    def step_flops(self, config: Config) -> int:
+        method, model = config.method, config.model
+        positives = set(method.positives)
+        passes = len(positives | ({"mask"} if method.masked_prediction else set()))
+        guided = "predict" in positives and method.contrast_guides_decoder
+        decodings = (1 + guided) if method.masked_prediction else 0
+        keys = bool(positives)
+        projector = 2 * (2 * model.hidden) * (2 * model.hidden + model.projection)
+        queue = 2 * model.projection * method.queue_size
+        return (
+            (3 * passes + keys) * encoder_flops(config)
+            + 3 * decodings * decoder_flops(config)
+            + (3 * len(positives) + keys) * projector
+            # Logits of the embeddings and, for the KL, of their teachers.
+            + (2 + bool(method.kl_weight)) * len(positives) * queue
+        )
+
+    def collectives(self, config: Config, batch_size: int, devices: int) -> list[Collective]:
+        """Gradients and metrics, BatchNorm's moments, keys.
+
+        A gather through which a gradient flows has a reduce-scatter in the backward pass.
+        """
+        model, method = config.model, config.method
+        predicted = "predict" in method.positives
+        first_pass = {*method.positives} - {"predict"}
+        first_pass |= {"mask"} if method.masked_prediction else set()
+        prompted = method.domain_prompts and method.prompt_placement == "before_norm"
+        guided = predicted and method.contrast_guides_decoder
+        # (features, passes, whether a gradient flows), for every BatchNorm of the step.
+        norms = [
+            (FEATURES, len(first_pass), prompted),
+            (model.decoder_hidden, method.masked_prediction * (1 + guided), True),
+            # Without guidance and prompts nothing before the predicted view's norm can learn.
+            (FEATURES, int(predicted), prompted or method.contrast_guides_decoder),
+            (FEATURES, int(bool(method.positives)), False),
+        ]
+        found = []
+        for features, passes, learns in norms:
+            if passes:
+                moments = devices * 2 * passes * features * FLOAT
+                kinds = ("all-gather", "reduce-scatter") if learns else ("all-gather",)
+                found += [Collective(kind, moments) for kind in kinds]
+        if method.positives:
+            found.append(Collective("all-gather", batch_size * model.projection * FLOAT))
+        return [*found, Collective("all-reduce", self.gradient_bytes(config))]

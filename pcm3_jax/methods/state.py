@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS
 from pcm3_jax.models.encoder import Encoder, unit_length
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets, QueryViews
+from pcm3_jax.settings import Config
 
 # The parts of the network that the key encoder has a copy of.
 KEY_MODULES = ("encoder", "projector")
@@ -34,6 +34,20 @@ class State(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+
+    @classmethod
+    def start(
+        cls, params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, **more: Any
+    ) -> Self:
+        """The state before the first step; ``more`` are the other fields of a subclass."""
+        return cls(
+            step=jnp.int32(0),
+            finite=jnp.bool_(True),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=optimizer.init(params),
+            **more,
+        )
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -60,7 +74,7 @@ def key_part(params: Any) -> Any:
     return {name: params[name] for name in KEY_MODULES}
 
 
-def build_model(config: ConfigDict, axis_name: str | None = None) -> PCM3:
+def build_model(config: Config, axis_name: str | None = None) -> PCM3:
     """The network of a configuration's ``model`` and ``method`` sections."""
     model, method = config.model, config.method
     return PCM3(
@@ -83,7 +97,7 @@ def build_model(config: ConfigDict, axis_name: str | None = None) -> PCM3:
     )
 
 
-def build_encoder(config: ConfigDict, axis_name: str | None = None) -> Encoder:
+def build_encoder(config: Config, axis_name: str | None = None) -> Encoder:
     """The encoder alone of a configuration's network."""
     model = config.model
     return Encoder(
@@ -108,7 +122,7 @@ def init_variables(model: PCM3, key: jax.Array) -> tuple[Any, Any]:
     return variables["params"], variables["batch_stats"]
 
 
-def random_encoder(config: ConfigDict) -> dict[str, Any]:
+def random_encoder(config: Config) -> dict[str, Any]:
     """{"params": {"encoder": …}, "batch_stats": {"encoder": …}} of a network before training."""
     params, batch_stats = init_variables(build_model(config), jax.random.key(config.seed))
     return {
@@ -118,7 +132,7 @@ def random_encoder(config: ConfigDict) -> dict[str, Any]:
 
 
 def create_state(
-    model: PCM3, optimizer: optax.GradientTransformation, config: ConfigDict
+    model: PCM3, optimizer: optax.GradientTransformation, config: Config
 ) -> TrainState:
     """The state before the first step: the key encoder a copy, the queue random unit vectors."""
     key = jax.random.key(config.seed)
@@ -138,14 +152,12 @@ def initial_state(
     """The state before the first step, from what was drawn."""
     # A copy, not an alias: the step donates its state, and no buffer can be donated twice.
     copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
-    return TrainState(
-        step=jnp.int32(0),
-        finite=jnp.bool_(True),
-        params=params,
-        batch_stats=batch_stats,
+    return TrainState.start(
+        params,
+        batch_stats,
+        optimizer,
         key_params=copy(key_part(params)),
         key_batch_stats=copy({"encoder": batch_stats["encoder"]}),
         queue=queue,
         queue_pointer=jnp.int32(0),
-        opt_state=optimizer.init(params),
     )

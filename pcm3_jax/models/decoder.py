@@ -13,11 +13,20 @@ from pcm3_jax.models.norm import BatchNorm, Moments
 
 
 class Decoder(nn.Module):
-    """Linear, BatchNorm, ReLU, Linear on each frame, a forward GRU, Linear to the frame.
+    """Linear, BatchNorm, ReLU, Linear on each frame; a forward GRU; Linear to the frame.
 
-    With ``prompt_placement="before_norm"`` the prediction prompt is added to the features,
-    where BatchNorm subtracts it again exactly.  With ``"after_norm"`` its image under the
-    first linear layer is added after BatchNorm instead, so that it can act.
+    A call is inference: running statistics, no prompt.  `forward_train` uses batch statistics.
+
+    Attributes:
+      inputs: 2H, the size of the encoder's features.
+      hidden: size of every hidden layer.
+      layers: number of GRU layers.
+      prompt_placement: "before_norm" adds the prediction prompt to the features; BatchNorm's mean
+        subtraction cancels it exactly.  "after_norm" adds the prompt's image under the first
+        linear layer after BatchNorm, where it has an effect.
+      dtype: of the matrix products.
+      axis_name: as in `BatchNorm`.
+      remat: as in `GRU`.
     """
 
     inputs: int
@@ -35,19 +44,26 @@ class Decoder(nn.Module):
         self.gru = GRU(self.hidden, self.layers, dtype=self.dtype, remat=self.remat)
         self.reconstruct = dense(FEATURES, self.hidden, self.dtype)
 
-    def __call__(self, features: jax.Array, prompt: jax.Array | None) -> tuple[jax.Array, Moments]:
-        """Predicts every frame.
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Predicts flat frames (N, T, 150) in float32 from features (T, N, 2H)."""
+        x = self.gru(self.mix(nn.relu(self.norm(self.reduce(features)))))
+        return jnp.moveaxis(self.reconstruct(x).astype(jnp.float32), 0, 1)
+
+    def forward_train(
+        self, features: jax.Array, prompt: jax.Array | None
+    ) -> tuple[jax.Array, Moments]:
+        """Predicts every frame, normalising by batch statistics.
 
         Args:
           features: encoder features (T, P, N, 2H) of P passes.
           prompt: the prediction prompt on its channels (2H,), or None.
 
         Returns:
-          Flat frames (P, N, T, 150) in float32 and the moments to `record`.
+          Flat frames (P, N, T, 150) in float32, and the moments for `record`.
         """
         if prompt is not None and self.prompt_placement == "before_norm":
             features = features + prompt
-        x, moments = self.norm(self.reduce(features), pass_axis=1)
+        x, moments = self.norm.forward_train(self.reduce(features), pass_axis=1)
         if prompt is not None and self.prompt_placement == "after_norm":
             x = x + self.reduce(prompt) - self.reduce(jnp.zeros_like(prompt))
         x = self.mix(nn.relu(x))
@@ -57,10 +73,6 @@ class Decoder(nn.Module):
         frames = frames.reshape(length, passes, rows, FEATURES)
         return jnp.moveaxis(frames, 0, 2), moments
 
-    def frozen(self, features: jax.Array) -> jax.Array:
-        """Predicts frames (N, T, 150) of features (T, N, 2H), from running statistics."""
-        x = self.gru(self.mix(nn.relu(self.norm.frozen(self.reduce(features)))))
-        return jnp.moveaxis(self.reconstruct(x).astype(jnp.float32), 0, 1)
-
     def record(self, moments: Moments) -> None:
+        """Updates the running statistics, as `BatchNorm.record`."""
         self.norm.record(moments)

@@ -1,4 +1,4 @@
-"""The encoder f: input normalisation and a stacked Bi-GRU; and the projector h."""
+"""The encoder f (input normalisation and a stacked Bi-GRU) and the projector h."""
 
 from __future__ import annotations
 
@@ -25,12 +25,22 @@ def dense(
 class Encoder(nn.Module):
     """BatchNorm over a frame's 150 features, then the Bi-GRU (§4.2).
 
-    Sequences are encoded in P passes of N rows, for instance the intra, masked and mixed
-    views.  The passes share the scan, but each has its own domain prompt and statistics.
+    A call is inference: running statistics, no prompts.  `forward_train` uses batch statistics.
 
-    With ``prompt_placement="before_norm"`` the domain prompt is added to the raw frame
-    (Eq. 6), where the batch statistics subtract it again exactly; with ``"after_norm"`` it is
-    added to the normalised frame and can act.
+    Example:
+      features = encoder.apply(variables, frames)  # (N, T, 150) → (T, N, 2H)
+      feature = encoder.sequence_feature(features)  # (N, 2H)
+
+    Attributes:
+      hidden: H, units of a direction.
+      layers: number of Bi-GRU layers.
+      recurrence: as in `GRULayer`.
+      prompt_placement: "before_norm" adds the domain prompt to the raw frame (Eq. 6); BatchNorm's
+        mean subtraction cancels it exactly.  "after_norm" adds it to the normalised frame, where
+        it has an effect.
+      dtype: of the matrix products.
+      axis_name: as in `BatchNorm`.
+      remat: as in `GRU`.
     """
 
     hidden: int
@@ -53,19 +63,27 @@ class Encoder(nn.Module):
             remat=self.remat,
         )
 
-    def __call__(self, frames: jax.Array, prompts: jax.Array | None) -> tuple[jax.Array, Moments]:
-        """Encodes with batch statistics.
+    def __call__(self, frames: jax.Array) -> jax.Array:
+        """Encodes flat frames (N, T, 150) to features of every frame (T, N, 2H), time-major."""
+        return self.gru(jnp.moveaxis(self.input_norm(frames), 1, 0))
+
+    def forward_train(
+        self, frames: jax.Array, prompts: jax.Array | None
+    ) -> tuple[jax.Array, Moments]:
+        """Encodes P passes, each normalised by its own batch statistics.
+
+        The passes, for instance the intra, masked and mixed views, share one scan.
 
         Args:
           frames: flat frames (P, N, T, 150).
           prompts: domain prompts (P, 150), or None.
 
         Returns:
-          Features of every frame (T, P, N, 2H), time-major, and the input moments to `record`.
+          Features of every frame (T, P, N, 2H), time-major, and the input moments for `record`.
         """
         if prompts is not None and self.prompt_placement == "before_norm":
             frames = frames + prompts[:, None, None]
-        frames, moments = self.input_norm(frames, pass_axis=0)
+        frames, moments = self.input_norm.forward_train(frames, pass_axis=0)
         if prompts is not None and self.prompt_placement == "after_norm":
             frames = frames + prompts[:, None, None]
         passes, rows, length, _ = frames.shape
@@ -74,24 +92,21 @@ class Encoder(nn.Module):
         return features.reshape(length, passes, rows, 2 * self.hidden), moments
 
     def record(self, moments: Moments) -> None:
+        """Updates the running statistics, as `BatchNorm.record`."""
         self.input_norm.record(moments)
 
-    def frozen(self, frames: jax.Array) -> jax.Array:
-        """Encodes (N, T, 150) with running statistics and no prompts: (T, N, 2H)."""
-        return self.gru(jnp.moveaxis(self.input_norm.frozen(frames), 1, 0))
-
     def sequence_feature(self, features: jax.Array) -> jax.Array:
-        """The feature (..., 2H) of whole sequences from their frames' (T, ..., 2H)."""
+        """Sequence features (..., 2H) from the features of every frame (T, ..., 2H)."""
         if self.recurrence == "causal":
             return features[-1]
-        # The backward GRU has read everything only at the first frame.
+        # The backward GRU has read the whole sequence at the first frame.
         return jnp.concatenate(
             [features[-1, ..., : self.hidden], features[0, ..., self.hidden :]], axis=-1
         )
 
 
 class Projector(nn.Module):
-    """Two-layer MLP h onto the unit sphere, (..., F) to (..., D)."""
+    """Two-layer MLP h onto the unit sphere: (..., F) to (..., D) float32."""
 
     inputs: int
     features: int

@@ -1,6 +1,6 @@
-"""The whole pretraining network: encoder, projector, decoder and prompts.
+"""The pretraining network: encoder, projector, decoder and prompts.
 
-What happens in one forward pass of the query side (method sections in brackets):
+The forward pass of the query side (sections of the paper in brackets):
 
     intra ─┐                               ┌─ last frame + p_cl ─ projector ─ z_intra
     masked ┼─ encoder (one shared scan) ───┼─ last frame + p_cl ─ projector ─ z_mask
@@ -27,18 +27,15 @@ from pcm3_jax.models.decoder import Decoder
 from pcm3_jax.models.encoder import Encoder, Projector
 from pcm3_jax.models.gru import Recurrence, symmetric_uniform
 from pcm3_jax.models.norm import Moments
+from pcm3_jax.settings import POSITIVES
 
-# Positive pairs (Eq. 5), in the order in which the authors' program encodes them: the
-# running statistics of BatchNorm depend on it.
-POSITIVES = ("intra", "mask", "predict", "inter")
-
-# Numbers outside a compiled step, too.
+# A Python int where nothing is drawn.
 Offset = jax.Array | int
 
 
 @flax.struct.dataclass
 class PromptOffsets:
-    """First channel of the task prompt in each place that uses one, int32 scalars (§3.4)."""
+    """First channel of the task prompt at each place that adds one, int32 scalars (§3.4)."""
 
     intra: Offset
     decoder: Offset
@@ -59,7 +56,7 @@ class QueryViews:
     Attributes:
       intra: the query view s_intra.
       target: the sequence x whose masked cells are predicted.
-      visible: (T, M, V) floats, 1 where the target is visible and 0 where it is masked.
+      visible: (T, M, V) floats, 1 where the target is visible, 0 where it is masked.
       inter: the mixed view s_inter.
     """
 
@@ -71,14 +68,25 @@ class QueryViews:
 
 @flax.struct.dataclass
 class QueryOutputs:
-    """Embeddings {positive: (N, D)} and the decoder's prediction (N, T, M, V, C) or None."""
+    """Results of the query side.
+
+    Attributes:
+      embeddings: {positive: (N, D)} unit vectors.
+      reconstruction: the decoder's prediction of the target (N, T, M, V, C), or None without
+        masked prediction.
+    """
 
     embeddings: dict[str, jax.Array]
     reconstruction: jax.Array | None
 
 
 class Prompts(nn.Module):
-    """The trainable prompts (§3.4); a kind that is switched off has no parameters."""
+    """The trainable prompts (§3.4).
+
+    Attributes:
+      width: r, channels of a task prompt in each direction.
+      domain, task: whether there are prompts of this kind; otherwise it has no parameters.
+    """
 
     width: int
     domain: bool
@@ -98,11 +106,20 @@ class Prompts(nn.Module):
             }
 
     def of_domains(self, names: Iterable[str]) -> jax.Array | None:
-        """Domain prompts (P, 150) of the views named, or None."""
+        """Domain prompts (P, 150) of the named views, or None."""
         return jnp.stack([self.domains[name] for name in names]) if self.domain else None
 
     def of_task(self, name: str, offset: Offset, hidden: int) -> jax.Array | None:
-        """A task prompt on r channels from ``offset`` of each direction: (2H,), or None."""
+        """A task prompt on channels ``offset`` to ``offset + r`` of each direction, zero elsewhere.
+
+        Args:
+          name: "contrast" or "predict".
+          offset: first channel, 0 to H - r.
+          hidden: H.
+
+        Returns:
+          (2H,), or None without task prompts.
+        """
         if not self.task:
             return None
         halves = self.tasks[name].reshape(2, self.width)
@@ -112,15 +129,28 @@ class Prompts(nn.Module):
 class PCM3(nn.Module):
     """Network of PCM³; the key encoder is the same module applied to other parameters.
 
+    `query` and `key` are the two sides of a training step, with batch statistics; apply them with
+    ``mutable=["batch_stats"]``.  `embed` and `reconstruct` are inference, with running statistics:
+
+      features = model.apply(variables, poses, method=PCM3.embed)  # (N, T, M, V, C) → (N, 2H)
+
     Attributes:
-      positives: which of `POSITIVES` take part in the contrast (Tables 7 and 8).
+      hidden: H, units of each encoder direction.
+      layers: encoder layers.
+      recurrence: as in `GRULayer`.
+      projection: D, size of an embedding.
+      decoder_hidden, decoder_layers: size of the decoder.
+      positives: which of `POSITIVES` the contrastive loss includes (Tables 7 and 8).
       masked_prediction: whether the masked view is decoded.
-      contrast_guides_decoder: whether the contrast on the predicted view reaches the decoder
-        (§3.3.2), by a second decoder pass on features without gradient.
-      domain_prompts, task_prompts: the two kinds of prompts (Table 9).
-      prompt_placement: "before_norm", the authors' program, or "after_norm".
-      remat: less memory for more time, as in `GRU`.
+      contrast_guides_decoder: whether gradients of the predicted view's contrast reach the decoder
+        (§3.3.2), through a second decoder pass on features without gradient.
+      domain_prompts, task_prompts: whether there are prompts of each kind (Table 9).
+      prompt_placement: "before_norm" (the authors' program) or "after_norm"; see `Encoder` and
+        `Decoder`.
       prompt_width: r, channels of a task prompt in each direction.
+      dtype: of the matrix products.
+      remat: as in `GRU`.
+      axis_name: as in `BatchNorm`.
     """
 
     hidden: int = 1024
@@ -163,9 +193,9 @@ class PCM3(nn.Module):
         self.prompts = Prompts(self.prompt_width, self.domain_prompts, self.task_prompts)
 
     def query(self, views: QueryViews, offsets: PromptOffsets) -> QueryOutputs:
-        """Embeds the positives and predicts the masked cells (Eq. 4, 5).
+        """Embeds the positives (Eq. 5) and predicts the masked cells (Eq. 4).
 
-        Updates the running statistics; `views` as in `QueryViews`.
+        Updates the running statistics.
         """
         masked = flatten_frames(views.target * views.visible[..., None])
         first_pass = {
@@ -183,7 +213,7 @@ class PCM3(nn.Module):
             self.decoder.record(decoder_moments)
             if "predict" in self.positives:
                 visible = flatten_frames(views.visible[..., None].repeat(3, -1))
-                # Masked cells from the decoder, visible cells as they were (§3.3.1).
+                # Masked cells as predicted, visible cells unchanged (§3.3.1).
                 completed = masked + predicted * (1 - visible)
                 predict_features, predict_moments = self._encode({"predict": completed})
                 features |= predict_features
@@ -201,22 +231,30 @@ class PCM3(nn.Module):
     def key(self, view: jax.Array, offsets: PromptOffsets) -> jax.Array:
         """Embeds the key view s' (N, T, M, V, C) as unit vectors (N, D).
 
-        To be applied with the key encoder's parameters; its prompts are those of the query.
+        Apply it with the key encoder's parameters and the query side's prompts.  Updates the
+        running statistics.
         """
         features, moments = self._encode({"intra": flatten_frames(view)})
         self.encoder.record(moments["intra"])
         return self._project(features["intra"], offsets.key)
 
     def embed(self, poses: jax.Array) -> jax.Array:
-        """Sequence features (N, 2H) for downstream tasks.
+        """Sequence features (N, 2H) of poses (N, T, M, V, C) for downstream tasks.
 
-        Running statistics, no prompts (§3.4); ``poses`` (N, T, M, V, C).
+        Running statistics, no prompts (§3.4).
         """
-        features = self.encoder.frozen(flatten_frames(poses))
+        features = self.encoder(flatten_frames(poses))
         return self.encoder.sequence_feature(features).astype(jnp.float32)
 
+    def reconstruct(self, poses: jax.Array) -> jax.Array:
+        """The decoder's prediction (N, T, M, V, C) of every frame of poses (N, T, M, V, C).
+
+        Running statistics, no prompts, as `embed`.
+        """
+        return unflatten_frames(self.decoder(self.encoder(flatten_frames(poses))))
+
     def initialize(self, views: QueryViews, offsets: PromptOffsets) -> None:
-        """Touches every parameter, for `flax.linen.Module.init`."""
+        """Uses every parameter once, for `flax.linen.Module.init`."""
         features, _ = self._encode({"intra": flatten_frames(views.intra)})
         self._project(features["intra"], offsets.intra)
         if self.masked_prediction:
@@ -225,9 +263,13 @@ class PCM3(nn.Module):
     def _encode(
         self, views: dict[str, jax.Array]
     ) -> tuple[dict[str, jax.Array], dict[str, Moments]]:
-        """Encodes {name: (N, T, 150)} in one scan: features {name: (T, N, 2H)}, moments."""
+        """Encodes {name: (N, T, 150)} in one scan.
+
+        Returns:
+          Features {name: (T, N, 2H)} and moments {name: one pass}.
+        """
         prompts = self.prompts.of_domains(views)
-        features, moments = self.encoder(jnp.stack(list(views.values())), prompts)
+        features, moments = self.encoder.forward_train(jnp.stack(list(views.values())), prompts)
         return (
             {name: features[:, i] for i, name in enumerate(views)},
             {
@@ -239,16 +281,19 @@ class PCM3(nn.Module):
     def _decode(
         self, features: jax.Array, offsets: PromptOffsets
     ) -> tuple[jax.Array, jax.Array, Moments]:
-        """Decodes (T, N, 2H) twice over: for the masked loss, and for the predicted view.
+        """Decodes features (T, N, 2H) for the masked loss and for the predicted view.
 
-        The two agree in value and differ in gradient: the contrast on the predicted view
+        The two results have equal values and different gradients: that of the predicted view
         reaches the decoder and its prompt, but not the masked view's encoder pass.
+
+        Returns:
+          Flat frames (N, T, 150) for the masked loss and for the predicted view, and the moments.
         """
         passes = [features]
         if "predict" in self.positives and self.contrast_guides_decoder:
             passes.append(lax.stop_gradient(features))
         prompt = self.prompts.of_task("predict", offsets.decoder, self.hidden)
-        frames, moments = self.decoder(jnp.stack(passes, axis=1), prompt)
+        frames, moments = self.decoder.forward_train(jnp.stack(passes, axis=1), prompt)
         predicted = frames[1] if len(passes) == 2 else lax.stop_gradient(frames[0])
         return frames[0], predicted, moments
 

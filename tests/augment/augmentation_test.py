@@ -1,4 +1,4 @@
-"""Crops, shear and jittering: the arithmetic against the restatement, the draws by counting.
+"""Crops, shear and jittering: values against the restatement, draws by their frequencies.
 
 The draws' keys are fixed, so the counts are the same in every run; bounds are five standard
 deviations of what a right sampler gives.
@@ -23,7 +23,7 @@ crop_resize = jax.jit(augmentation.crop_resize, static_argnums=3)
 
 
 def within(count, trials, chance):
-    """Whether a count is what `trials` with that chance give, to five standard deviations."""
+    """Whether a count is within five standard deviations of its binomial mean."""
     return abs(count - trials * chance) <= 5 * np.sqrt(trials * chance * (1 - chance))
 
 
@@ -32,7 +32,7 @@ def within(count, trials, chance):
 def test_crop_resize(start, length):
     made = crop_resize(jnp.asarray(SEQUENCE), start, length, 64)
     expected = restatement.crop_resize(SEQUENCE, start, length)
-    # Positions of up to 300 frames carry 2e-5 of a frame, between frames some 3 apart.
+    # Float32 positions up to 300 are exact to 2e-5 frames; frames differ by about 3.
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-4)
 
 
@@ -43,18 +43,18 @@ def test_crop_resize_to_other_sizes(size):
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-4)
 
 
-def test_crop_resize_sees_nothing_outside_the_crop():
+def test_crop_resize_reads_only_the_crop():
     outside = SEQUENCE.copy()
     outside[:20] = outside[90:] = np.nan
     made = crop_resize(jnp.asarray(outside), 20, 70, 64)
     assert np.isfinite(made).all()
 
 
-def test_a_missing_second_person_is_zeros():
+def test_crop_resize_appends_a_second_person_of_zeros():
     made = crop_resize(jnp.asarray(SEQUENCE[:, :1]), 0, 90, 64)
     both = crop_resize(jnp.asarray(SEQUENCE), 0, 90, 64)
     assert made.shape == (64, 2, 25, 3)
-    # Compiled for other shapes, the same sums may round differently.
+    # Programs of different shapes may round the same sums differently.
     np.testing.assert_allclose(made[:, 0], both[:, 0], rtol=0, atol=1e-6)
     assert not made[:, 1].any()
 
@@ -67,7 +67,7 @@ def test_central_crop_of_every_length():
         np.testing.assert_array_equal(np.stack([start, crop], 1), expected)
 
 
-def test_random_crops_of_every_length_lie_inside():
+def test_random_crops_lie_inside_sequences_of_every_length():
     lengths = np.repeat(np.arange(2, 301), 40)
     keys = jax.random.split(jax.random.key(0), len(lengths))
     start, crop = jax.jit(jax.vmap(lambda k, n: augmentation.random_crop(k, n, (0.1, 1.0), 64)))(
@@ -79,12 +79,12 @@ def test_random_crops_of_every_length_lie_inside():
     # A sequence below the minimum is taken whole.
     short = lengths <= 64
     np.testing.assert_array_equal(crop[short], lengths[short])
-    # Both ends are reached, where there is more than one place.
+    # Crops reach both ends of sequences longer than them.
     shorter = crop < lengths
     assert (start[shorter] == 0).any() and (start + crop == lengths)[shorter].any()
 
 
-def test_random_crop_is_as_the_program_draws_it():
+def test_random_crop_has_the_programs_distribution():
     count = 20000
     keys = jax.random.split(jax.random.key(1), count)
     start, crop = jax.jit(jax.vmap(lambda k: augmentation.random_crop(k, 100, (0.1, 1.0), 64)))(
@@ -96,7 +96,7 @@ def test_random_crop_is_as_the_program_draws_it():
     for length in range(65, 100):
         assert within((crop == length).sum(), count, 0.01 / 0.9)
     assert crop.max() == 99
-    # All 37 places of a 64-frame crop, equally often.
+    # All 37 starts of a 64-frame crop are equally frequent.
     places = np.bincount(start[crop == 64])
     assert len(places) == 37
     assert all(within(n, (crop == 64).sum(), 1 / 37) for n in places)
@@ -125,7 +125,7 @@ def test_shear_and_jitter():
         ),
     ):
         np.testing.assert_allclose(made, expected, rtol=0, atol=TOLERANCE)
-    # Joints that are not chosen keep every bit.
+    # Joints that are not chosen are bitwise unchanged.
     jittered = augmentation.jitter(poses, joints, matrix)
     np.testing.assert_array_equal(jittered[..., ~joints, :], poses[..., ~joints, :])
 
@@ -144,20 +144,20 @@ def test_random_shear_has_ones_on_the_diagonal():
     assert np.abs(correlations).max() < 5 / np.sqrt(4000)
 
 
-def test_random_jitter_draws_fifteen_joints_and_zeros_half_the_time():
+def test_random_jitter_draws_fifteen_joints_and_a_zero_matrix_half_the_time():
     count = 4000
     keys = jax.random.split(jax.random.key(4), count)
     joints, matrices = jax.jit(jax.vmap(lambda k: augmentation.random_jitter(k, 15, 0.7)))(keys)
     joints, matrices = np.asarray(joints), np.asarray(matrices)
     assert joints.dtype == bool and (joints.sum(1) == 15).all()
     assert all(within(n, count, 15 / 25) for n in joints.sum(0))
-    # Pairs as often as without replacement: 15 · 14 / (25 · 24).
+    # Pairs are as frequent as without replacement: 15 · 14 / (25 · 24).
     assert within((joints[:, 2] & joints[:, 17]).sum(), count, 0.35)
     zero = ~matrices.any((1, 2))
     assert within(zero.sum(), count, 0.5)
     drawn = matrices[~zero]
     assert np.abs(drawn).max() <= 0.7
-    # Diagonal and all: U(-0.7, 0.7).
+    # U(-0.7, 0.7) in every entry, the diagonal included.
     np.testing.assert_allclose(drawn.std(0), 0.7 / np.sqrt(3), rtol=0.06)
     assert np.abs(drawn.mean(0)).max() < 5 * 0.41 / np.sqrt(len(drawn))
 

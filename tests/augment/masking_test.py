@@ -1,4 +1,4 @@
-"""Which joints masks hide, by counting."""
+"""Which joints are masked, by their frequencies."""
 
 import functools
 import itertools
@@ -32,14 +32,14 @@ def test_ratios_are_rounded_down_to_whole_units():
 
 
 @pytest.mark.parametrize("ratio", [0.2, 0.6, 0.8])
-@pytest.mark.parametrize("strategy", masking.STRATEGIES)
-def test_every_clip_hides_the_ratios_units(strategy, ratio):
+@pytest.mark.parametrize("strategy", masking.MASK_UNITS)
+def test_every_clip_hides_the_configured_share(strategy, ratio):
     units = masking.masked_units(strategy, ratio)
     visible = draw(strategy, ratio)
     assert visible.shape == (500, 64, 2, 25)
     assert set(np.unique(visible)) == {0, 1}
     first = visible[:, :, 0].reshape(500, 8, 8, 25)
-    # One draw a clip.
+    # One draw per clip.
     np.testing.assert_array_equal(first, np.broadcast_to(first[:, :, :1], first.shape))
     hidden = first[:, :, 0] == 0
     if strategy == "random":
@@ -47,12 +47,12 @@ def test_every_clip_hides_the_ratios_units(strategy, ratio):
         return
     sizes = part_membership().sum(1)
     touched = hidden @ part_membership().T.astype(int)
-    # A part is hidden whole or not at all.
+    # A part is hidden completely or not at all.
     assert ((touched == 0) | (touched == sizes)).all()
     assert ((touched > 0).sum(-1) == units).all()
 
 
-@pytest.mark.parametrize("strategy", masking.STRATEGIES)
+@pytest.mark.parametrize("strategy", masking.MASK_UNITS)
 def test_the_second_person_is_never_masked(strategy):
     visible = draw(strategy, 0.8)
     assert (visible[:, :, 1] == 1).all()
@@ -61,11 +61,11 @@ def test_the_second_person_is_never_masked(strategy):
 
 def test_clips_draw_every_set_of_parts_equally_often():
     visible = draw("topology", 0.6)
-    # One joint stands for its part.
+    # One joint of each part.
     hidden = visible[:, ::8, 0][..., [0, 8, 4, 16, 12]] == 0
     counts = [(hidden[..., list(s)].all(-1)).sum() for s in itertools.combinations(range(5), 3)]
     assert sum(counts) == 4000
-    # Ten sets with chance 1/10: standard deviation 19.
+    # Ten sets with probability 1/10: standard deviation 19.
     assert min(counts) > 400 - 95 and max(counts) < 400 + 95
     # Neighbouring clips agree one time in ten.
     same = (hidden[:, 1:] == hidden[:, :-1]).all(-1).mean()
@@ -74,13 +74,13 @@ def test_clips_draw_every_set_of_parts_equally_often():
 
 def test_clips_draw_joints_independently():
     hidden = draw("random", 0.6)[:, ::8, 0] == 0
-    # 4000 draws with chance 0.6: standard deviation 0.0077.
+    # 4000 draws with probability 0.6: standard deviation 0.0077.
     np.testing.assert_allclose(hidden.mean((0, 1)), 0.6, rtol=0, atol=0.039)
     assert not (hidden[:, 1:] == hidden[:, :-1]).all(-1).any()
 
 
 @pytest.mark.parametrize(("frames", "clip"), [(16, 4), (6, 1)])
-def test_other_lengths(frames, clip):
+def test_other_sequence_and_clip_lengths(frames, clip):
     visible = draw("topology", 0.4, 1, frames, clip)[0, :, 0]
     chosen = []
     for frame in visible[::clip]:

@@ -44,7 +44,7 @@ def both(views, partner, draw, parts, blocks, first, share, block_frames=4):
     shift=st.integers(1, 2),
     seed=st.integers(0, 9),
 )
-def test_mix_is_the_restatements(method, parts, blocks, place, share, shift, seed):
+def test_mix_matches_the_restatement(method, parts, blocks, place, share, shift, seed):
     first = int(place * (16 - blocks + 1))
     parts, partner = sorted(parts), (np.arange(3) + shift) % 3
     draw = make_draw(method, parts, first, blocks, share)
@@ -57,7 +57,7 @@ def test_mix_is_the_restatements(method, parts, blocks, place, share, shift, see
 
 @pytest.mark.parametrize("blocks", range(7, 12))
 def test_resizemix_of_every_length(blocks):
-    """From 9 blocks on the partner's 2·4·Ct frames would exceed the 64 that there are."""
+    """From 9 blocks on, the partner's first 2·4·Ct frames would exceed its 64 frames."""
     views, partner, last = poses(1), np.array([1, 2, 0]), 16 - blocks
     draw = make_draw(mixing.RESIZEMIX, (2, 4), last, blocks)
     ours, stated = both(views, partner, draw, (2, 4), blocks, last, 0.0)
@@ -70,7 +70,7 @@ def test_resizemix_of_every_length(blocks):
 
 @pytest.mark.parametrize(("frames", "blocks"), [(16, 3), (16, 4), (8, 1), (40, 6), (100, 25)])
 @pytest.mark.parametrize("method", METHODS[:2])
-def test_other_lengths_of_sequences(method, frames, blocks):
+def test_other_sequence_lengths(method, frames, blocks):
     views, partner = poses(2, frames=frames), np.array([2, 0, 1])
     first = frames // 4 - blocks
     draw = make_draw(method, (0, 3), first, blocks)
@@ -79,7 +79,7 @@ def test_other_lengths_of_sequences(method, frames, blocks):
     assert ours[1] == pytest.approx(stated[1], abs=1e-6)
 
 
-def test_other_sizes_of_blocks():
+def test_other_block_sizes():
     views = poses(3, frames=30)
     draw = make_draw(mixing.CUTMIX, (4,), first_block=2, blocks=1)
     mixed, share = jitted_mix(jnp.asarray(views), jnp.asarray(views[::-1]), draw, 10)
@@ -99,11 +99,11 @@ def draws(count=6000, frames=64, block=4, parts=(2, 3), blocks=(7, 11)) -> mixin
 
 
 def within(count, trials, chance):
-    """Five standard deviations; the keys are fixed, so the count never changes."""
+    """Whether a count is within five standard deviations of its mean; the keys are fixed."""
     return abs(count - trials * chance) <= 5 * np.sqrt(trials * chance * (1 - chance))
 
 
-def test_methods_come_up_in_half_a_quarter_and_a_quarter_of_the_draws():
+def test_methods_are_drawn_with_probability_half_quarter_quarter():
     counts = np.bincount(draws().method, minlength=3)
     for method, chance in zip(METHODS, (0.5, 0.25, 0.25), strict=True):
         assert within(counts[method], 6000, chance)

@@ -1,4 +1,4 @@
-"""Occlusion: what is hidden, how much of it, and that draws are independent."""
+"""Occlusion: which joints and frames are hidden, and how many."""
 
 import functools
 
@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from pcm3_jax.augment.occlusion import visibility
 from pcm3_jax.data.skeleton import BODY_PARTS
+from pcm3_jax.settings import Occlusion
 
 FRAMES = 20
 
 
 def draws(kind, ratio=(0.3, 0.7), count=300):
-    """(count, T, V) masks."""
-    occlusion = ConfigDict({"kind": kind, "ratio": ratio})
+    """(count, T, V), 1 where visible."""
+    occlusion = Occlusion(kind=kind, ratio=ratio)
     draw = functools.partial(visibility, frames=FRAMES, occlusion=occlusion)
     return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), count)))
 
@@ -55,5 +55,5 @@ def test_temporal_hides_one_block_of_frames():
 
 
 @pytest.mark.parametrize("kind", ["spatial", "temporal"])
-def test_a_share_of_one_hides_everything(kind):
+def test_ratio_one_hides_everything(kind):
     assert jnp.sum(draws(kind, ratio=(1.0, 1.0), count=2)) == 0

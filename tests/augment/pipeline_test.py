@@ -1,4 +1,4 @@
-"""Whole views: the same for every way of sharing out a batch, and made in the right order."""
+"""The views of a step: independent of the sharding of the batch, and composed in order."""
 
 import functools
 
@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from pcm3_jax.augment import pipeline
-from pcm3_jax.augment.pipeline import Batch, Clips
-from pcm3_jax.config import default_config
 from pcm3_jax.data import skeleton
+from pcm3_jax.data.batch import Batch, Clips
+from pcm3_jax.settings import Occlusion
+from pcm3_jax.settings import Views as ViewSettings
 
 rng = np.random.default_rng(0)
 LENGTHS = np.array([16, 40, 23, 9, 31, 70])
@@ -24,18 +24,18 @@ PARTNER = (np.arange(6) + 2) % 6
 TOLERANCE = 1e-5
 
 
-def views_config(**changes) -> ConfigDict:
-    config = default_config().views
+def views_config(**changes) -> ViewSettings:
+    config = ViewSettings()
     config.frames = 16
     config.min_crop_frames = 16
     config.mask_clip_frames = 4
     config.mix_blocks = (1, 3)
-    config.update(changes)
+    config.update(**changes)
     return config
 
 
 def batch_of(positions, partner=PARTNER) -> Batch:
-    """The share of the six sequences that lie at some positions of the global batch."""
+    """The share of a global batch of six sequences at the given positions."""
     partner = partner[positions]
     return Batch(
         clips=Clips(STARTS[positions], LENGTHS[positions]),
@@ -55,9 +55,9 @@ def drawer(stream: str = "joint"):
 WHOLE = batch_of(np.arange(6))
 
 
-def test_views_do_not_depend_on_how_the_batch_is_shared_out():
+def test_views_do_not_depend_on_the_sharding_of_the_batch():
     whole = drawer()(0, WHOLE)
-    # Every row in another place and other company; each share twice, to fill the batch.
+    # Every row at another index and beside other rows; each share twice, to fill the batch.
     for positions in ([0, 1, 2, 0, 1, 2], [5, 3, 4, 3, 4, 5]):
         share = drawer()(0, batch_of(np.array(positions)))
         for name in ("intra", "target", "inter"):
@@ -75,7 +75,7 @@ def test_views_are_a_function_of_key_and_position():
     other = drawer()(2, WHOLE)
     for name in ("intra", "target", "visible"):
         assert (getattr(first.query, name) != getattr(other.query, name)).any()
-    # The same sequence at every position: each position has draws of its own.
+    # The same sequence at every position: each position has its own draws.
     zeros = np.zeros(6, int)
     same = Batch(
         Clips(STARTS[zeros], LENGTHS[zeros]), Clips(STARTS[zeros], LENGTHS[zeros]),
@@ -84,13 +84,13 @@ def test_views_are_a_function_of_key_and_position():
     views = drawer()(1, same)
     for view in (views.query.intra, views.query.target, views.key):
         assert len({row.tobytes() for row in view}) == 6
-    # The three views of one sequence are three draws.
+    # The three views of a sequence are drawn independently.
     assert (views.query.intra != views.key).any((1, 2, 3, 4)).all()
     assert (views.query.intra != views.query.target).any((1, 2, 3, 4)).all()
 
 
-def test_the_partners_view_is_its_owners():
-    """Every mixed coordinate is its own sequence's or the partner's, as drawn by its owner."""
+def test_a_partners_view_is_drawn_as_on_its_own_device():
+    """Every mixed coordinate equals one of the sequence's or of the partner's query view."""
     kinds = set()
     for seed in range(12):
         views = drawer()(seed, WHOLE)
@@ -105,14 +105,14 @@ def test_the_partners_view_is_its_owners():
             distance = np.abs(partner[i, :, :, joint] - pasted).max((1, 2))
             assert distance.min() <= TOLERANCE
             kinds.add("cutmix" if distance.argmin() == frame else "resizemix")
-        # λ is the share of (block, joint) cells; noise never agrees by chance.
+        # λ is the share of (block, joint) cells; random coordinates never coincide.
         assert share == pytest.approx(moved.mean((1, 2)).max(), abs=1e-6)
     assert kinds == {"cutmix", "resizemix", "mixup"}
 
 
 @functools.cache
 def many_spatial_changes():
-    """(frames, views) of 402 times the sequence that is exactly as long as a view."""
+    """(frames, views) of 402 draws of the sequence whose length is that of a view."""
     zeros = np.zeros(6, int)
     clips = Clips(STARTS[zeros], LENGTHS[zeros])
     batch = Batch(clips, clips, np.arange(6), PARTNER)
@@ -126,7 +126,7 @@ def many_spatial_changes():
 
 
 def fitted_matrices(frames, views):
-    """The linear map (3, 3) of coordinates that explains each view best, and its error."""
+    """Least-squares linear map (3, 3) from frames to each view, and its largest error."""
     source = frames.reshape(-1, 3)
     matrices = np.stack(
         [np.linalg.lstsq(source, view.reshape(-1, 3), rcond=None)[0].T for view in views]
@@ -138,7 +138,7 @@ def fitted_matrices(frames, views):
 def test_the_target_is_always_sheared_and_never_jittered():
     frames, views = many_spatial_changes()
     matrices, errors = fitted_matrices(frames, views["target"])
-    # One matrix explains all joints.
+    # One matrix fits all joints.
     assert errors.max() < 1e-5
     np.testing.assert_allclose(np.einsum("nii->ni", matrices), 1, rtol=0, atol=1e-5)
     assert np.abs(matrices).max() < 1 + 1e-5
@@ -152,14 +152,14 @@ def test_query_and_key_are_sheared_or_jittered_half_the_time(which):
     matrices, errors = fitted_matrices(frames, view)
     sheared = errors < 1e-5
     np.testing.assert_allclose(np.einsum("nii->ni", matrices[sheared]), 1, rtol=0, atol=1e-5)
-    # 402 draws with chance ½: standard deviation 10.
+    # 402 draws with probability ½: standard deviation 10.
     assert abs(sheared.sum() - 201) < 50
     untouched = (view == frames).all((1, 2, 4))  # (N, V)
     assert (untouched[~sheared].sum(1) == 10).all()
     zeroed = (view == 0).all((1, 2, 4)).sum(1)
     assert set(zeroed[sheared]) == {0}
     assert set(zeroed[~sheared]) == {0, 15}
-    # Some 200 draws with chance ½: standard deviation 7.
+    # Some 200 draws with probability ½: standard deviation 7.
     assert abs((zeroed == 15).sum() - (~sheared).sum() / 2) < 36
 
 
@@ -174,7 +174,7 @@ def test_streams_are_computed_after_augmentation():
     np.testing.assert_array_equal(made.query.visible, joint.query.visible)
 
 
-def test_offsets_cover_exactly_the_channels_that_fit():
+def test_offsets_are_uniform_over_the_channels_that_fit():
     keys = jax.random.split(jax.random.key(0), 3000)
     offsets = jax.jit(jax.vmap(lambda k: pipeline.draw_offsets(k, hidden=10, width=4)))(keys)
     drawn = np.stack(jax.tree.leaves(offsets))
@@ -183,7 +183,7 @@ def test_offsets_cover_exactly_the_channels_that_fit():
         counts = np.bincount(place)
         # 0 … 10 - 4 - 1, each 500 times with a standard deviation of 20.
         assert len(counts) == 6 and np.abs(counts - 500).max() < 102
-    # Six draws of their own: none follows another.
+    # The six draws are independent.
     correlations = np.corrcoef(drawn)[~np.eye(6, dtype=bool)]
     assert np.abs(correlations).max() < 5 / np.sqrt(3000)
 
@@ -193,21 +193,21 @@ def test_central_view(stream):
     config = views_config(stream=stream, eval_crop_ratio=0.9)
     views = jax.jit(lambda f: pipeline.central_view(f, WHOLE.clips, config))(jnp.asarray(FRAMES))
     assert views.shape == (6, 16, 2, 25, 3)
-    # Five of 100 frames would go at each end; of 70, floor(3.5).
+    # A margin of 5 % at each end: of 70 frames floor(3.5).
     expected = pipeline.augmentation.crop_resize(jnp.asarray(FRAMES), STARTS[5] + 3, 64, 16)
     expected = skeleton.STREAMS[stream](expected)
     np.testing.assert_allclose(views[5], expected, rtol=0, atol=TOLERANCE)
 
 
-def test_random_view_is_cropped_and_nothing_else():
+def test_random_view_is_only_cropped():
     config = views_config(eval_train_crop_ratio=(0.5, 1.0))
-    # A ramp in time shows where a crop lies: shear or jittering would break it.
+    # A ramp in time shows where a crop lies, and that no coordinate is sheared or jittered.
     ramp = np.broadcast_to(np.arange(70.0)[:, None, None, None], (70, 2, 25, 3))
     ramp = jnp.asarray(ramp, jnp.float32)
     count = 200
     clips = Clips(np.zeros(count, int), np.full(count, 70))
 
-    nothing = ConfigDict({"kind": "none", "ratio": (0.3, 0.7)})
+    nothing = Occlusion()
 
     @jax.jit
     def random_view(key, position):
@@ -225,7 +225,7 @@ def test_random_view_is_cropped_and_nothing_else():
     assert lengths.min() < 40 and lengths.max() > 65
     assert line.min() >= 0 and line.max() <= 69
     assert len({row.tobytes() for row in line}) > count / 2
-    # By position, not by row.
+    # Draws depend on the position, not on the row.
     turned = draw(0, np.arange(count)[::-1])
     np.testing.assert_array_equal(turned[::-1], views)
     assert (draw(1, np.arange(count)) != views).any()
@@ -237,7 +237,7 @@ def test_occlusion_comes_before_the_stream(stream):
     position = np.arange(len(WHOLE.clips.start))
 
     def view(kind):
-        occlusion = ConfigDict({"kind": kind, "ratio": (0.3, 0.7)})
+        occlusion = Occlusion(kind=kind)
         return np.asarray(
             jax.jit(
                 lambda key: pipeline.occluded_view(
@@ -249,23 +249,23 @@ def test_occlusion_comes_before_the_stream(stream):
     clean = jax.jit(lambda f: pipeline.central_view(f, WHOLE.clips, config))(jnp.asarray(FRAMES))
     np.testing.assert_allclose(view("none"), clean, rtol=0, atol=TOLERANCE)
     hidden = (view("temporal") == 0).all((2, 3, 4))
-    # A block of 5 to 11 of 16 frames; of motion, whose last frame is always zero, one less.
+    # A block of 5 to 11 of 16 frames; one less for motion, whose last frame is always zero.
     assert (hidden.sum(1) >= 4).all() and (hidden.sum(1) <= 12).all()
 
 
-def test_no_view_has_a_bone_to_a_missing_joint():
-    """A hand that the data set lacks, and a foot that is lost in every second frame."""
+def test_bones_to_missing_joints_are_zero_in_every_view():
+    """A hand missing in the whole data set, and a foot missing in every second frame."""
     frames = FRAMES.copy()
     frames[:, :, 7] = 0
     frames[::2, 0, 15] = 0
     config = views_config(stream="bone")
     draw = jax.jit(lambda key: pipeline.draw_views(key, jnp.asarray(frames), WHOLE, config))
     views = jax.device_get(draw(jax.random.key(0)))
-    gone = [7, 22]  # a thumb hangs on the hand
+    gone = [7, 22]  # joint 7, the hand, is the parent of 22, the thumb
     for view in (views.query.intra, views.query.target, views.key):
         zero = (view == 0).all(axis=-1)
         assert zero[..., gone].all()
-        # At least every second frame; of crops that are stretched, those between as well.
+        # At least every second frame; in stretched crops also interpolated ones.
         assert zero[:, :, 0, 15].mean() > 0.45 and not zero[:, :, 1, 15].all()
     # Without jittering nothing else is zero; joint 20 is its own parent.
     rest = np.setdiff1d(np.arange(25), [*gone, 15, 20])

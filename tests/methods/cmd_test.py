@@ -1,4 +1,4 @@
-"""CMD: its loss restated, its queues aligned, and its runs up to linear evaluation."""
+"""CMD: its loss, its queues, and runs up to linear evaluation."""
 
 import functools
 import json
@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 import pcm3_jax
-from pcm3_jax.augment.pipeline import Batch, Clips
 from pcm3_jax.config import default_config, validate
+from pcm3_jax.data.batch import Batch, Clips
 from pcm3_jax.data.skeleton import STREAM_ORDER, STREAMS, select_stream
 from pcm3_jax.errors import UserError
 from pcm3_jax.methods import cmd
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets
-from pcm3_jax.tasks import frozen, inputs
+from pcm3_jax.tasks.common import encoder_variables
+from pcm3_jax.tasks.knn import Retrieval
+from pcm3_jax.tasks.linear_probe import LinearProbe
 from tests import restatement
 from tests.running import last_state, metrics
 from tests.runtime.parallel_test import assert_close_runs
@@ -28,7 +30,7 @@ NEIGHBOURS = 7  # of the small configuration's 11 keys
 
 @pytest.fixture
 def cmd_config(small_config):
-    small_config.task = "cmd"
+    small_config.method.name = "cmd"
     small_config.cmd.update(neighbours=NEIGHBOURS, weight=0.5)
     return small_config
 
@@ -36,13 +38,13 @@ def cmd_config(small_config):
 @pytest.fixture
 def start(cmd_config):
     """(update, the state before the first step, two views)."""
-    model, optimizer = cmd.branch_model(cmd_config), build_optimizer(cmd_config, 10)
+    model, optimizer = cmd.branch_model(cmd_config), build_optimizer(cmd_config.optimizer, 10)
     state = jax.jit(lambda: cmd.create_state(model, optimizer, cmd_config))()
     update = functools.partial(cmd.update, model=model, optimizer=optimizer, config=cmd_config)
     views = np.random.default_rng(0).normal(size=(2, 4, 16, 2, 25, 3)).astype(np.float32)
 
     def update_on(state, *views):
-        return update(state, *(cmd.every_stream(v, np.zeros(v.shape[:-1], bool)) for v in views))
+        return update(state, *(cmd.every_stream(v, np.ones(v.shape[:-1], bool)) for v in views))
 
     return jax.jit(update_on), state, views
 
@@ -75,7 +77,7 @@ def restated_loss(z, keys, queue, weight: float) -> tuple[list[float], float, fl
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_the_loss_is_the_restated_one(cmd_config, weight):
+def test_loss_matches_the_restatement(cmd_config, weight):
     cmd_config.cmd.weight = weight
     z, keys, queue = random_embeddings()
     nce, distillation, total = restated_loss(z, keys, queue, weight)
@@ -87,15 +89,15 @@ def test_the_loss_is_the_restated_one(cmd_config, weight):
     assert loss == terms["loss"] == pytest.approx(total, rel=1e-5)
 
 
-def test_a_student_that_agrees_with_its_teachers_learns_nothing():
-    """And one with as many neighbours as keys is taught by all of them."""
+def test_distillation_is_zero_where_student_and_teacher_agree():
+    """With as many neighbours as keys, the whole queue counts."""
     taught = jnp.float32(np.random.default_rng(0).uniform(-1, 1, (1, 4, 11))).repeat(3, axis=0)
     # At equal temperatures; up to rounding of a sum of zeros.
     assert abs(cmd.mutual_distillation(taught, taught, 11, 0.1, 0.1)) < 1e-6
     assert cmd.mutual_distillation(taught, -taught, 11, 0.1, 0.1) > 1
 
 
-def test_branches_start_apart(start):
+def test_branches_are_initialised_differently(start):
     _, state, _ = start
     assert jax.tree.leaves(state.key_params)[0].shape[0] == 3
     for leaf in (state.queue, state.params["projector"]["outer"]["kernel"]):
@@ -104,7 +106,7 @@ def test_branches_start_apart(start):
     assert state.params.keys() == {"encoder", "projector"}
 
 
-def test_a_step_moves_every_branch(start):
+def test_a_step_updates_every_branch(start):
     update, state, views = start
     after, terms = update(state, *views)
     assert terms.keys() == {*(f"nce_{s}" for s in STREAM_ORDER), "distillation", "loss",
@@ -118,8 +120,8 @@ def test_a_step_moves_every_branch(start):
         assert all(jax.tree.leaves(moved))
 
 
-def test_the_queues_hold_the_same_samples_at_the_same_positions(start, cmd_config):
-    """Every branch's keys, encoded one branch at a time, lie where the pointer was."""
+def test_queues_hold_the_same_samples_at_the_same_positions(start, cmd_config):
+    """Each branch's keys are enqueued at the pointer, and match that branch encoded alone."""
     update, state, views = start
     model = cmd.branch_model(cmd_config)
     offsets = PromptOffsets(*[0] * 6)
@@ -146,11 +148,11 @@ def test_the_queues_hold_the_same_samples_at_the_same_positions(start, cmd_confi
         state, views = after, views[:, ::-1]
 
 
-def test_a_step_draws_poses_whatever_stream_is_configured(cmd_config, monkeypatch):
+def test_a_step_ignores_the_configured_stream(cmd_config, monkeypatch):
     clips = Clips(np.array([0, 30, 60, 90]), np.full(4, 30))
     batch = Batch(clips, clips, np.arange(4), np.arange(4))
     frames = np.random.default_rng(0).normal(size=(120, 2, 25, 3)).astype(np.float32)
-    # In place of the update, what it is given.
+    # Returns the arguments of the update instead of updating.
     monkeypatch.setattr(cmd, "update", lambda _, query, key, **__: (query, key))
     state = types.SimpleNamespace(step=0)
 
@@ -169,12 +171,12 @@ def test_more_neighbours_than_keys_are_refused():
     config = default_config()
     config.method.queue_size = 100
     validate(config)
-    config.task = "cmd"
+    config.method.name = "cmd"
     with pytest.raises(UserError, match=r"neighbours is 8192, .* at most .*queue_size, .* is 100"):
         validate(config)
 
 
-RUN = ("--config.task=cmd", "--config.cmd.neighbours=32", "--config.optimizer.epochs=2")
+RUN = ("--config.method.name=cmd", "--config.cmd.neighbours=32", "--config.optimizer.epochs=2")
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +187,7 @@ def cmd_run(program, tmp_path_factory):
     return workdir
 
 
-def test_two_devices_train_as_one(program, cmd_run, tmp_path):
+def test_two_devices_match_one(program, cmd_run, tmp_path):
     code, _, err = program.run(tmp_path, *RUN, devices=2)
     assert (code, err) == (0, "")
     assert_close_runs(cmd_run, tmp_path)
@@ -193,38 +195,38 @@ def test_two_devices_train_as_one(program, cmd_run, tmp_path):
 
 
 @pytest.mark.parametrize("stream", STREAM_ORDER)
-def test_every_branch_is_evaluated(cmd_run, run_config, tmp_path, stream):
+def test_every_branch_can_be_evaluated(cmd_run, run_config, tmp_path, stream):
     run_config.encoder = str(cmd_run)
     run_config.views.stream = stream
-    results = frozen.linear_eval(run_config, tmp_path)
+    results = LinearProbe().run(run_config, tmp_path)
     assert 0 < results["top1"] <= results["top5"] <= 1
-    knn = frozen.retrieval(run_config, tmp_path)["knn_accuracy"]
+    knn = Retrieval().run(run_config, tmp_path)["knn_accuracy"]
     assert 0 < knn <= 1
     if stream == "joint":
-        # The branch that pretraining was configured to evaluate.
+        # The branch that the pretraining run evaluated.
         last = json.loads((cmd_run / "results.json").read_text())
-        assert last == {"task": "cmd", "steps": 8, "knn_accuracy": knn}
+        assert last == {"task": "pretrain", "steps": 8, "knn_accuracy": knn}
 
 
-def test_the_encoder_loaded_is_the_streams(cmd_run, run_config):
+def test_the_configured_streams_encoder_is_loaded(cmd_run, run_config):
     saved = last_state(cmd_run)
     kernel = saved["['params']['encoder']['gru']['layer_0']['input_kernel']"]
     mean = saved["['batch_stats']['encoder']['input_norm']['mean']"]
     run_config.encoder = str(cmd_run)
     for index, stream in enumerate(STREAM_ORDER):
         run_config.views.stream = stream
-        loaded = inputs.encoder_variables(run_config)
+        loaded = encoder_variables(run_config)
         encoder, stats = loaded["params"]["encoder"], loaded["batch_stats"]["encoder"]
         np.testing.assert_array_equal(encoder["gru"]["layer_0"]["input_kernel"], kernel[index])
         np.testing.assert_array_equal(stats["input_norm"]["mean"], mean[index])
 
 
-def test_a_run_is_a_model_for_use(cmd_run):
+def test_a_run_loads_as_a_model(cmd_run):
     model = pcm3_jax.load(cmd_run)
     poses = np.random.default_rng(0).normal(size=(2, 20, 2, 25, 3))
     embeddings = model.embed(poses)
     assert embeddings.shape == (2, 2 * model.config.model.hidden)
     assert np.isfinite(embeddings).all() and np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
-    # CMD predicts nothing.
+    # CMD has no decoder.
     with pytest.raises(UserError, match="decoder"):
         model.reconstruct(poses, np.ones((2, 20, 2, 25), bool))

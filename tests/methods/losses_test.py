@@ -17,7 +17,7 @@ info_nce, similarity_kl, masked_mse = map(
     jax.jit, (losses.info_nce, losses.similarity_kl, losses.masked_mse)
 )
 
-# Few sizes: each set of them compiles anew.
+# Few sizes, because each combination compiles.
 rows_of = st.sampled_from([1, 4])
 queues = st.sampled_from([1, 9])
 temperatures = st.sampled_from([0.05, 0.07, 0.1, 1.0])
@@ -36,7 +36,7 @@ def test_info_nce(rows, queued, temperature, seed):
     similarity = jnp.asarray(z @ queue.T, jnp.float32)
     positive = jnp.asarray((z * k).sum(1), jnp.float32)
     loss = info_nce(similarity, positive, temperature)
-    # Of the loss itself however small it is: nothing may cancel where the positive dominates.
+    # Relative to the loss even where it is tiny: nothing cancels where the positive dominates.
     assert loss == pytest.approx(expected, rel=TOLERANCE, abs=1e-20)
 
 
@@ -55,7 +55,7 @@ def test_similarity_kl(rows, queued, temperature, seed):
     assert kl == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE)
 
 
-def test_similarity_kl_is_zero_between_equals():
+def test_similarity_kl_of_equal_similarities_is_zero():
     similarity = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8)), jnp.float32)
     assert similarity_kl(similarity, similarity, 0.1, 0.1) == pytest.approx(0, abs=1e-6)
     assert similarity_kl(similarity, -similarity, 0.1, 0.1) > 1
@@ -74,7 +74,7 @@ def test_masked_mse(rows, frames, share, seed):
     assert loss == pytest.approx(expected, rel=TOLERANCE)
 
 
-def test_masked_mse_does_not_see_what_is_visible():
+def test_masked_mse_ignores_visible_joints():
     target, visible = jnp.zeros((2, 4, 2, 25, 3)), jnp.ones((4, 2, 25)).at[1, 0, 3].set(0)
     prediction = jnp.full(target.shape, 100.0).at[:, 1, 0, 3].set(2.0)
     assert masked_mse(target, prediction, visible) == 4

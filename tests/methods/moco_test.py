@@ -12,7 +12,7 @@ from tests import restatement
 push = jax.jit(moco.push)
 
 
-# Each set of sizes compiles anew.
+# Few examples, because each combination of sizes compiles.
 @settings(max_examples=8)
 @given(
     size=st.integers(1, 12),
@@ -34,14 +34,14 @@ def test_push_is_first_in_first_out_for_any_sizes(size, pointer, batches):
         assert our_pointer.dtype == jnp.int32
 
 
-def test_a_batch_larger_than_the_queue_leaves_its_last_keys():
+def test_a_batch_larger_than_the_queue_keeps_its_last_keys():
     queue, pointer = moco.push(jnp.zeros((3, 1)), jnp.int32(1), jnp.arange(1.0, 8)[:, None])
     assert sorted(queue[:, 0].tolist()) == [5, 6, 7]
-    # The oldest of them is the next to go.
+    # The pointer is at the oldest of them.
     assert queue[pointer, 0] == 5
 
 
-def test_key_parameters_move_a_thousandth_of_the_way():
+def test_key_parameters_are_a_moving_average():
     rng = np.random.default_rng(0)
     key, query = (
         {"a": rng.normal(size=3).astype(np.float32), "b": {"c": np.float32(rng.normal())}}

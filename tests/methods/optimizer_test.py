@@ -7,25 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
-from pcm3_jax.config import default_config
+from pcm3_jax.config import Config, default_config
 from pcm3_jax.methods.optimizer import (
     build_optimizer,
     learning_rate_schedule,
-    optimizer_of,
     scaled_to_batch,
 )
+from pcm3_jax.settings import Training
 from tests.running import losses
 
 
-def test_optimizer_is_pytorchs_sgd():
+def test_sgd_matches_pytorch():
     config = default_config()
     config.optimizer.update(
         learning_rate=0.5, momentum=0.8, weight_decay=0.1, decay_epochs=(2, 3), decay_factor=0.1
     )
     steps_per_epoch = 3
-    optimizer = build_optimizer(config, steps_per_epoch)
+    optimizer = build_optimizer(config.optimizer, steps_per_epoch)
     rng = np.random.default_rng(0)
     ours = {"a": jnp.asarray(rng.normal(size=4), jnp.float32), "b": jnp.float32(1.5)}
     stated = {name: np.asarray(p, float) for name, p in ours.items()}
@@ -45,7 +44,7 @@ def test_optimizer_is_pytorchs_sgd():
 
 def test_published_schedule_drops_once_after_351_epochs():
     config = default_config()
-    optimizer = build_optimizer(config, steps_per_epoch=2)
+    optimizer = build_optimizer(config.optimizer, steps_per_epoch=2)
     params = {"x": jnp.float32(1.0)}
     config.optimizer.weight_decay = 0.0
     fresh = optimizer.init(params)
@@ -59,23 +58,23 @@ def test_published_schedule_drops_once_after_351_epochs():
     assert sizes == pytest.approx([0.02, 0.02, 0.002, 0.002], rel=1e-6)
 
 
-def test_adamw_is_loshchilovs():
+def test_adamw_decouples_weight_decay():
     """Decoupled decay: the first step is the sign of the gradient plus the decayed parameter."""
     config = default_config()
     config.optimizer.update(name="adamw", learning_rate=0.01, weight_decay=0.1)
-    optimizer = build_optimizer(config, 10)
+    optimizer = build_optimizer(config.optimizer, 10)
     params = {"x": jnp.array([2.0, -4.0])}
     updates, _ = optimizer.update({"x": jnp.array([0.3, 5.0])}, optimizer.init(params), params)
     # The bias correction divides by 1 - 0.999 in float32, which has five digits.
     np.testing.assert_allclose(updates["x"], [-0.01 * (1 + 0.2), -0.01 * (1 - 0.4)], rtol=1e-4)
 
 
-def first_update(settings: ConfigDict, params, gradients):
-    optimizer = optimizer_of(settings, steps_per_epoch=10)
+def first_update(settings: Training, params, gradients):
+    optimizer = build_optimizer(settings, steps_per_epoch=10)
     return optimizer.update(gradients, optimizer.init(params), params)[0]
 
 
-def test_lars_is_yous_for_kernels_and_plain_for_the_rest():
+def test_lars_scales_kernels_only():
     settings = default_config().optimizer
     settings.update(name="lars", learning_rate=0.5, weight_decay=0.1, momentum=0.9)
     rng = np.random.default_rng(0)
@@ -106,7 +105,7 @@ def test_lars_is_yous_for_kernels_and_plain_for_the_rest():
 def test_every_optimizer_follows_the_schedule(name):
     settings = default_config().optimizer
     settings.update(name=name, weight_decay=0.0, momentum=0.0, warmup_epochs=1, decay_epochs=(2,))
-    optimizer = optimizer_of(settings, steps_per_epoch=2)
+    optimizer = build_optimizer(settings, steps_per_epoch=2)
     params = {"kernel": jnp.array([3.0, 4.0])}
     state = optimizer.init(params)
     sizes = []
@@ -117,26 +116,26 @@ def test_every_optimizer_follows_the_schedule(name):
     np.testing.assert_allclose(np.array(sizes) / sizes[1], [0.5, 1, 1, 1, 0.1, 0.1], rtol=1e-3)
 
 
-def test_warmup_rises_linearly_and_then_the_schedule_goes_on():
+def test_warmup_rises_linearly_before_the_schedule():
     settings = default_config().optimizer
     settings.update(learning_rate=0.4, warmup_epochs=2, decay_epochs=(1, 4), decay_factor=0.5)
     rate = jax.vmap(learning_rate_schedule(settings, steps_per_epoch=2))(jnp.arange(10))
     np.testing.assert_allclose(rate, [0.1, 0.2, 0.15, 0.2, 0.2, 0.2, 0.2, 0.2, 0.1, 0.1], rtol=1e-6)
 
 
-def recipe(reference: int, batch_size: int) -> ConfigDict:
+def recipe(reference: int, batch_size: int) -> Config:
     config = default_config()
     config.optimizer.update(reference_batch_size=reference, batch_size=batch_size)
     return scaled_to_batch(config)
 
 
-def test_a_larger_batch_scales_rate_and_momentum_and_never_outgrows_the_queue():
+def test_a_larger_batch_scales_learning_rate_and_momentum_and_fits_the_queue():
     scaled = recipe(128, 1024)
     assert scaled.optimizer.learning_rate == pytest.approx(0.16)
     assert scaled.method.key_momentum == pytest.approx(0.999**8)
     assert scaled.method.queue_size == 16384
     assert recipe(128, 32768).method.queue_size == 32768
-    # Once only, however often it is asked for.
+    # Scaling again changes nothing.
     assert scaled_to_batch(scaled) == scaled
     same = default_config()
     assert recipe(0, 128) == same
@@ -144,14 +143,14 @@ def test_a_larger_batch_scales_rate_and_momentum_and_never_outgrows_the_queue():
     assert scaled_to_batch(same) == default_config()
 
 
-def test_a_key_encoder_follows_as_fast_per_sample():
+def test_scaled_momentum_is_equal_per_sample():
     """κ small steps of a constant drift and one scaled step end at the same distance."""
     momentum = recipe(128, 512).method.key_momentum
     key = functools.reduce(lambda k, _: 0.999 * k + 0.001, range(4), 0.0)
     assert momentum * 0.0 + (1 - momentum) == pytest.approx(key)
 
 
-def test_a_run_scales_its_recipe(program, tmp_path):
+def test_a_run_uses_the_scaled_settings(program, tmp_path):
     """The run's batch is 16."""
     short = "--config.optimizer.epochs=1"
     scaled, spelt_out = tmp_path / "scaled", tmp_path / "spelt_out"

@@ -1,4 +1,4 @@
-"""One step: what each switch trains, and that it can go wrong without harm."""
+"""One step: the losses of each ablation, and losses and gradients that are not finite."""
 
 import functools
 
@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pcm3_jax.augment.pipeline import Batch, Clips
+from pcm3_jax.data.batch import Batch, Clips
 from pcm3_jax.methods import pcm3
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.state import TrainState, build_model, create_state, key_part
-from pcm3_jax.models.pcm3 import POSITIVES
+from pcm3_jax.settings import POSITIVES
 from tests import restatement
 
 
 def start(config, axis_name=None):
-    """(model, optimizer, state) without the time that drawing the parameters compiles."""
-    model, optimizer = build_model(config, axis_name), build_optimizer(config, 10)
+    """(model, optimizer, state), drawn by NumPy because compiling the initialiser is slow."""
+    model, optimizer = build_model(config, axis_name), build_optimizer(config.optimizer, 10)
     shapes = jax.eval_shape(lambda: create_state(model, optimizer, config))
     rng = np.random.default_rng(0)
     draw = lambda x: jnp.asarray(rng.uniform(-0.5, 0.5, x.shape), x.dtype)  # noqa: E731
@@ -66,7 +66,7 @@ ABLATIONS = {
         ["nce_intra", "nce_inter", "kl"],
     ),
     "masked prediction only": ({"positives": ()}, ["mask_mse"]),
-    # As the bone and motion streams are trained, but with prompts.
+    # As the bone and motion streams are trained, except for the prompts.
     "without kl and guidance": (
         {"kl_weight": 0.0, "contrast_guides_decoder": False},
         [*CONTRAST, "mask_mse"],
@@ -86,7 +86,7 @@ ABLATIONS = {
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_ablations(name, small_config, random_views):
+def test_each_ablation_has_its_losses_and_updates_every_parameter(name, small_config, random_views):
     changes, terms = ABLATIONS[name]
     small_config.method.update(changes)
     update, state = compiled(small_config)
@@ -118,7 +118,7 @@ def test_ablations(name, small_config, random_views):
         np.testing.assert_allclose(key, 0.999 * before + 0.001 * query, rtol=0, atol=1e-6)
 
 
-def test_a_step_that_is_not_finite_leaves_the_state_alone(small_config, random_views):
+def test_a_loss_that_is_not_finite_leaves_the_state_unchanged(small_config, random_views):
     update, state = compiled(small_config)
     views, offsets = random_views(small_config)
     good, _ = update(state, views, offsets)
@@ -129,15 +129,15 @@ def test_a_step_that_is_not_finite_leaves_the_state_alone(small_config, random_v
     assert not np.isfinite(metrics["loss"])
     assert not bad.finite and good.finite
     chex.assert_trees_all_equal(bad.replace(finite=good.finite), good)
-    # And so it stays, so that the failure can be reproduced from it.
+    # Later steps leave it unchanged, too, so that the failure can be reproduced.
     again, metrics = update(bad, views, offsets)
     assert np.isfinite(metrics["loss"])
     assert not again.finite
     chex.assert_trees_all_equal(again, bad)
 
 
-def test_a_gradient_that_is_not_finite_counts_too(small_config, random_views):
-    """An infinite slope behind a finite loss: the norm of a zero vector."""
+def test_a_gradient_that_is_not_finite_leaves_the_state_unchanged(small_config, random_views):
+    """The norm of a zero vector has a finite value and an infinite gradient."""
     small_config.method.update(positives=("intra",), masked_prediction=False, kl_weight=0.0)
     small_config.method.update(domain_prompts=False, task_prompts=False)
     update, state = compiled(small_config)
@@ -151,7 +151,7 @@ def test_a_gradient_that_is_not_finite_counts_too(small_config, random_views):
     chex.assert_trees_all_equal(after.replace(finite=state.finite), state)
 
 
-def test_a_step_draws_from_seed_and_step_alone(small_config):
+def test_a_steps_draws_depend_only_on_seed_and_step(small_config):
     small_config.method.update(positives=("intra",), masked_prediction=False, kl_weight=0.0)
     model, optimizer, state = start(small_config)
     frames = np.random.default_rng(0).normal(size=(120, 2, 25, 3)).astype(np.float32)
@@ -160,9 +160,8 @@ def test_a_step_draws_from_seed_and_step_alone(small_config):
     batch = Batch(clips, Clips(clips.start[partner], clips.length), np.arange(4), partner)
 
     def seeded(seed, state):
-        # Traced, against the configuration's types, so that one compilation serves all.
-        with small_config.ignore_type():
-            small_config.seed = seed
+        # Traced, which the configuration's types do not allow, so that all share a compilation.
+        small_config.seed = seed
         return pcm3.pretrain_step(
             state, jnp.asarray(frames), batch, model=model, optimizer=optimizer,
             config=small_config,

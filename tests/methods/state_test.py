@@ -13,7 +13,7 @@ from pcm3_jax.config import default_config
 from pcm3_jax.methods import state as state_module
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.state import build_model, create_state
-from pcm3_jax.models.pcm3 import POSITIVES
+from pcm3_jax.settings import POSITIVES
 
 HIDDEN, DECODER_HIDDEN, WIDTH, FEATURES = 40, 36, 20, 150
 
@@ -27,7 +27,7 @@ def initial():
     config.model.projection = 32
     config.model.prompt_width = WIDTH
     config.method.queue_size = 200
-    model, optimizer = build_model(config), build_optimizer(config, 10)
+    model, optimizer = build_model(config), build_optimizer(config.optimizer, 10)
 
     # A configuration's seed cannot be traced; so one compilation serves both.
     def create(seed):
@@ -84,7 +84,7 @@ def test_projector():
     assert projector["outer"]["bias"].all()
 
 
-def test_decoder_has_pytorchs_defaults():
+def test_decoder_has_pytorchs_default_initialisation():
     decoder = initial()[0].params["decoder"]
     for name, fan_in in (
         ("reduce", 2 * HIDDEN), ("mix", DECODER_HIDDEN), ("reconstruct", DECODER_HIDDEN)
@@ -110,11 +110,11 @@ def test_prompts():
         assert prompt.shape == (2 * WIDTH,)
         bound = (6 / (2 * WIDTH + 1)) ** 0.5
         assert 0.8 * bound < np.abs(prompt).max() <= bound
-    # Each is a draw of its own.
+    # Each is drawn independently.
     assert len({np.asarray(p).tobytes() for p in domains + tasks}) == len(prompts) == 6
 
 
-def test_every_parameter_is_of_float32_and_norms_are_the_identity():
+def test_parameters_are_float32_and_norms_start_as_the_identity():
     state = initial()[0]
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
     norms = [state.params["encoder"]["input_norm"], state.params["decoder"]["norm"]]
@@ -129,10 +129,10 @@ def test_every_parameter_is_of_float32_and_norms_are_the_identity():
         assert (stat["mean"] == 0).all() and (stat["variance"] == 1).all()
 
 
-def test_the_key_encoder_is_a_copy_and_no_alias(small_config, monkeypatch):
-    model, optimizer = build_model(small_config), build_optimizer(small_config, 10)
+def test_the_key_encoder_is_a_copy(small_config, monkeypatch):
+    model, optimizer = build_model(small_config), build_optimizer(small_config.optimizer, 10)
     shapes = jax.eval_shape(lambda: state_module.init_variables(model, jax.random.key(0)))
-    # Drawing the parameters compiles for seconds, and is not what this is about.
+    # Replaced because compiling the initialiser takes seconds.
     drawn = jax.tree.map(lambda x: jnp.full(x.shape, 0.5), shapes)
     monkeypatch.setattr(state_module, "init_variables", lambda *_: drawn)
     state = create_state(model, optimizer, small_config)
@@ -145,12 +145,12 @@ def test_the_key_encoder_is_a_copy_and_no_alias(small_config, monkeypatch):
         for leaf in jax.tree.leaves(tree)
     ]
     assert len(set(buffers)) == len(buffers)
-    # And so the whole state can be donated.
+    # No buffer is shared, so that the whole state can be donated.
     moved = jax.jit(lambda s: s.replace(step=s.step + 1), donate_argnums=0)(state)
     assert moved.step == 1 and state.queue.is_deleted()
 
 
-def test_the_queue_is_random_unit_vectors():
+def test_the_queue_starts_as_random_unit_vectors():
     queue = np.asarray(initial()[0].queue)
     assert queue.shape == (200, 32)
     np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1, rtol=0, atol=1e-6)
@@ -160,7 +160,7 @@ def test_the_queue_is_random_unit_vectors():
     assert abs(products.mean()) < 0.01 and products.max() < 0.95
 
 
-def test_counters_start_at_zero_in_health():
+def test_counters_start_at_zero_and_finite():
     state = initial()[0]
     assert state.step == 0 and state.queue_pointer == 0 and state.finite
     assert state.step.dtype == state.queue_pointer.dtype == jnp.int32
@@ -179,7 +179,7 @@ def test_the_state_is_a_function_of_the_seed():
         assert differs.count(False) == (0 if name == "queue" else 4)
 
 
-def test_a_mapped_model_is_initialised_outside_of_its_mapping(small_config):
+def test_a_model_with_an_axis_name_initialises_without_it(small_config):
     def shapes(axis_name):
         model = build_model(small_config, axis_name)
         return jax.eval_shape(lambda: state_module.init_variables(model, jax.random.key(3)))
@@ -189,7 +189,7 @@ def test_a_mapped_model_is_initialised_outside_of_its_mapping(small_config):
 
 def test_weight_decay_reaches_every_parameter():
     state = initial()[0]
-    optimizer = build_optimizer(default_config(), 10)
+    optimizer = build_optimizer(default_config().optimizer, 10)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(state.params), state.params)
     # Prompts, norms and biases included: lr · decay of each entry, to float32 rounding.

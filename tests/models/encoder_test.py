@@ -1,4 +1,4 @@
-"""The encoder around its GRU, and the projector, against the restatement."""
+"""The encoder and the projector against the restatement."""
 
 import functools
 
@@ -11,19 +11,23 @@ from pcm3_jax.models.encoder import Encoder, Projector, unit_length
 from tests import restatement
 
 HIDDEN = 4
-# Float32 rounding of states in (-1, 1) behind a normalisation and two layers.
+# Float32 rounding of states in (-1, 1) after a normalisation and two layers.
 TOLERANCE = 5e-6
 
 
 def make(placement="before_norm", recurrence="causal"):
-    """An encoder and variables with nothing at its starting value."""
+    """An encoder and random variables, none of which has its initial value."""
     encoder = Encoder(HIDDEN, 2, recurrence, placement, jnp.float32, None, False)
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 3, 150)), None)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((2, 3, 150)))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda p: jnp.float32(rng.uniform(-0.5, 0.5, p.shape)), shapes)
     stats = variables["batch_stats"]["input_norm"]
     stats["variance"] = jnp.float32(rng.uniform(0.5, 2, 150))
     return encoder, variables
+
+
+def forward_train(encoder):
+    return jax.jit(functools.partial(encoder.apply, method=Encoder.forward_train))
 
 
 def frames(passes=3, rows=2, length=6) -> np.ndarray:
@@ -59,7 +63,7 @@ def normalised(variables, x):
 def test_each_pass_has_its_own_prompt_and_statistics(placement):
     encoder, variables = make(placement)
     x = frames()
-    features, moments = jax.jit(encoder.apply)(variables, x, PROMPTS)
+    features, moments = forward_train(encoder)(variables, x, PROMPTS)
     assert features.shape == (6, 3, 2, 2 * HIDDEN)
     for i in range(3):
         if placement == "before_norm":
@@ -68,46 +72,46 @@ def test_each_pass_has_its_own_prompt_and_statistics(placement):
         else:
             inputs = normalised(variables, x[i]) + PROMPTS[i]
             mean = x[i].mean((0, 1))
-        expected = restatement.bigru_stepwise(inputs, layers(variables))
+        expected = restatement.bigru_causal(inputs, layers(variables))
         np.testing.assert_allclose(
             np.moveaxis(features[:, i], 0, 1), expected, rtol=0, atol=TOLERANCE
         )
         np.testing.assert_allclose(moments.mean[i], mean, rtol=0, atol=TOLERANCE)
 
 
-def test_batch_norm_subtracts_a_prompt_before_it_and_not_one_after():
+def test_batch_norm_cancels_a_prompt_before_it_and_not_one_after():
     for placement, acts in (("before_norm", False), ("after_norm", True)):
         encoder, variables = make(placement)
-        apply = jax.jit(encoder.apply)
+        apply = forward_train(encoder)
         with_prompts, _ = apply(variables, frames(), PROMPTS)
         without, _ = apply(variables, frames(), None)
         change = np.abs(with_prompts - without).max()
         assert (change > 0.1) if acts else (change < TOLERANCE)
 
 
-def test_frozen_uses_the_running_statistics():
+def test_inference_uses_the_running_statistics():
     encoder, variables = make()
     x = frames()[0]
-    frozen = jax.jit(functools.partial(encoder.apply, method=Encoder.frozen))
-    features = frozen(variables, x)
+    encode = jax.jit(encoder.apply)
+    features = encode(variables, x)
     stats, norm = variables["batch_stats"]["input_norm"], variables["params"]["input_norm"]
     inputs = (x - stats["mean"]) / np.sqrt(stats["variance"] + 1e-5) * norm["scale"] + norm["bias"]
-    expected = restatement.bigru_stepwise(np.asarray(inputs), layers(variables))
+    expected = restatement.bigru_causal(np.asarray(inputs), layers(variables))
     np.testing.assert_allclose(np.moveaxis(features, 0, 1), expected, rtol=0, atol=TOLERANCE)
-    # A sequence's features do not depend on its neighbours.
-    alone = frozen(variables, x[:1])
+    # A sequence's features do not depend on the rest of the batch.
+    alone = encode(variables, x[:1])
     np.testing.assert_allclose(alone, features[:, :1], rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
-def test_the_sequence_feature_has_seen_every_frame(recurrence):
+def test_sequence_feature_covers_every_frame(recurrence):
     encoder, variables = make(recurrence=recurrence)
     x = frames(passes=1)
-    features, _ = jax.jit(encoder.apply)(variables, x, None)
+    features, _ = forward_train(encoder)(variables, x, None)
     feature = encoder.apply(variables, features, method=Encoder.sequence_feature)
     inputs = normalised(variables, x[0])
     if recurrence == "causal":
-        expected = restatement.bigru_stepwise(inputs, layers(variables))[:, -1]
+        expected = restatement.bigru_causal(inputs, layers(variables))[:, -1]
     else:
         _, expected = restatement.bigru_bidirectional(inputs, layers(variables))
     np.testing.assert_allclose(feature[0], expected, rtol=0, atol=TOLERANCE)
@@ -141,28 +145,28 @@ def test_bfloat16_projects_to_unit_vectors_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-def test_unit_length_leaves_zero_alone():
+def test_unit_length_keeps_a_zero_vector():
     x = unit_length(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
     np.testing.assert_allclose(x, [[0.6, 0.8], [0, 0]], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("placement", ["before_norm", "after_norm"])
-def test_a_prompt_stays_behind_where_coordinates_are_constant(placement):
-    """What evaluation makes of an absent person's zeros, once prompts are dropped."""
+def test_running_mean_keeps_the_prompt_where_coordinates_are_constant(placement):
+    """What an absent person's zeros become in evaluation, which drops the prompts."""
     encoder, variables = make(placement)
     x = frames()
-    x[..., 1::2] = 0  # every second feature is of the second person
+    x[..., 1::2] = 0  # every second feature belongs to the second person
 
-    def pass_on(module, stats):
+    def train_step(module, stats):
         state = variables | {"batch_stats": stats}
 
         def train(m):
-            _, moments = m(x, PROMPTS)
+            _, moments = m.forward_train(x, PROMPTS)
             m.record(jax.tree.map(lambda moment: moment[:1], moments))
 
         return module.apply(state, method=train, mutable=["batch_stats"])[1]["batch_stats"]
 
-    step = jax.jit(functools.partial(pass_on, encoder))
+    step = jax.jit(functools.partial(train_step, encoder))
     stats = variables["batch_stats"]
     for _ in range(200):
         stats = step(stats)

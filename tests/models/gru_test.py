@@ -1,4 +1,4 @@
-"""The scanned GRU against a slow restatement, Flax's cell, and a plainly differentiated scan."""
+"""The scanned GRU against the restatement, Flax's cell, and autodiff of a plain scan."""
 
 import functools
 
@@ -17,7 +17,7 @@ from tests import restatement
 
 # Float32 rounding of states in (-1, 1) over a few frames and layers; measured 3e-7.
 STATE_TOLERANCE = 5e-6
-# Of a gradient's largest entry: the two sum over the same frames in different orders.
+# Relative to a gradient's largest entry: the two sum over frames in different orders.
 GRADIENT_TOLERANCE = 1e-5
 
 small = st.integers(1, 5)
@@ -57,18 +57,18 @@ def batch_major(x) -> np.ndarray:
 
 @settings(max_examples=12)
 @given(frames=small, rows=small, features=small, hidden=small, layers=st.integers(1, 3), seed=small)
-def test_stepwise_is_two_causal_grus(frames, rows, features, hidden, layers, seed):
+def test_causal_runs_both_directions_forward(frames, rows, features, hidden, layers, seed):
     gru, params, x = random_case(
         seed, frames, rows, features, hidden=hidden, layers=layers, directions=2
     )
-    expected = restatement.bigru_stepwise(batch_major(x), torch_layers(params))
+    expected = restatement.bigru_causal(batch_major(x), torch_layers(params))
     states = jax.jit(gru.apply)(params, x)
     np.testing.assert_allclose(batch_major(states), expected, rtol=0, atol=STATE_TOLERANCE)
 
 
 @settings(max_examples=12)
 @given(frames=small, rows=small, features=small, hidden=small, layers=st.integers(1, 3), seed=small)
-def test_bidirectional_reads_both_ways(frames, rows, features, hidden, layers, seed):
+def test_bidirectional_runs_one_direction_backward(frames, rows, features, hidden, layers, seed):
     gru, params, x = random_case(
         seed, frames, rows, features,
         hidden=hidden, layers=layers, directions=2, recurrence="bidirectional",
@@ -87,16 +87,16 @@ def test_one_direction(frames, rows, features, hidden, layers, seed):
     np.testing.assert_allclose(batch_major(states), expected, rtol=0, atol=STATE_TOLERANCE)
 
 
-def test_long_sequences_do_not_drift():
+def test_long_sequences_stay_accurate():
     gru, params, x = random_case(0, 64, 2, 6, hidden=8, layers=3, directions=2)
     # Four times the usual weights, so that gates saturate and errors could grow.
     params = jax.tree.map(lambda p: 4 * p, params)
-    expected = restatement.bigru_stepwise(batch_major(x), torch_layers(params))
+    expected = restatement.bigru_causal(batch_major(x), torch_layers(params))
     states = jax.jit(gru.apply)(params, x)
     np.testing.assert_allclose(batch_major(states), expected, rtol=0, atol=2e-5)
 
 
-def test_cell_is_flaxs():
+def test_cell_matches_flax():
     gru, params, x = random_case(1, 6, 3, 4, hidden=5, layers=1)
     ours = jax.tree.map(lambda p: p[0], params["params"]["layer_0"])
     gates = "rzn"
@@ -104,7 +104,7 @@ def test_cell_is_flaxs():
     flax_params = {}
     for i, gate in enumerate(gates):
         bias = split["input_bias"][i]
-        # Flax has one bias where PyTorch adds two, except inside the reset gate's reach.
+        # Flax has one bias where PyTorch adds two, except inside the reset gate's product.
         flax_params["i" + gate] = {
             "kernel": split["input_kernel"][i],
             "bias": bias if gate == "n" else bias + split["recurrent_bias"][i],
@@ -120,7 +120,7 @@ def test_cell_is_flaxs():
 
 
 def plain_gru(params, x, recurrence):
-    """The same network as a plain scan that JAX differentiates by itself."""
+    """The same network as a plain scan, differentiated by JAX."""
     for i in range(len(params["params"])):
         p = params["params"][f"layer_{i}"]
         outputs = []
@@ -142,17 +142,17 @@ def plain_gru(params, x, recurrence):
     return x
 
 
-# 25 channels are so many for three rows that the products of the scan turn round.
+# With 25 channels and three rows the scan's products are transposed (`_frame_product`).
 @pytest.mark.parametrize("hidden", [5, 25])
 @pytest.mark.parametrize(
     ("directions", "recurrence"), [(1, "causal"), (2, "causal"), (2, "bidirectional")]
 )
-def test_gradients_are_those_of_a_plain_scan(directions, recurrence, hidden):
+def test_gradients_match_autodiff_of_a_plain_scan(directions, recurrence, hidden):
     gru, params, x = random_case(
         2, 9, 3, 4, hidden=hidden, layers=2, directions=directions, recurrence=recurrence
     )
-    turned = "optimization_barrier" in str(jax.make_jaxpr(gru.apply)(params, x))
-    assert turned == (hidden == 25)
+    transposed = "optimization_barrier" in str(jax.make_jaxpr(gru.apply)(params, x))
+    assert transposed == (hidden == 25)
     weights = jax.random.normal(jax.random.key(3), (9, 3, hidden * directions))
 
     def ours(params, x):
@@ -177,7 +177,7 @@ def test_gradients_are_those_of_a_plain_scan(directions, recurrence, hidden):
 
 
 @pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
-def test_directions_give_the_same_together_and_apart(recurrence, monkeypatch):
+def test_directions_in_one_scan_match_separate_scans(recurrence, monkeypatch):
     gru, params, x = random_case(
         8, 9, 3, 4, hidden=5, layers=2, directions=2, recurrence=recurrence
     )
@@ -189,14 +189,14 @@ def test_directions_give_the_same_together_and_apart(recurrence, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     text = str(jax.make_jaxpr(gru.apply)(params, x))
     together = results()
-    # Two layers, one scan each: the path of an accelerator was taken.
+    # One scan per layer: this is the accelerators' code path.
     assert text.count("scan[") == 2
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), apart, together
     )
 
 
-def test_gradients_are_finite_differences():
+def test_gradients_match_finite_differences():
     gru, params, x = random_case(4, 4, 2, 3, hidden=3, layers=2, directions=2)
     # Float32 differences over 3e-3: rounding 1e-4 relative to values near 1, and the third
     # derivative times 1e-5.
@@ -206,7 +206,7 @@ def test_gradients_are_finite_differences():
 
 
 def scan_results(jaxpr) -> list[int]:
-    """Sizes of what every loop of a jaxpr carries, or emits each time round."""
+    """Sizes of what the scans of a jaxpr carry, or emit in each iteration."""
     sizes = []
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
@@ -221,7 +221,7 @@ def scan_results(jaxpr) -> list[int]:
 
 
 def test_backward_pass_updates_no_weight_gradient_each_frame():
-    # One row, so that nothing but a weight's gradient can be as large as the weight.
+    # With a single row only a weight's gradient can be as large as the weight.
     gru, params, x = random_case(5, 7, 1, 6, hidden=12, layers=2, directions=2)
     recurrent_weight = params["params"]["layer_0"]["recurrent_kernel"].size // 2
 
@@ -232,7 +232,7 @@ def test_backward_pass_updates_no_weight_gradient_each_frame():
     ours = sizes(gru.apply)
     assert len(ours) > 0
     assert max(ours) < recurrent_weight
-    # The check sees it where JAX differentiates the scan by itself.
+    # The check does detect it in JAX's own gradient of the scan.
     plain = sizes(lambda p, x: plain_gru(p, x, "causal"))
     assert max(plain) >= recurrent_weight
 
@@ -256,14 +256,14 @@ def test_bfloat16_is_close_and_keeps_parameters_in_float32():
 
     def compare(g, e):
         assert g.dtype == jnp.float32
-        # Of each tensor's norm: some 2^-8 a product through backpropagation over 16 frames.
+        # Relative to each tensor's norm: about 2^-8 per product, through 16 frames.
         assert np.linalg.norm(g - e) < 0.05 * np.linalg.norm(e)
 
     jax.tree.map(compare, got, exact)
 
 
 @pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
-def test_only_stepwise_is_causal(recurrence):
+def test_only_the_causal_recurrence_ignores_later_frames(recurrence):
     gru, params, x = random_case(
         7, 10, 2, 4, hidden=5, layers=3, directions=2, recurrence=recurrence
     )
@@ -281,8 +281,8 @@ def test_only_stepwise_is_causal(recurrence):
 
 @pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
 @pytest.mark.parametrize("frames", [7, 24])
-def test_rematerialising_gives_the_same_gradients(monkeypatch, frames, recurrence):
-    """In parts of all frames and of several, in the layout of a CPU and of accelerators."""
+def test_remat_gives_the_same_gradients(monkeypatch, frames, recurrence):
+    """With one part and with several, in the array layouts of CPU and of accelerators."""
     sizes = {"hidden": 8, "layers": 2, "directions": 2, "recurrence": recurrence}
     keeping, params, inputs = random_case(0, frames=frames, rows=4, features=6, **sizes)
 
@@ -302,7 +302,7 @@ def test_rematerialising_gives_the_same_gradients(monkeypatch, frames, recurrenc
         )
 
 
-def test_rematerialising_needs_less_memory():
+def test_remat_needs_less_memory():
     gru, params, inputs = random_case(
         0, frames=128, rows=4, features=8, hidden=16, layers=4, directions=2
     )
@@ -318,5 +318,5 @@ def test_rematerialising_needs_less_memory():
         .temp_size_in_bytes
         for remat in (False, True)
     )
-    print(f"{kept} bytes with gates kept, {again} with gates rematerialised")
+    print(f"{kept} bytes with gates stored, {again} with remat")
     assert again < 0.5 * kept

@@ -1,4 +1,4 @@
-"""Batch normalisation: a pass at a time, in PyTorch's conventions."""
+"""Batch normalisation per pass, in PyTorch's conventions."""
 
 import chex
 import jax
@@ -23,6 +23,11 @@ VARIABLES = {
 }
 
 
+def forward_train(x, pass_axis=0, axis_name=None, **kwargs):
+    norm = BatchNorm(FEATURES, axis_name)
+    return norm.apply(VARIABLES, x, pass_axis, method=BatchNorm.forward_train, **kwargs)
+
+
 def passes(count=3) -> np.ndarray:
     """(P, N, T, F), each pass with a mean and spread of its own."""
     x = rng.normal(size=(count, 5, 6, FEATURES))
@@ -34,7 +39,7 @@ def passes(count=3) -> np.ndarray:
 def test_each_pass_is_normalised_by_its_own_batch(pass_axis):
     x = passes()
     moved = jnp.asarray(np.moveaxis(x, 0, pass_axis))
-    y, moments = BatchNorm(FEATURES).apply(VARIABLES, moved, pass_axis)
+    y, moments = forward_train(moved, pass_axis)
     y = np.moveaxis(np.asarray(y), pass_axis, 0)
     assert moments.mean.shape == moments.variance.shape == (3, FEATURES)
     for i in range(3):
@@ -45,10 +50,9 @@ def test_each_pass_is_normalised_by_its_own_batch(pass_axis):
         np.testing.assert_allclose(moments.variance[i], unbiased, rtol=1e-6)
 
 
-def test_normalising_alone_records_nothing():
+def test_forward_train_leaves_the_running_statistics_unchanged():
     x = jnp.asarray(passes())
-    norm = BatchNorm(FEATURES)
-    _, updated = norm.apply(VARIABLES, x, 0, mutable=["batch_stats"])
+    _, updated = forward_train(x, mutable=["batch_stats"])
     chex.assert_trees_all_equal(updated["batch_stats"], VARIABLES["batch_stats"])
 
 
@@ -57,15 +61,11 @@ def record(*moments: Moments):
         for m in moments:
             norm.record(m)
 
-    _, updated = nn_apply(both)
+    _, updated = BatchNorm(FEATURES).apply(VARIABLES, method=both, mutable=["batch_stats"])
     return updated["batch_stats"]
 
 
-def nn_apply(method):
-    return BatchNorm(FEATURES).apply(VARIABLES, method=method, mutable=["batch_stats"])
-
-
-def test_running_statistics_take_the_passes_in_order():
+def test_running_statistics_are_updated_pass_by_pass_in_order():
     first, second = (
         Moments(jnp.full((1, FEATURES), m), jnp.full((1, FEATURES), v))
         for m, v in ((1.0, 2.0), (-3.0, 5.0))
@@ -78,25 +78,24 @@ def test_running_statistics_take_the_passes_in_order():
     for stats in (record(first, second), record(both)):
         np.testing.assert_allclose(stats["mean"], expected_mean, rtol=0, atol=1e-6)
         np.testing.assert_allclose(stats["variance"], expected_variance, rtol=0, atol=1e-6)
-    # The order shows: (0.9 · 0.1 - 0.1) of the difference.
-    turned = record(second, first)
-    assert np.abs(turned["mean"] - expected_mean).min() > 0.03
+    # The order matters by (0.9 · 0.1 - 0.1) of the difference.
+    swapped = record(second, first)
+    assert np.abs(swapped["mean"] - expected_mean).min() > 0.03
 
 
-def test_frozen_uses_the_running_statistics():
+def test_inference_uses_the_running_statistics():
     x = passes(1)[0]
-    y = BatchNorm(FEATURES).apply(VARIABLES, jnp.asarray(x), method=BatchNorm.frozen)
+    y = BatchNorm(FEATURES).apply(VARIABLES, jnp.asarray(x))
     expected = (x - MEAN) / np.sqrt(VARIANCE + 1e-5) * SCALE + BIAS
     np.testing.assert_allclose(y, expected, rtol=0, atol=TOLERANCE)
 
 
 def test_devices_normalise_by_the_global_batch():
-    # Shares whose means differ, so that a mean of variances would not do.
+    # Shares whose means differ, so that the mean of their variances would be wrong.
     x = passes(2) + np.arange(5, dtype=np.float32)[:, None, None]
     shares = jnp.asarray(x.reshape(2, 5, 1, 6, FEATURES).swapaxes(0, 1))
-    norm = BatchNorm(FEATURES, axis_name="data")
-    y, moments = jax.vmap(lambda share: norm.apply(VARIABLES, share, 0), axis_name="data")(shares)
-    whole, expected = BatchNorm(FEATURES).apply(VARIABLES, jnp.asarray(x), 0)
+    y, moments = jax.vmap(lambda share: forward_train(share, 0, "data"), axis_name="data")(shares)
+    whole, expected = forward_train(jnp.asarray(x))
     joined = np.asarray(y).swapaxes(0, 1).reshape(x.shape)
     np.testing.assert_allclose(joined, whole, rtol=0, atol=TOLERANCE)
     for device in range(5):
@@ -106,15 +105,15 @@ def test_devices_normalise_by_the_global_batch():
 
 def test_bfloat16_input_is_normalised_in_float32():
     x = jnp.asarray(passes(1), jnp.bfloat16)
-    y, moments = BatchNorm(FEATURES).apply(VARIABLES, x, 0)
+    y, moments = forward_train(x)
     assert y.dtype == moments.mean.dtype == moments.variance.dtype == jnp.float32
     expected, _, _ = restatement.batch_norm(np.asarray(x[0], np.float32), SCALE, BIAS)
     np.testing.assert_allclose(y[0], expected, rtol=0, atol=TOLERANCE)
 
 
-def test_starts_as_the_identity():
+def test_initialises_to_the_identity():
     x = jnp.asarray(passes(1))
-    variables = BatchNorm(FEATURES).init(jax.random.key(0), x, 0)
+    variables = BatchNorm(FEATURES).init(jax.random.key(0), x)
     assert (variables["params"]["scale"] == 1).all() and not variables["params"]["bias"].any()
     stats = variables["batch_stats"]
     assert (stats["variance"] == 1).all() and not stats["mean"].any()

@@ -1,4 +1,4 @@
-"""The network's switches: what exists, and which way gradients flow."""
+"""The network's settings: which parameters exist, and where gradients flow."""
 
 import functools
 
@@ -11,13 +11,14 @@ from pcm3_jax.data.skeleton import flatten_frames
 from pcm3_jax.methods import pcm3
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.state import build_model, create_state
-from pcm3_jax.models.pcm3 import PCM3, POSITIVES, Prompts
+from pcm3_jax.models.pcm3 import PCM3, Prompts
+from pcm3_jax.settings import POSITIVES
 from tests import restatement
 
 
 def filled(config, seed=0):
-    """A state's parameters and statistics without the time that drawing them compiles."""
-    model, optimizer = build_model(config), build_optimizer(config, 10)
+    """A state of random values, drawn by NumPy because compiling the initialiser is slow."""
+    model, optimizer = build_model(config), build_optimizer(config.optimizer, 10)
     shapes = jax.eval_shape(lambda: create_state(model, optimizer, config))
     rng = np.random.default_rng(seed)
     draw = lambda x: jnp.asarray(rng.uniform(-0.5, 0.5, x.shape), x.dtype)  # noqa: E731
@@ -27,7 +28,7 @@ def filled(config, seed=0):
 
 
 def gradients(config, views, offsets):
-    """Gradients of the loss, and of the contrast on the predicted view alone."""
+    """Gradients of the loss, and of the predicted view's contrast only."""
     model, state = filled(config)
     keys = restatement.unit(np.random.default_rng(1).normal(size=(4, 5))).astype(np.float32)
     teachers = dict.fromkeys(POSITIVES, keys)
@@ -38,7 +39,7 @@ def gradients(config, views, offsets):
         )
         return jnp.where(only_predict, metrics["nce_predict"], whole)
 
-    # One compilation for both.
+    # Both share one compilation.
     gradient = jax.jit(jax.grad(loss))
     return jax.device_get((gradient(state.params, False), gradient(state.params, True)))
 
@@ -51,14 +52,14 @@ FIVE = [*(f"domain_{name}" for name in POSITIVES), "task_predict"]
 
 
 @pytest.mark.parametrize("placement", ["before_norm", "after_norm"])
-def test_prompts_act_where_no_norm_follows(placement, small_config, random_views):
+def test_prompts_have_gradients_only_where_no_norm_follows(placement, small_config, random_views):
     small_config.method.prompt_placement = placement
     whole, predict = gradients(small_config, *random_views(small_config))
     scale = largest(whole)
     for name in FIVE:
         size = largest(whole["prompts"][name])
         if placement == "before_norm":
-            # BatchNorm subtracts them exactly; what is left is float32's rounding.
+            # BatchNorm subtracts them exactly; float32 rounding remains.
             assert size < 1e-5 * scale, name
         else:
             assert size > 1e-3 * scale, name
@@ -66,14 +67,14 @@ def test_prompts_act_where_no_norm_follows(placement, small_config, random_views
     # The contrast on the predicted view reaches the decoder ...
     assert largest(predict["decoder"]) > 1e-3 * largest(predict)
     if placement == "after_norm":
-        # ... and its prompt, but not the masked view's pass through the encoder, whose own
-        # prompt shows it exactly.
+        # ... and its prompt, but not the masked view's encoder pass, as the gradient of that
+        # pass's prompt shows.
         assert largest(predict["prompts"]["task_predict"]) > 1e-3 * largest(predict)
         assert largest(predict["prompts"]["domain_mask"]) == 0
         assert largest(predict["prompts"]["domain_predict"]) > 1e-3 * largest(predict)
 
 
-def test_the_contrast_can_be_kept_from_the_decoder(small_config, random_views):
+def test_without_guidance_no_contrastive_gradient_reaches_the_decoder(small_config, random_views):
     small_config.method.prompt_placement = "after_norm"
     small_config.method.contrast_guides_decoder = False
     whole, predict = gradients(small_config, *random_views(small_config))
@@ -91,7 +92,7 @@ def names_of(config) -> set[str]:
     return {*params, *prompts}
 
 
-def test_only_what_is_used_has_parameters(small_config):
+def test_disabled_parts_have_no_parameters(small_config):
     domain = {f"domain_{name}" for name in POSITIVES}
     task = {"task_contrast", "task_predict"}
     networks = {"encoder", "projector", "decoder"}
@@ -106,7 +107,7 @@ def test_only_what_is_used_has_parameters(small_config):
     assert names_of(small_config) == {"encoder", "projector"}
 
 
-def test_task_prompts_go_onto_the_same_channels_of_both_directions():
+def test_task_prompts_use_the_same_channels_of_both_directions():
     prompts = Prompts(width=2, domain=False, task=True)
     prompt = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
     variables = {"params": {"task_contrast": prompt, "task_predict": -prompt}}
@@ -118,7 +119,7 @@ def test_task_prompts_go_onto_the_same_channels_of_both_directions():
 
 
 @pytest.mark.parametrize("recurrence", ["causal", "bidirectional"])
-def test_embedding_needs_the_encoder_alone(recurrence, small_config, random_views):
+def test_embed_needs_only_the_encoder(recurrence, small_config, random_views):
     """Evaluation drops prompts, projector and decoder, and uses running statistics (§3.4)."""
     small_config.model.recurrence = recurrence
     model, state = filled(small_config)
@@ -130,19 +131,19 @@ def test_embedding_needs_the_encoder_alone(recurrence, small_config, random_view
     embed = jax.jit(functools.partial(model.apply, method=PCM3.embed))
     features = embed(variables, poses)
     assert features.shape == (4, 12) and features.dtype == jnp.float32
-    frozen = functools.partial(model.apply, method=lambda m, x: m.encoder.frozen(x))
-    per_frame = jax.jit(frozen)(variables, flatten_frames(poses))
+    encode = functools.partial(model.apply, method=lambda m, x: m.encoder(x))
+    per_frame = jax.jit(encode)(variables, flatten_frames(poses))
     first, last = np.asarray(per_frame[0]), np.asarray(per_frame[-1])
     second = last if recurrence == "causal" else first
     expected = np.concatenate([last[:, :6], second[:, 6:]], 1)
     # The same operations, compiled twice.
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-6)
-    # One sequence alone has the same features.
+    # A single sequence has the same features.
     alone = embed(variables, poses[1:2])
     np.testing.assert_allclose(alone[0], features[1], rtol=0, atol=1e-6)
 
 
-def test_half_precision_keeps_statistics_and_outputs_in_float32(small_config, random_views):
+def test_bfloat16_keeps_statistics_and_outputs_in_float32(small_config, random_views):
     small_config.model.dtype = "bfloat16"
     views, offsets = random_views(small_config)
     model, state = filled(small_config)

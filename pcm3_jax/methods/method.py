@@ -1,0 +1,131 @@
+"""What a pretraining method is: the object that `pcm3_jax.methods.METHODS` holds of each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import optax
+
+from pcm3_jax.data.skeleton import FEATURES
+from pcm3_jax.methods.optimizer import build_optimizer
+from pcm3_jax.methods.state import State
+from pcm3_jax.models.pcm3 import PCM3
+from pcm3_jax.settings import Config, Section
+
+FLOAT = 4  # bytes
+# (state, frames, batch) → (state, metrics), on one device.
+Step = Callable[..., tuple[State, dict[str, jax.Array]]]
+
+
+class Collective(NamedTuple):
+    """One exchange between devices.
+
+    Attributes:
+      kind: "all-reduce", "all-gather" or "reduce-scatter".
+      bytes: of the result of an all-gather, and of one device's operand otherwise.
+    """
+
+    kind: str
+    bytes: int
+
+
+class Method:
+    """A way to pretrain an encoder without labels.
+
+    Attributes:
+      name: what ``config.method.name`` says.
+      settings: sections that it adds to the configuration, by name.
+      every_stream: whether one run trains an encoder of every stream; ``config.views.stream``
+        then chooses the one to evaluate.
+      decodes: whether it can train a decoder of masked joints.
+    """
+
+    name: ClassVar[str]
+    settings: ClassVar[Mapping[str, type[Section]]] = {}
+    every_stream: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False
+
+    def check(self, config: Config) -> None:
+        """Raises a `UserError` for settings with which the method cannot work."""
+
+    def build_model(self, config: Config, axis_name: str | None = None) -> PCM3:
+        """The network, whose BatchNorms and gradients are averaged over ``axis_name``."""
+        raise NotImplementedError
+
+    def create_state(
+        self, model: PCM3, optimizer: optax.GradientTransformation, config: Config
+    ) -> State:
+        """The state before the first step."""
+        raise NotImplementedError
+
+    def step(
+        self,
+        state: Any,
+        frames: jax.Array,
+        batch: Any,
+        *,
+        model: PCM3,
+        optimizer: optax.GradientTransformation,
+        config: Config,
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """One step on one device, as `pcm3_jax.methods.pcm3.pretrain_step`.
+
+        ``state`` is of the class that `create_state` makes.
+        """
+        raise NotImplementedError
+
+    def step_flops(self, config: Config) -> int:
+        """Matrix-product FLOPs of one step for one sample; a backward pass counts twice."""
+        raise NotImplementedError
+
+    def collectives(self, config: Config, batch_size: int, devices: int) -> list[Collective]:
+        """Every exchange of one step, where the method can tell; else []."""
+        return []
+
+    def loadable(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """The parts of a checkpoint's tree, by `State`'s names, that make a model."""
+        return tree
+
+    def encoder_of(self, tree: Any, config: Config) -> Any:
+        """The part of a state's tree that belongs to the evaluated network."""
+        return tree
+
+    def build(
+        self, config: Config, steps_per_epoch: int, axis_name: str | None = None
+    ) -> tuple[Callable[[], State], Step]:
+        """What makes the state before the first step, and the step on (state, frames, batch)."""
+        model = self.build_model(config, axis_name)
+        optimizer = build_optimizer(config.optimizer, steps_per_epoch)
+        create_state = functools.partial(self.create_state, model, optimizer, config)
+        step = functools.partial(self.step, model=model, optimizer=optimizer, config=config)
+        return create_state, step
+
+    def abstract_state(self, config: Config) -> State:
+        """Shapes and types of the state before the first step."""
+        return jax.eval_shape(self.build(config, steps_per_epoch=1)[0])
+
+    def gradient_bytes(self, config: Config) -> int:
+        """Size of the gradient, which is float32 whatever the type of the products."""
+        return FLOAT * sum(
+            leaf.size for leaf in jax.tree.leaves(self.abstract_state(config).params)
+        )
+
+
+def encoder_flops(config: Config) -> int:
+    """Matrix-product FLOPs of one encoder pass of one sequence."""
+    hidden, layers = config.model.hidden, config.model.layers
+    inputs = FEATURES + (layers - 1) * 2 * hidden
+    # Per frame, both directions: input and recurrent products of three gates.
+    per_frame = 2 * (inputs * 6 * hidden + layers * hidden * 6 * hidden)
+    return config.views.frames * per_frame
+
+
+def decoder_flops(config: Config) -> int:
+    """Matrix-product FLOPs of one decoder pass of one sequence."""
+    model = config.model
+    size = model.decoder_hidden
+    linear = 2 * model.hidden * size + size * size + size * FEATURES
+    return config.views.frames * 2 * (linear + model.decoder_layers * 6 * size * size)
