@@ -5,9 +5,40 @@ python -m pcm3_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=val
 
 from __future__ import annotations
 
-from pcm3_jax import dry_run
-from pcm3_jax.config import command_line
-from pcm3_jax.registry import run
+from pathlib import Path
+
+import jax
+
+from pcm3_jax.config import Config, command_line, task_of
+from pcm3_jax.runtime.parallel import Devices
+from pcm3_jax.tasks.task import Results, run_task
+from pcm3_jax.train.workdir import check_workdir
+
+
+def run(config: Config, workdir: Path) -> Results:
+    """Runs the task and writes ``results.json``."""
+    return run_task(task_of(config), config, workdir)
+
+
+def dry_run(config: Config, workdir: Path) -> dict[str, str]:
+    """Checks everything that a run needs and prints what it would take; writes nothing.
+
+    Returns:
+      What was printed, by its heading.
+
+    Raises:
+      UserError: the run would end with it.
+    """
+    check_workdir(workdir, config)
+    devices = f"{Devices(config.mapping).count} × {jax.devices()[0].device_kind}"
+    lines = {"task": config.task, "devices": devices}
+    for heading, text in lines.items():
+        print(f"{heading:12}{text}", flush=True)
+    for heading, text in task_of(config).plan(config, workdir):
+        print(f"{heading:12}{text}", flush=True)
+        lines[heading] = text
+    return lines
+
 
 if __name__ == "__main__":
-    command_line.main(run, dry_run.describe)
+    command_line.main(run, dry_run)

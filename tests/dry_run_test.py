@@ -2,18 +2,16 @@
 
 import re
 
-import jax
 import pytest
 
-from pcm3_jax import dry_run
-from pcm3_jax.config import default_config
+from pcm3_jax import main
 from pcm3_jax.errors import UserError
-from pcm3_jax.methods.optimizer import build_optimizer
-from pcm3_jax.methods.state import build_model, create_state
+from pcm3_jax.registry import TASKS
 from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.tables import runner
-from pcm3_jax.tasks.inputs import read_splits
-from pcm3_jax.train import memory
+from pcm3_jax.tasks import pretrain
+from pcm3_jax.tasks.common import Embedder, duration, read_splits
+from pcm3_jax.train import cost
 from tfds_builders import build
 
 
@@ -46,97 +44,104 @@ ENCODED = {
 }
 
 
-@pytest.mark.parametrize("task", [*ENCODED, "cmd", "baseline"])
+@pytest.mark.parametrize("task", [*ENCODED, "pretrain", "baseline"])
 def test_every_task_on_recordings_is_described(monkeypatch, run_config, tmp_path, task):
-    monkeypatch.setattr(dry_run, "_step_seconds", lambda config, devices: 2.0)
-    monkeypatch.setattr(dry_run, "_encoding_seconds", lambda *_: 3 / 96)
-    monkeypatch.setattr(memory, "step_memory", lambda config, rows: 1e9 + 1e6 * rows)
+    monkeypatch.setattr(pretrain, "step_seconds", lambda config, devices: 2.0)
+    monkeypatch.setattr(Embedder, "seconds", lambda *_: 3 / 96)
+    monkeypatch.setattr(cost, "step_memory", lambda config, rows: 1e9 + 1e6 * rows)
     run_config.task = task
+    run_config.method.name = "cmd"
     run_config.cmd.neighbours = 8
     run_config.linear.epochs, run_config.linear.cached_crops = 100, 0
-    for section in ("finetune", "motion_prediction"):
-        run_config[section].epochs = 10
+    run_config.finetune.epochs = run_config.motion_prediction.epochs = 10
     run_config.finetune.update(fraction=0.1, draws=5)
     run_config.motion_prediction.observed = 8
-    lines = dry_run.describe(run_config, tmp_path / "run")
+    lines = main.dry_run(run_config, tmp_path / "run")
     assert lines["task"] == task
     assert "18 classes" in lines["data"]
-    if task == "cmd":
+    if task == "pretrain":
+        assert lines["method"] == "cmd"
         assert lines["network"].count(",") == 1  # An encoder and a projector.
         # 24 steps and three evaluations.
         assert lines["time"] == "57 s, 3 evaluations of 3 s included"
         assert lines["memory"].endswith("80 GB would hold about 79,000 sequences")
     elif task != "baseline":
         assert lines["encoder"].startswith("random, ")
-        count = ENCODED[task]
+        encoded = ENCODED[task]
         assert lines["time"] == (
-            f"about {dry_run._duration(count * 3 / 96)}: as long as encoding {count:,.0f} "
+            f"about {duration(encoded * 3 / 96)}: as long as encoding {encoded:,.0f} "
             "sequences of 16 frames"
         )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_detection_encodes_a_window_around_every_frame(monkeypatch, run_config, tmp_path):
-    monkeypatch.setattr(dry_run, "_encoding_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(Embedder, "seconds", lambda *_: 1.0)
     build.build("synthetic_skeletons/n4x2_untrimmed", tmp_path)
     run_config.data.update(name="synthetic_skeletons/n4x2_untrimmed", dir=str(tmp_path))
     run_config.task = "detection"
     run_config.detection.update(epochs=2, train_every=3, frames=8)
     train, test = read_splits(run_config, Devices("pmap"), untrimmed=True)
     windows = 3 * 2 * train.length.sum() / 3 + test.length.sum()
-    lines = dry_run.describe(run_config, tmp_path / "run")
+    lines = main.dry_run(run_config, tmp_path / "run")
     assert lines["time"].endswith(f"as long as encoding {windows / 2:,.0f} sequences of 16 frames")
     monkeypatch.undo()
     # Measured on whole videos, too.
-    assert dry_run.describe(run_config, tmp_path / "run")["time"].startswith("about ")
+    assert main.dry_run(run_config, tmp_path / "run")["time"].startswith("about ")
 
 
 @pytest.fixture
 def table_config(monkeypatch, run_config, tmp_path):
-    monkeypatch.setattr(dry_run, "_step_seconds", lambda config, devices: 2.0)
-    run_config.update(task="table", table=3, table_data=("synthetic_skeletons/n64x32",))
-    run_config.table_runs = str(tmp_path / "runs")
-    run_config.table_cells = "random|PCM"
+    monkeypatch.setattr(runner, "step_seconds", lambda config, devices: 2.0)
+    run_config.task = "table"
+    run_config.tables.update(
+        number=3,
+        data=("synthetic_skeletons/n64x32",),
+        runs=str(tmp_path / "runs"),
+        cells="random|PCM",
+    )
     run_config.cmd.neighbours = 8
     return run_config
 
 
 def test_a_table_lists_its_runs_and_their_time(table_config, tmp_path):
-    lines = dry_run.describe(table_config, tmp_path / "table")
+    lines = main.dry_run(table_config, tmp_path / "table")
     assert lines["runs"] == "3, of which 0 have finished"
     names = [lines[f"  {number}"] for number in (1, 2, 3)]
-    assert [name.partition("_")[0] for name in names] == ["retrieval", "pretrain", "retrieval"]
+    assert [name.partition("_")[0] for name in names] == ["retrieval", "pretrain-pcm3", "retrieval"]
     # Six epochs of 64 sequences in steps of 16 that take two seconds.
     assert lines["time"].startswith("48 s for pretraining (1 of these runs): ")
     folder = tmp_path / "runs" / names[0]
     folder.mkdir(parents=True)
     (folder / "results.json").write_text("{}")
-    lines = dry_run.describe(table_config, tmp_path / "table")
+    lines = main.dry_run(table_config, tmp_path / "table")
     assert lines["runs"] == "3, of which 1 have finished"
     assert lines["  1"] == names[1]
 
 
 def test_a_table_lists_the_data_that_it_lacks(table_config, tmp_path, capsys):
-    table_config.table_data = ("synthetic_skeletons/n64x32", "intellirehabds")
-    lines = dry_run.describe(table_config, tmp_path / "table")
+    table_config.tables.data = ("synthetic_skeletons/n64x32", "intellirehabds")
+    lines = main.dry_run(table_config, tmp_path / "table")
     assert lines["runs"] == "6, of which 0 have finished"
     assert lines["missing"].startswith("There is no data set 'intellirehabds' in ")
     assert lines["time"].startswith("48 s for pretraining (1 of")
-    table_config.table_data = ("intellirehabds",)
+    table_config.tables.data = ("intellirehabds",)
     capsys.readouterr()
     with pytest.raises(UserError, match="No run of table 3 has its data"):
-        dry_run.describe(table_config, tmp_path / "table")
+        main.dry_run(table_config, tmp_path / "table")
     assert "There is no data set 'intellirehabds'" in capsys.readouterr().out
 
 
 def test_a_finished_run_needs_its_data_no_more(table_config, tmp_path):
-    table_config.table_data = ("intellirehabds>synthetic_skeletons/n64x32", "intellirehabds")
-    table_config.table_cells = "PCM"
-    names = [run.folder.name for run in runner.planned_runs(table_config, tmp_path / "table")]
+    table_config.tables.data = ("intellirehabds>synthetic_skeletons/n64x32", "intellirehabds")
+    table_config.tables.cells = "PCM"
+    names = [
+        run.folder.name for run in TASKS["table"].planned_runs(table_config, tmp_path / "table")
+    ]
     pretrained = tmp_path / "runs" / next(name for name in names if name.startswith("pretrain"))
     pretrained.mkdir(parents=True)
     (pretrained / "results.json").write_text("{}")
-    assert "missing" in dry_run.describe(table_config, tmp_path / "table")
+    assert "missing" in main.dry_run(table_config, tmp_path / "table")
 
 
 @pytest.mark.parametrize(
@@ -155,45 +160,16 @@ def test_a_finished_run_needs_its_data_no_more(table_config, tmp_path):
 def test_what_would_end_the_run_ends_the_dry_run(run_config, tmp_path, changes, expected):
     run_config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=expected):
-        dry_run.describe(run_config, tmp_path / "run")
+        main.dry_run(run_config, tmp_path / "run")
 
 
 def test_a_workdir_of_another_run_is_refused(finished_run, run_config):
     run_config.seed = 1
     with pytest.raises(UserError, match="belongs to a run with other settings"):
-        dry_run.describe(run_config, finished_run[0])
-
-
-def test_the_network_is_counted(run_config):
-    model, optimizer = build_model(run_config), build_optimizer(run_config, 1)
-    state = jax.eval_shape(lambda: create_state(model, optimizer, run_config))
-    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    assert dry_run._parameters(run_config).startswith(f"{size / 1e3:.3g} k parameters: decoder")
+        main.dry_run(run_config, finished_run[0])
 
 
 def test_the_largest_batch_is_extrapolated(monkeypatch, small_config):
-    monkeypatch.setattr(memory, "step_memory", lambda config, rows: 100 + 10 * rows)
-    assert memory.largest_batch(small_config, 16, budget=400.0) == (260, 30)
-    assert memory.largest_batch(small_config, 16, budget=1.0) == (260, 0)
-
-
-@pytest.mark.parametrize(
-    "epochs, every, evaluations", [(6, 2, 3), (7, 2, 4), (5, 0, 1), (3, 10, 1), (10, 10, 1)]
-)
-def test_evaluations_are_counted(epochs, every, evaluations):
-    assert dry_run._evaluations(epochs, every) == evaluations
-
-
-def test_rates_are_those_after_warmup_and_each_decay():
-    config = default_config()
-    config.optimizer.update(warmup_epochs=10, decay_epochs=(351, 500))
-    assert dry_run._rates(config, 5) == (
-        "learning rate 0.0004 from epoch 0, 0.02 from epoch 10, 0.002 from epoch 351"
-    )
-
-
-@pytest.mark.parametrize(
-    "seconds, text", [(3.21, "3.2 s"), (600, "10.0 min"), (9000, "2.5 h"), (8.64e5, "10.0 days")]
-)
-def test_durations_are_readable(seconds, text):
-    assert dry_run._duration(seconds) == text
+    monkeypatch.setattr(cost, "step_memory", lambda config, rows: 100 + 10 * rows)
+    assert cost.largest_batch(small_config, 16, budget=400.0) == (260, 30)
+    assert cost.largest_batch(small_config, 16, budget=1.0) == (260, 0)

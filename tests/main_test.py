@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from pcm3_jax import dry_run, main, registry
+from pcm3_jax import main
 from pcm3_jax.config import command_line
+from pcm3_jax.tasks.coordinates import Coordinates
 from tests.running import checkpoint_steps, losses, metrics
 
 # ml_collections loads configuration files in a way that Python means to drop.
@@ -90,7 +91,7 @@ def complaint(argv, program, capsys, monkeypatch) -> str:
     # Where ml_collections keeps the file that it loaded last.
     sys.modules.pop("config_config", None)
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as caught:
-        command_line.main(main.run, dry_run.describe)
+        command_line.main(main.run, main.dry_run)
     assert capsys.readouterr().out == ""
     # Python prints such a message on standard error and leaves with 1.
     message = caught.value.code
@@ -103,8 +104,8 @@ def complaint(argv, program, capsys, monkeypatch) -> str:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model.hiden=3", "--config.model.hiden=3 .* did you mean 'hidden'"),
-        ("modle.hidden=3", "--config.modle.hidden=3 .* did you mean 'model'"),
+        ("model.hiden=3", r"--config.model.hiden=3 .* did you mean 'model\.hidden'"),
+        ("modle.hidden=3", r"--config.modle.hidden=3 .* did you mean 'model\.hidden'"),
         ("nonsense=3", "--config.nonsense=3 sets a key that the configuration does not have"),
         ("model.hidden=wide", "flag --config.model.hidden=wide: invalid literal for int"),
         ("model=3", "flag --config.model=3"),
@@ -197,9 +198,9 @@ def test_an_encoder_of_other_sizes_is_refused(finished_run, program, tmp_path, c
 def test_programs_of_a_gpu_are_kept_with_the_run(run_config, tmp_path, monkeypatch):
     """Compiled again they could round otherwise, and a run that goes on would end elsewhere."""
     kept = []
-    monkeypatch.setitem(
-        registry.TASKS,
-        "baseline",
+    monkeypatch.setattr(
+        Coordinates,
+        "run",
         lambda *_: kept.append(jax.config.values["jax_compilation_cache_dir"]) or {},
     )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -219,7 +220,7 @@ def test_programs_of_a_gpu_are_kept_with_the_run(run_config, tmp_path, monkeypat
 
 def test_help_names_every_flag(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main", "--help"])
-    command_line.main(main.run, dry_run.describe)
+    command_line.main(main.run, main.dry_run)
     out = capsys.readouterr().out
     for flag in ("config", "workdir", "coordinator", "processes", "process"):
         assert f"--{flag}:" in out

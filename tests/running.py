@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
+
+from pcm3_jax.config import Config
 
 CONFIG_FILE = """
 from pcm3_jax.config import default_config
@@ -60,7 +61,7 @@ class Program:
         self.config_file = folder / "small.py"
         self.config_file.write_text(CONFIG_FILE.format(data_dir=str(data_dir)))
 
-    def config(self) -> ConfigDict:
+    def config(self) -> Config:
         """The configuration, to change and use in this process."""
         return runpy.run_path(str(self.config_file))["get_config"]()
 

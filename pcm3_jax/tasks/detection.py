@@ -1,19 +1,126 @@
-"""Action detection in untrimmed videos (Table 5): from frame probabilities to segments and mAP.
+"""Task "detection" (Table 5): actions in untrimmed videos.
 
-Labels of truth rows are 0-based actions, as the data sets hold them; classes of frame
-probabilities and of segments are 1-based actions, because class 0 is the background.
+Each frame is classified from a window of frames around it; smoothed probabilities become segments.
+Class 0 is the background, so that classes are 1-based actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
+from pcm3_jax.data.batch import Clips
+from pcm3_jax.data.feed import Samples
+from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.data.skeleton import missing_joints, to_stream
 from pcm3_jax.errors import UserError
+from pcm3_jax.methods.state import build_encoder
+from pcm3_jax.runtime.parallel import AXIS
+from pcm3_jax.settings import Config, Training, section, setting
+from pcm3_jax.tasks.common import encoder_variables
+from pcm3_jax.tasks.mean_ap import mean_ap_action, mean_ap_video
+from pcm3_jax.tasks.supervised import (
+    POSES,
+    Classifier,
+    SupervisedTask,
+    Trainer,
+    classification_loss,
+    initial_variables,
+    predictor,
+    take,
+)
+from pcm3_jax.tasks.task import Cost, Metric, Results
 
-# Columns of a segment: class (1-based), first frame, one past the last frame, score.
-CLASS, START, STOP, SCORE = range(4)
+
+@section
+class DetectionSettings(Training):
+    """Detection of actions in untrimmed videos."""
+
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 0.01
+    decay_epochs: tuple[int, ...] = (50,)
+    nesterov: bool = True
+    frames: int = setting(16, "frames of the window that classifies a frame", low=1)
+    stride: int = setting(4, "frames from one of them to the next", low=1)
+    train_every: int = setting(1, "every so many-th frame trains in an epoch", low=1)
+    smoothing: int = setting(10, "radius of the mean filter over time, in frames", low=0)
+    threshold: float = setting(0.4, "probability of any action in a segment", low=0, high=1)
+    overlaps: tuple[float, ...] = setting((0.1, 0.3, 0.5), "temporal IoU of a correct segment")
+
+
+class Detection(SupervisedTask):
+    """Mean average precision of actions found in untrimmed videos."""
+
+    name = "detection"
+    settings = {"detection": DetectionSettings}
+    metrics = (
+        Metric("frame_accuracy", "frames", "%"),
+        Metric("map_action", "mAP_a", "%", compared=True),
+        Metric("map_video", "mAP_v", "%", compared=True),
+    )
+    untrimmed = True
+
+    def run(self, config: Config, workdir: Path) -> Results:
+        devices, settings = self.devices(config), config.of(DetectionSettings)
+        train_split, test_split = self.read(config, devices)
+        window = (settings.frames, settings.stride)
+        model = Classifier(build_encoder(config, AXIS), 1 + len(train_split.classes))
+
+        def views(key: Any, frames: jax.Array, clips: Clips, position: jax.Array) -> jax.Array:
+            poses = take(frames, clips, *window)
+            return to_stream(poses, ~missing_joints(poses), config.views.stream)
+
+        def probabilities(
+            variables: Any, frames: jax.Array, clips: Clips, position: jax.Array
+        ) -> jax.Array:
+            poses = views(None, frames, clips, position)
+            scores: Any = model.apply(variables, poses, train=False)
+            return jax.nn.softmax(scores)
+
+        every_frame = detection_samples(test_split, *window)
+        predict = predictor(probabilities, test_split, every_frame, config.eval.batch_size, devices)
+
+        def evaluate(variables: dict[str, Any]) -> dict[str, float]:
+            return detection_metrics(predict(variables), test_split, settings)
+
+        def draw(epoch: int) -> Samples:
+            offset = np.random.default_rng((config.seed, epoch, 1)).integers(settings.train_every)
+            return detection_samples(train_split, *window, settings.train_every, int(offset))
+
+        loss = classification_loss(model, views)
+        trainer = Trainer(loss, train_split, len(draw(0)), settings, config, devices)
+        start = initial_variables(model, encoder_variables(config), config.seed, POSES)
+        return trainer.fit(start, draw, evaluate, workdir)
+
+    def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:
+        settings = config.of(DetectionSettings)
+        train, test = (split.length.sum() for split in (train_split, test_split))
+        windows = 3 * settings.epochs * train / settings.train_every + test
+        return Cost(windows * settings.frames / config.views.frames, settings)
+
+
+def detection_metrics(
+    probabilities: np.ndarray, videos: Recordings, settings: DetectionSettings
+) -> dict[str, float]:
+    """Accuracy of frames, and mAP of segments at every overlap of the settings, in [0, 1].
+
+    Args:
+      probabilities: (F, 1 + classes) of every frame of all videos, one after the other.
+      videos: of F frames together, with their actions.
+      settings: the ``detection`` section of the configuration.
+    """
+    parts = np.split(probabilities, np.cumsum(videos.length)[:-1])
+    found = [segments(smooth(part, settings.smoothing), settings.threshold) for part in parts]
+    truth = np.concatenate(list(map(frame_classes, videos.length, videos.actions)))
+    metrics = {"frame_accuracy": float((probabilities.argmax(1) == truth).mean())}
+    for overlap in settings.overlaps:
+        metrics[f"map_action@{overlap}"] = mean_ap_action(found, videos.actions, overlap)
+        metrics[f"map_video@{overlap}"] = mean_ap_video(found, videos.actions, overlap)
+    return metrics
 
 
 def window_indices(num_frames: int, frames: int = 16, stride: int = 4) -> np.ndarray:
@@ -72,136 +179,44 @@ def segments(probabilities: np.ndarray, threshold: float = 0.4) -> np.ndarray:
     return np.column_stack([best, start, stop, mean[np.arange(len(best)), best]])
 
 
-def mean_ap_action(
-    detections: Sequence[np.ndarray], truths: Sequence[np.ndarray], threshold: float = 0.5
-) -> float:
-    """mAP_a: mean over actions of the average precision over all videos, in [0, 1].
-
-    Average precision is PASCAL VOC's: the area under the precision envelope over recall.  A
-    segment claims the true interval of its class and video that it overlaps most, if their
-    temporal IoU (lengths in frames counted inclusively, stop - start + 1) is at least
-    ``threshold``; only the best scored claim of an interval is correct.  Segments of equal score
-    rank in the order given.
-
-    An action that is never detected counts 0.  An action that never happens does not count, and
-    neither do its segments.
-
-    Args:
-      detections: one (S, 4) of `segments` for each video.
-      truths: one (G, 3 or more) for each video: label (0-based), start, stop.
-      threshold: temporal IoU.
-
-    Raises:
-      ValueError: if there is no true interval at all.
-    """
-    _require_truths(truths)
-    claimed = _claims(detections, truths, threshold, inclusive=1)
-    # Intervals are numbered through all videos.
-    first = np.cumsum([0, *map(len, truths)])[:-1]
-    claims = np.concatenate(
-        [np.where(c < 0, -1, c + offset) for c, offset in zip(claimed, first, strict=True)]
-    )
-    rows = np.concatenate(detections)
-    order = np.argsort(-rows[:, SCORE], kind="stable")
-    claims, classes = claims[order], rows[order, CLASS]
-    labels = np.concatenate([truth[:, 0] for truth in truths])
-    actions, counts = np.unique(labels, return_counts=True)
-    return float(
-        np.mean(
-            [
-                _voc_average_precision(claims[classes == action + 1], count)
-                for action, count in zip(actions, counts, strict=True)
-            ]
-        )
-    )
-
-
-def mean_ap_video(
-    detections: Sequence[np.ndarray], truths: Sequence[np.ndarray], threshold: float = 0.5
-) -> float:
-    """mAP_v: mean over videos of the average precision over all classes, in [0, 1].
-
-    Matching and arguments are those of `mean_ap_action`, but lengths count exclusively,
-    stop - start, and the average precision is that of the authors' program.  It interpolates, like
-    VOC's, but it knows only the precisions of the whole list and of what ranks above each matched
-    segment: not that of a list that ends in a match.  So false segments at the end of a list
-    lower it, and it is never above VOC's.
-
-    A video without segments counts 0.  A video without true intervals does not count.
-
-    Raises:
-      ValueError: if there is no true interval at all.
-    """
-    _require_truths(truths)
-    precisions = []
-    for rows, truth, claims in zip(
-        detections, truths, _claims(detections, truths, threshold, inclusive=0), strict=True
-    ):
-        if len(truth):
-            order = np.argsort(-rows[:, SCORE], kind="stable")
-            precisions.append(_program_average_precision(claims[order], len(truth)))
-    return float(np.mean(precisions))
-
-
 def _running_total(values: np.ndarray) -> np.ndarray:
     """(T + 1, C) sums of the first 0 ... T rows, in double precision."""
     return np.cumsum(np.pad(values.astype(np.float64), ((1, 0), (0, 0))), axis=0)
 
 
-def _require_truths(truths: Sequence[np.ndarray]) -> None:
-    if not any(map(len, truths)):
-        raise ValueError("mean average precision needs at least one true interval")
+def frame_classes(length: int, actions: np.ndarray) -> np.ndarray:
+    """Class of every frame of a video (T,): 0 background, else label + 1.
 
-
-def _claims(
-    detections: Sequence[np.ndarray], truths: Sequence[np.ndarray], threshold: float, inclusive: int
-) -> list[np.ndarray]:
-    """For each video, the index (S,) of the interval that each segment claims, or -1.
-
-    That is the interval of its class that it overlaps most (the first of equals), where the
-    temporal IoU reaches ``threshold``; ``inclusive`` is added to all lengths.
+    Args:
+      length: T.
+      actions: (K, 3) rows (label, start, stop).
     """
-    claims = []
-    for rows, truth in zip(detections, truths, strict=True):
-        if not len(truth):
-            claims.append(np.full(len(rows), -1))
-            continue
-        start, stop = (rows[:, c, None] for c in (START, STOP))
-        common = np.minimum(stop, truth[:, 2]) - np.maximum(start, truth[:, 1]) + inclusive
-        common = np.maximum(common, 0)
-        union = (stop - start) + (truth[:, 2] - truth[:, 1]) + 2 * inclusive - common
-        same = rows[:, CLASS, None] == truth[:, 0] + 1
-        overlap = np.where(same, common / union, -1.0)
-        best = overlap.argmax(1)
-        claims.append(np.where(overlap.max(1) >= threshold, best, -1))
-    return claims
+    classes = np.zeros(length, np.int32)
+    for label, start, stop in actions:
+        classes[start:stop] = label + 1
+    return classes
 
 
-def _first_claims(claims: np.ndarray) -> np.ndarray:
-    """(S,) whether a ranked segment is the first to claim its interval."""
-    first = np.zeros(len(claims), bool)
-    first[np.unique(claims, return_index=True)[1]] = True
-    return first & (claims >= 0)
+def detection_samples(
+    videos: Recordings, frames: int, stride: int, every: int = 1, offset: int = 0
+) -> Samples:
+    """The window around every ``every``-th frame of each video, from ``offset`` on, and its class.
 
+    Each video gives as many samples for any offset below ``every``.
 
-def _voc_average_precision(claims: np.ndarray, count: int) -> float:
-    """Area under the precision envelope of segments (S,) by rank, of ``count`` intervals."""
-    correct = _first_claims(claims)
-    precision = correct.cumsum() / np.arange(1, len(claims) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return envelope[correct].sum() / count
-
-
-def _program_average_precision(claims: np.ndarray, count: int) -> float:
-    """The authors' interpolated average precision of segments (S,) by rank."""
-    if not len(claims):
-        return 0.0
-    correct = _first_claims(claims)
-    found = correct.cumsum()
-    # Taking segments away from the bottom, the program looks at the precision of the list only
-    # when it has just taken a matched one away.
-    above = (found - correct) / np.maximum(np.arange(len(claims)), 1)
-    above = np.where(claims >= 0, above, 0.0)
-    above[-1] = max(above[-1], found[-1] / len(claims))
-    envelope = np.maximum.accumulate(above[::-1])[::-1]
-    return envelope[correct].sum() / count
+    Raises:
+      UserError: a video is shorter than a window.
+    """
+    sequences, start, target = [], [], []
+    for index, (length, actions) in enumerate(zip(videos.length, videos.actions, strict=True)):
+        try:
+            windows = window_indices(length, frames, stride)
+        except UserError as error:
+            raise UserError(f"{videos.name[index]} of {videos.split}: {error}.") from None
+        chosen = np.arange(length // every) * every + offset
+        sequences.append(np.full(len(chosen), index, np.int32))
+        start.append(windows[chosen, 0])
+        target.append(frame_classes(length, actions)[chosen])
+    sequence = np.concatenate(sequences)
+    length = np.full(len(sequence), frames * stride, np.int32)
+    return Samples(sequence, np.concatenate(start), length, np.concatenate(target))

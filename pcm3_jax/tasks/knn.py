@@ -1,12 +1,19 @@
-"""Action retrieval (Table 3): the label of the nearest training sequence by cosine."""
+"""Task "retrieval" (Table 3): the label of the nearest training sequence by cosine."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.data.skeleton import Array
+from pcm3_jax.settings import Config
+from pcm3_jax.tasks.common import Embedder, EncoderTask, encoder
+from pcm3_jax.tasks.task import Cost, Metric, Results
 
 # Rows compared at a time, which bounds the memory for any gallery: 32,768 of 2048 features are
 # 268 MB, and their products with 1024 queries 134 MB.
@@ -61,3 +68,32 @@ def knn_accuracy(
 ) -> float:
     """Share of queries whose nearest neighbour has their label, in [0, 1]."""
     return float((gallery_labels[nearest_neighbours(gallery, queries)] == labels).mean())
+
+
+def retrieval_accuracy(
+    embedder: Embedder, variables: Any, train_split: Recordings, test_split: Recordings
+) -> float:
+    """1-NN accuracy of an encoder in [0, 1], the training split being the gallery."""
+    return knn_accuracy(
+        embedder.central(variables, train_split),
+        train_split.label,
+        embedder.central(variables, test_split),
+        test_split.label,
+    )
+
+
+class Retrieval(EncoderTask):
+    """1-NN accuracy of an encoder."""
+
+    name = "retrieval"
+    metrics = (Metric("knn_accuracy", "1-NN", "%", compared=True),)
+    occludes = True
+
+    def run(self, config: Config, workdir: Path) -> Results:
+        devices = self.devices(config)
+        embedder, variables = encoder(config, devices)
+        train_split, test_split = self.read(config, devices)
+        return {"knn_accuracy": retrieval_accuracy(embedder, variables, train_split, test_split)}
+
+    def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:
+        return Cost(len(train_split) + len(test_split))

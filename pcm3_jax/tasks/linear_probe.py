@@ -1,21 +1,81 @@
-"""Linear evaluation (Table 1): one linear layer on a frozen encoder's features."""
+"""Task "linear_eval" (Table 1): one linear layer on a frozen encoder's features."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-from pcm3_jax.methods.optimizer import optimizer_of
+from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.methods.optimizer import build_optimizer
+from pcm3_jax.runtime.files import save_arrays
+from pcm3_jax.settings import Config, Training, section, setting
+from pcm3_jax.tasks.common import EncoderTask, encoder, top_k_accuracy
+from pcm3_jax.tasks.task import Cost, Metric, Results
+
+
+@section
+class Linear(Training):
+    """Linear evaluation."""
+
+    epochs: int = 100
+    batch_size: int = 1024
+    learning_rate: float = 0.1
+    decay_epochs: tuple[int, ...] = (20, 50, 80)
+    cached_crops: int = setting(
+        0, "crops of each sequence that epochs take in turn; 0, the protocol: new ones", low=0
+    )
+
+
+class LinearProbe(EncoderTask):
+    """Accuracy of a linear classifier on a frozen encoder."""
+
+    name = "linear_eval"
+    settings = {"linear": Linear}
+    metrics = (
+        Metric("top1", "linear", "%", compared=True),
+        Metric("top5", "linear, top 5", "%"),
+    )
+    occludes = True
+
+    def run(self, config: Config, workdir: Path) -> Results:
+        """Leaves classifier.npz and scores.npz in the workdir."""
+        devices, settings = self.devices(config), config.of(Linear)
+        embedder, variables = encoder(config, devices)
+        train_split, test_split = self.read(config, devices)
+        crops = settings.cached_crops or settings.epochs
+        # With cached crops every crop is encoded once; else this holds nothing worth keeping.
+        cache = functools.lru_cache(maxsize=crops if settings.cached_crops else 1)
+        features = cache(lambda crop: jnp.asarray(embedder.random(variables, train_split, crop)))
+        classifier = train_classifier(
+            lambda epoch: features(epoch % crops),
+            train_split.label,
+            len(train_split.classes),
+            settings,
+            config.seed,
+        )
+        classes = np.array(train_split.classes, str)
+        save_arrays(workdir / "classifier.npz", classes=classes, **classifier)
+        scores = embedder.central(variables, test_split) @ np.asarray(classifier["kernel"])
+        scores += np.asarray(classifier["bias"])
+        label, name = test_split.label, test_split.name
+        save_arrays(workdir / "scores.npz", scores=scores, label=label, name=name)
+        return {f"top{k}": top_k_accuracy(scores, label, k) for k in (1, 5)}
+
+    def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:
+        settings = config.of(Linear)
+        crops = settings.cached_crops or settings.epochs
+        return Cost(crops * len(train_split) + len(test_split), settings)
 
 
 def train_classifier(
-    features: Callable[[int], jax.Array], labels: np.ndarray, classes: int, settings: ConfigDict,
+    features: Callable[[int], jax.Array], labels: np.ndarray, classes: int, settings: Linear,
     seed: int,
 ) -> dict[str, jax.Array]:  # fmt: skip
     """Trains a linear classifier on the features of each epoch's crops.
@@ -34,12 +94,12 @@ def train_classifier(
     # A set smaller than the batch is one batch.
     batch_size = min(settings.batch_size, count)
     steps = -(-count // batch_size)
-    optimizer = optimizer_of(settings, steps)
+    optimizer = build_optimizer(settings, steps)
     key = jax.random.key(seed)
     width = features(0).shape[1]
     params = {
-        # Its gradient is one product of the features as they lie.
-        "turned_kernel": 0.01 * jax.random.normal(key, (width, classes)).T,
+        # Transposed: its gradient is then one product of the features as they are laid out.
+        "transposed_kernel": 0.01 * jax.random.normal(key, (width, classes)).T,
         "bias": jnp.zeros(classes),
     }
     opt_state = optimizer.init(params)
@@ -47,10 +107,10 @@ def train_classifier(
     for epoch in range(settings.epochs):
         order = _epoch_order(jax.random.fold_in(key, epoch), count, steps, batch_size)
         params, opt_state = _epoch(params, opt_state, features(epoch), targets, order, optimizer)
-    return {"kernel": params["turned_kernel"].T, "bias": params["bias"]}
+    return {"kernel": params["transposed_kernel"].T, "bias": params["bias"]}
 
 
-def _epoch_order(key, count: int, steps: int, batch_size: int) -> jax.Array:
+def _epoch_order(key: jax.Array, count: int, steps: int, batch_size: int) -> jax.Array:
     """(steps, batch_size) sample indices; -1 fills the last batch, which is kept."""
     order = jax.random.permutation(key, count)
     padding = jnp.full(steps * batch_size - count, -1, order.dtype)
@@ -58,44 +118,25 @@ def _epoch_order(key, count: int, steps: int, batch_size: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="optimizer", donate_argnums=(0, 1))
-def _epoch(params, opt_state, features, labels, order, optimizer):
-    def loss(params, rows):
-        scores = jnp.einsum("nf,kf->nk", features[rows], params["turned_kernel"]) + params["bias"]
+def _epoch(
+    params: Any,
+    opt_state: optax.OptState,
+    features: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Any, optax.OptState]:
+    def loss(params: Any, rows: jax.Array) -> jax.Array:
+        scores = (
+            jnp.einsum("nf,kf->nk", features[rows], params["transposed_kernel"]) + params["bias"]
+        )
         losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels[rows])
         real = rows >= 0
         return (losses * real).sum() / real.sum()
 
-    def step(carry, rows):
+    def step(carry: tuple[Any, Any], rows: jax.Array) -> tuple[tuple[Any, Any], None]:
         params, opt_state = carry
         updates, opt_state = optimizer.update(jax.grad(loss)(params, rows), opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), None
 
     return jax.lax.scan(step, (params, opt_state), order)[0]
-
-
-def ridge_scores(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, classes: int, penalty: float
-) -> np.ndarray:
-    """Scores (Q, classes) of one-against-all ridge regression with an unpenalised offset.
-
-    Args:
-      features: (S, F) training features.
-      labels: (S,).
-      queries: (Q, F).
-      classes: number of classes.
-      penalty: weight of the squared coefficients.
-    """
-    # In double precision: the normal equations square the features' condition number.
-    mean = features.mean(0, dtype=np.float64)
-    centred = features - mean
-    targets = np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
-    offset = targets.mean(0)
-    gram = centred.T @ centred + penalty * np.eye(centred.shape[1])
-    coefficients = np.linalg.solve(gram, centred.T @ (targets - offset))
-    return (queries - mean) @ coefficients + offset
-
-
-def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows of scores (S, classes) whose k largest include the label."""
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float((best == labels[:, None]).any(1).mean())

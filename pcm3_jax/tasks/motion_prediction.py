@@ -1,19 +1,126 @@
-"""Motion prediction (Table 6): the decoder of Martinez et al. (CVPR 2017) on the encoder.
+"""Task "motion_prediction" (Table 6): the decoder of Martinez et al. (CVPR 2017) on the encoder.
 
 Poses are (N, T, M, V, C) in metres, or whatever the stream holds.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from pcm3_jax.data.skeleton import FEATURES, flatten_frames, unflatten_frames
+from pcm3_jax.data.batch import Clips
+from pcm3_jax.data.feed import Samples
+from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.data.skeleton import (
+    FEATURES,
+    flatten_frames,
+    missing_joints,
+    to_stream,
+    unflatten_frames,
+)
+from pcm3_jax.errors import UserError
+from pcm3_jax.methods.state import build_encoder
 from pcm3_jax.models.encoder import Encoder, dense
 from pcm3_jax.models.gru import symmetric_uniform
-from pcm3_jax.tasks.supervised import encode
+from pcm3_jax.runtime.parallel import AXIS
+from pcm3_jax.settings import Config, OptimizerName, Training, section, setting
+from pcm3_jax.tasks.common import encoder_variables
+from pcm3_jax.tasks.supervised import (
+    POSES,
+    SupervisedTask,
+    Trainer,
+    encode,
+    initial_variables,
+    predictor,
+    take,
+)
+from pcm3_jax.tasks.task import Cost, Metric, Results
+
+
+@section
+class MotionSettings(Training):
+    """Motion prediction, the short-term protocol of Martinez et al."""
+
+    name: OptimizerName = "adamw"
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    decay_epochs: tuple[int, ...] = (80,)
+    observed: int = setting(50, "frames that are seen", low=2)
+    future: int = setting(10, "frames that are predicted", low=1)
+    hidden: int = setting(1024, "units of the decoder's GRU", low=1)
+
+
+class MotionPrediction(SupervisedTask):
+    """Error of predicted poses in millimetres, beside that of the last pose held."""
+
+    name = "motion_prediction"
+    settings = {"motion_prediction": MotionSettings}
+    metrics = (
+        Metric("mpjpe", "MPJPE", "mm", "lower", compared=True),
+        Metric("zero_velocity", "standing still", "mm", "lower"),
+        Metric("sequences", "sequences", better=""),
+    )
+
+    def run(self, config: Config, workdir: Path) -> Results:
+        devices, settings = self.devices(config), config.of(MotionSettings)
+        train_split, test_split = self.read(config, devices)
+        observed, span = settings.observed, settings.observed + settings.future
+        model = MotionPredictor(build_encoder(config, AXIS), settings.hidden)
+
+        def inputs(frames: jax.Array, clips: Clips) -> tuple[jax.Array, jax.Array, jax.Array]:
+            """What is observed, as the encoder reads it, the last pose, and those that follow."""
+            poses = take(frames, clips, span)
+            seen, future = poses[:, :observed], poses[:, observed:]
+            views = to_stream(seen, ~missing_joints(seen), config.views.stream)
+            return views, seen[:, -1], future
+
+        def loss(
+            params: Any, batch_stats: Any, frames: jax.Array, batch: Any, key: jax.Array
+        ) -> tuple[jax.Array, Any]:
+            seen, last, future = inputs(frames, batch[0])
+            prediction, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                seen, last, settings.future, train=True, mutable=["batch_stats"],
+            )  # fmt: skip
+            total, count = position_errors(prediction, future)
+            return total.sum() / jnp.maximum(count.sum(), 1), updated["batch_stats"]
+
+        def errors(
+            variables: Any, frames: jax.Array, clips: Clips, position: jax.Array
+        ) -> jax.Array:
+            seen, last, future = inputs(frames, clips)
+            prediction: Any = model.apply(variables, seen, last, settings.future, train=False)
+            still = zero_velocity(last[:, None], settings.future)
+            total, count = position_errors(prediction, future)
+            return jnp.stack([total, position_errors(still, future)[0], count], axis=1)
+
+        tested = prediction_samples(test_split, span)
+        predict = predictor(errors, test_split, tested, config.eval.batch_size, devices)
+
+        def evaluate(variables: dict[str, Any]) -> dict[str, Any]:
+            return {"sequences": len(tested)} | mean_errors(predict(variables))
+
+        def draw(epoch: int) -> Samples:
+            rng = np.random.default_rng((config.seed, epoch, 1))
+            return prediction_samples(train_split, span, rng)
+
+        trainer = Trainer(loss, train_split, len(draw(0)), settings, config, devices)
+        inputs_of_call = (POSES, POSES[:, 0], settings.future)
+        start = initial_variables(model, encoder_variables(config), config.seed, *inputs_of_call)
+        return trainer.fit(start, draw, evaluate, workdir)
+
+    def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:
+        settings = config.of(MotionSettings)
+        sequences = 3 * settings.epochs * len(train_split) + len(test_split)
+        encoded = sequences * settings.observed / config.views.frames
+        return Cost(encoded, settings)
 
 
 class MotionPredictor(nn.Module):
@@ -74,7 +181,9 @@ class _Step(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, carry: tuple[jax.Array, jax.Array], _: None):
+    def __call__(
+        self, carry: tuple[jax.Array, jax.Array], _: None
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         state, pose = carry
         init = symmetric_uniform(self.hidden**-0.5)
         cell = nn.GRUCell(
@@ -119,3 +228,38 @@ def position_errors(prediction: jax.Array, truth: jax.Array) -> tuple[jax.Array,
     # A norm whose gradient is zero, not NaN, where a joint is met exactly.
     errors = 1000 * optax.safe_norm(prediction - truth, 0.0, axis=-1)
     return (errors.sum(-1) * present).sum(-1), truth.shape[-2] * present.sum(-1)
+
+
+def mean_errors(sums: np.ndarray) -> dict[str, float]:
+    """Mean errors in millimetres over all predicted frames, and of each frame ("mpjpe@1", …).
+
+    Args:
+      sums: (S, 3, T) of each sequence and predicted frame: the errors' sum of the prediction and
+        of the last pose held, and how many joints they are of.
+    """
+    predicted, still, count = sums.sum(0, dtype=np.float64)
+    metrics = {}
+    for name, total in (("mpjpe", predicted), ("zero_velocity", still)):
+        metrics[name] = float(total.sum() / count.sum())
+        metrics |= {f"{name}@{i}": float(e) for i, e in enumerate(total / count, 1)}
+    return metrics
+
+
+def prediction_samples(
+    recordings: Recordings, span: int, rng: np.random.Generator | None = None
+) -> Samples:
+    """A window of ``span`` frames of each sequence that is as long: anywhere, or the middle one.
+
+    Raises:
+      UserError: no sequence is as long.
+    """
+    sequence = np.flatnonzero(recordings.length >= span).astype(np.int32)
+    if not len(sequence):
+        raise UserError(
+            f"No sequence of {recordings.split} has {span} frames; set "
+            "config.motion_prediction.observed and .future to fewer."
+        )
+    room = recordings.length[sequence] - span
+    start = room // 2 if rng is None else rng.integers(0, room + 1)
+    lengths = np.full(len(sequence), span, np.int32)
+    return Samples(sequence, start.astype(np.int32), lengths, np.zeros_like(sequence))

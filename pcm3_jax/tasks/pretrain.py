@@ -1,103 +1,143 @@
-"""The tasks that pretrain an encoder without labels: PCM³ (§3) and its competitor CMD."""
+"""Task "pretrain": self-supervised pretraining by the method that ``config.method.name`` names."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from pcm3_jax.data import feed
-from pcm3_jax.data.skeleton import select_stream
-from pcm3_jax.methods import cmd
-from pcm3_jax.methods.optimizer import build_optimizer, scaled_to_batch
-from pcm3_jax.methods.pcm3 import pretrain_step
-from pcm3_jax.methods.state import TrainState, build_model, create_state
-from pcm3_jax.models.pcm3 import PCM3
+from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.methods import method_of
+from pcm3_jax.methods.optimizer import learning_rate_schedule, scaled_to_batch
 from pcm3_jax.runtime.parallel import AXIS, Devices
-from pcm3_jax.tasks.features import Embedder, encoder_embedding
-from pcm3_jax.tasks.inputs import read_splits, retrieval_accuracy
+from pcm3_jax.settings import Config, Optimizer
+from pcm3_jax.tasks.common import (
+    Embedder,
+    count,
+    describe_splits,
+    duration,
+    encoder,
+    encoder_embedding,
+    read_splits,
+)
+from pcm3_jax.tasks.knn import retrieval_accuracy
+from pcm3_jax.tasks.task import Metric, Results, Task
+from pcm3_jax.train.cost import device_memory, largest_batch, step_seconds
 from pcm3_jax.train.loop import Schedule, train
 
-Results = dict[str, Any]
 
+class Pretrain(Task):
+    """Trains an encoder from random weights, without labels (§3)."""
 
-class Method(NamedTuple):
-    """What pretraining methods differ in.
-
-    Attributes:
-      build_model, create_state, step: as in `state` and `steps`.
-      encoder_of: (tree, config) → the part of a state's tree that belongs to the evaluated
-        network.
-    """
-
-    build_model: Callable[..., PCM3]
-    create_state: Callable[..., TrainState]
-    step: Callable[..., tuple[TrainState, Any]]
-    encoder_of: Callable[[Any, ConfigDict], Any]
-
-    def build(
-        self, config: ConfigDict, steps_per_epoch: int, axis_name: str | None = None
-    ) -> tuple[Callable[[], TrainState], Callable[..., tuple[TrainState, Any]]]:
-        """What makes the state before the first step, and the step on (state, frames, batch)."""
-        model = self.build_model(config, axis_name)
-        optimizer = build_optimizer(config, steps_per_epoch)
-        create_state = functools.partial(self.create_state, model, optimizer, config)
-        step = functools.partial(self.step, model=model, optimizer=optimizer, config=config)
-        return create_state, step
-
-
-METHODS = {
-    "pretrain": Method(build_model, create_state, pretrain_step, lambda tree, config: tree),
-    "cmd": Method(
-        cmd.branch_model,
-        cmd.create_state,
-        cmd.cmd_step,
-        lambda tree, config: select_stream(tree, config.views.stream),
-    ),
-}
-
-
-def abstract_state(config: ConfigDict) -> TrainState:
-    """Shapes and types of the state before the first step, by the method that the task names."""
-    create_state, _ = METHODS[config.task].build(config, steps_per_epoch=1)
-    return jax.eval_shape(create_state)
-
-
-def pretrain(config: ConfigDict, workdir: Path) -> Results:
-    """Self-supervised pretraining by the method that the task names, with 1-NN on the way."""
-    method, config = METHODS[config.task], scaled_to_batch(config)
-    devices = Devices(config.mapping)
-    train_split, test_split = read_splits(config, devices)
-    optimizer_config = config.optimizer
-    devices.check_divides("optimizer.batch_size", optimizer_config.batch_size)
-    sampler = feed.Sampler(len(train_split), optimizer_config.batch_size, config.seed)
-    create_state, step = method.build(config, sampler.steps_per_epoch, AXIS)
-    streamed = train_split.frames is None
-    step = devices.map(step, frames_sharded=streamed, donate=True)
-    if streamed:
-        batches = functools.partial(
-            feed.streamed_batches,
-            train_split, sampler, devices, threads=config.data.stream_threads,
-        )  # fmt: skip
-    else:
-        batches = functools.partial(feed.resident_batches, train_split, sampler, devices)
-    embedder = Embedder(encoder_embedding(method.build_model(config)), devices, config)
-
-    def evaluate(state) -> dict[str, float]:
-        variables = method.encoder_of(state.variables, config)
-        return {"knn_accuracy": retrieval_accuracy(embedder, variables, train_split, test_split)}
-
-    schedule = Schedule.of(
-        config,
-        epochs=optimizer_config.epochs,
-        steps_per_epoch=sampler.steps_per_epoch,
-        batch_size=optimizer_config.batch_size,
-        evaluate_every_epochs=config.eval.every_epochs,
+    name = "pretrain"
+    metrics = (
+        Metric("knn_accuracy", "1-NN", "%"),
+        Metric("steps", "steps", better=""),
     )
-    state = devices.replicate(create_state())
-    state, evaluation = train(state, step, batches, evaluate, schedule, workdir)
-    return {"steps": int(state.step), **evaluation}
+    pretrains = True
+    takes_encoder = False
+
+    def shown_encoder(self, config: Config, workdir: Path) -> str | None:
+        return str(workdir)
+
+    def run(self, config: Config, workdir: Path) -> Results:
+        """1-NN accuracy on the way and at the end; checkpoints hold the encoder.
+
+        Raises:
+          UserError: the data set is not there, or the batch does not divide or has too few.
+        """
+        method, config = method_of(config), scaled_to_batch(config)
+        devices, settings = Devices(config.mapping), config.optimizer
+        train_split, test_split = read_splits(config, devices)
+        sampler = _sampler(config, train_split, devices)
+        create_state, step = method.build(config, sampler.steps_per_epoch, AXIS)
+        from_disk = train_split.frames is None
+        step = devices.map(step, frames_sharded=from_disk, donate=True)
+        if from_disk:
+            batches = functools.partial(
+                feed.streamed_batches,
+                train_split, sampler, devices, threads=config.data.read_threads,
+            )  # fmt: skip
+        else:
+            batches = functools.partial(feed.resident_batches, train_split, sampler, devices)
+        embedder = Embedder(encoder_embedding(method.build_model(config)), devices, config)
+
+        def evaluate(state: Any) -> dict[str, float]:
+            variables = method.encoder_of(state.variables, config)
+            accuracy = retrieval_accuracy(embedder, variables, train_split, test_split)
+            return {"knn_accuracy": accuracy}
+
+        schedule = Schedule.of(
+            config,
+            epochs=settings.epochs,
+            steps_per_epoch=sampler.steps_per_epoch,
+            batch_size=settings.batch_size,
+            evaluate_every_epochs=config.eval.every_epochs,
+        )
+        state = devices.replicate(create_state())
+        state, evaluation = train(state, step, batches, evaluate, schedule, workdir)
+        return {"steps": int(state.step), **evaluation}
+
+    def plan(self, config: Config, workdir: Path) -> Iterator[tuple[str, str]]:
+        method, config = method_of(config), scaled_to_batch(config)
+        devices, settings = Devices(config.mapping), config.optimizer
+        train_split, test_split = read_splits(config, devices)
+        yield "method", config.method.name
+        yield "data", describe_splits(train_split, test_split)
+        sampler = _sampler(config, train_split, devices)
+        yield "network", _parameters(method.abstract_state(config).params)
+        rates = _rates(settings, sampler.steps_per_epoch)
+        yield "schedule", f"{settings.epochs} epochs of {sampler.steps_per_epoch} steps; {rates}"
+        seconds = step_seconds(config, devices)
+        flops = method.step_flops(config) * settings.batch_size
+        yield "step", f"{settings.batch_size} sequences, {flops / 1e9:.3g} GFLOP, {seconds:.3g} s"
+        budget = device_memory() or config.benchmark.memory_gigabytes * 1e9
+        needed, largest = largest_batch(config, settings.batch_size // devices.count, budget)
+        yield (
+            "memory",
+            f"{needed / 1e9:.3g} GB a device besides the data; {budget / 1e9:.3g} GB would hold "
+            f"about {largest:,} sequences",
+        )
+        embedder, variables = encoder(config, devices)
+        evaluation = embedder.seconds(variables, test_split) * (len(train_split) + len(test_split))
+        evaluations = _evaluations(settings.epochs, config.eval.every_epochs)
+        steps = settings.epochs * sampler.steps_per_epoch
+        yield (
+            "time",
+            f"{duration(steps * seconds + evaluations * evaluation)}, {evaluations} evaluations of "
+            f"{duration(evaluation)} included",
+        )
+
+
+def _sampler(config: Config, train_split: Recordings, devices: Devices) -> feed.Sampler:
+    """What draws each step's batch; raises UserError where there is no such batch."""
+    batch_size = config.optimizer.batch_size
+    devices.check_divides("optimizer.batch_size", batch_size)
+    return feed.Sampler(len(train_split), batch_size, config.seed)
+
+
+def _evaluations(epochs: int, every: int) -> int:
+    """How often a run is evaluated: every so many epochs, and at its end."""
+    return epochs // every + (epochs % every > 0) if every else 1
+
+
+def _parameters(params: dict[str, Any]) -> str:
+    sizes = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()
+    }
+    parts = ", ".join(f"{name} {count(size)}" for name, size in sizes.items())
+    return f"{count(sum(sizes.values()))} parameters: {parts}"
+
+
+def _rates(settings: Optimizer, steps_per_epoch: int) -> str:
+    rate = learning_rate_schedule(settings, steps_per_epoch)
+    changes = sorted({0, settings.warmup_epochs, *settings.decay_epochs})
+    return "learning rate " + ", ".join(
+        f"{float(rate(epoch * steps_per_epoch)):.3g} from epoch {epoch}"
+        for epoch in changes
+        if epoch < settings.epochs
+    )

@@ -13,18 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from ml_collections import ConfigDict
 
+from pcm3_jax.data.batch import Clips
 from pcm3_jax.data.feed import Samples, sample_batches
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.data.skeleton import flatten_frames
-from pcm3_jax.methods.optimizer import optimizer_of
+from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, flatten_frames, poses_at
+from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.pcm3 import apply_gradients
 from pcm3_jax.methods.state import State
 from pcm3_jax.models.encoder import Encoder
 from pcm3_jax.runtime.parallel import AXIS, Devices
+from pcm3_jax.settings import Config, Training
+from pcm3_jax.tasks.common import EncoderTask
 from pcm3_jax.train.loop import Schedule, train
 
+# Poses to initialise with: shapes of variables do not depend on the number of frames.
+POSES = np.zeros((1, 2, PERSONS, JOINTS, COORDINATES), np.float32)
 # (params, batch_stats, frames, batch, key) → (loss of this device's share, batch_stats).
 Loss = Callable[..., tuple[jax.Array, Any]]
 
@@ -56,8 +60,8 @@ def encode(encoder: Encoder, poses: jax.Array, train: bool) -> jax.Array:
     """Sequence features (N, 2H) of poses (N, T, M, V, C), without prompts."""
     frames = flatten_frames(poses.astype(jnp.float32))
     if not train:
-        return encoder.sequence_feature(encoder.frozen(frames))
-    features, moments = encoder(frames[None], None)
+        return encoder.sequence_feature(encoder(frames))
+    features, moments = encoder.forward_train(frames[None], None)
     encoder.record(moments)
     return encoder.sequence_feature(features[:, 0])
 
@@ -65,7 +69,9 @@ def encode(encoder: Encoder, poses: jax.Array, train: bool) -> jax.Array:
 def classification_loss(model: Classifier, views: Callable[..., jax.Array]) -> Loss:
     """Cross-entropy of a batch (clips, target, position); ``views`` makes poses of it."""
 
-    def loss(params, batch_stats, frames, batch, key):
+    def loss(
+        params: Any, batch_stats: Any, frames: jax.Array, batch: Any, key: jax.Array
+    ) -> tuple[jax.Array, Any]:
         clips, target, position = batch
         scores, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -88,7 +94,7 @@ def supervised_step(
     optimizer: optax.GradientTransformation,
     seed: int,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One optimizer step on one device of several, in the manner of `steps.pretrain_step`."""
+    """One optimizer step on one device of several, as `pcm3_jax.methods.pcm3.pretrain_step`."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (value, batch_stats), gradients = jax.value_and_grad(loss, has_aux=True)(
         state.params, state.batch_stats, frames, batch, key
@@ -106,8 +112,8 @@ class Trainer:
         loss: Loss,
         recordings: Recordings,
         count: int,
-        settings: ConfigDict,
-        config: ConfigDict,
+        settings: Training,
+        config: Config,
         devices: Devices,
     ) -> None:
         """Takes what the trainings share.
@@ -116,7 +122,7 @@ class Trainer:
           loss: of one device's share of a batch.
           recordings: of the training split.
           count: samples of an epoch.
-          settings: the task's section of the configuration: epochs, batch_size and the optimizer.
+          settings: the task's section of the configuration.
           config: the whole configuration.
           devices: to train on.
         """
@@ -124,7 +130,7 @@ class Trainer:
         self._seed = config.seed
         self._batch_size = devices.fitting(settings.batch_size, count)
         self._steps_per_epoch = -(-count // self._batch_size)
-        self._optimizer = optimizer_of(settings, self._steps_per_epoch)
+        self._optimizer = build_optimizer(settings, self._steps_per_epoch)
         self._step = devices.map(
             functools.partial(
                 supervised_step, loss=loss, optimizer=self._optimizer, seed=config.seed
@@ -148,7 +154,7 @@ class Trainer:
         workdir: Path,
         part: str = "",
     ) -> dict[str, float]:
-        """Trains from ``variables``, and evaluates what comes out.
+        """Trains from ``variables``, and evaluates what comes out; raises as `train`.
 
         Args:
           variables: params and batch_stats to start from.
@@ -160,13 +166,7 @@ class Trainer:
         params, batch_stats = jax.tree.map(
             jnp.array, (variables["params"], variables["batch_stats"])
         )
-        state = State(
-            step=jnp.int32(0),
-            finite=jnp.bool_(True),
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=self._optimizer.init(params),
-        )
+        state = State.start(params, batch_stats, self._optimizer)
         _, metrics = train(
             self._devices.replicate(state),
             self._step,
@@ -199,7 +199,7 @@ def predictor(
     batch_size: int,
     devices: Devices,
 ) -> Callable[[dict[str, Any]], np.ndarray]:
-    """Computes, of any variables, ``function`` of every sample, in order, as (S, …).
+    """Computes, from any variables, ``function`` of every sample, in order, as (S, …).
 
     Args:
       function: (variables, frames, clips, position) → its share of the rows, on one device;
@@ -210,7 +210,7 @@ def predictor(
       devices: to compute on.
     """
 
-    def gathered(variables, frames, batch):
+    def gathered(variables: Any, frames: jax.Array, batch: Any) -> jax.Array:
         clips, _, position = batch
         return lax.all_gather(function(variables, frames, clips, position), AXIS, tiled=True)
 
@@ -228,3 +228,45 @@ def predictor(
         return np.concatenate(results)[:count]
 
     return predict
+
+
+def take(frames: jax.Array, clips: Clips, count: int, stride: int = 1) -> jax.Array:
+    """The first ``count`` frames, every ``stride``-th, of clips: (N, count, M, V, C)."""
+    return poses_at(frames, clips.start[:, None] + stride * jnp.arange(count))
+
+
+def whole_sequences(split: Recordings, ids: np.ndarray) -> Samples:
+    """Sequences from their first to their last frame, with their labels."""
+    return Samples(
+        ids.astype(np.int32), np.zeros(len(ids), np.int32), split.length[ids], split.label[ids]
+    )
+
+
+def initial_variables(
+    model: nn.Module, encoder: Any, seed: int, *inputs: Any, draw: int = 0
+) -> dict[str, Any]:
+    """Variables of a model: those of its encoder as given, the rest drawn.
+
+    Args:
+      model: has an ``encoder``, and ``train`` among the arguments of a call.
+      encoder: {"params": {"encoder": …}, "batch_stats": {"encoder": …}}.
+      seed, draw: the rest is a function of these.
+      inputs: the other arguments of a call.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), draw)
+    fresh: Any = jax.jit(lambda: model.init(key, *inputs, train=False))()
+    return {kind: {**fresh[kind], **encoder[kind]} for kind in ("params", "batch_stats")}
+
+
+class SupervisedTask(EncoderTask):
+    """A task that trains the encoder on labels, with something on top of it."""
+
+    def devices(self, config: Config) -> Devices:
+        """What the task runs on; raises UserError where its batches do not divide over them."""
+        for name in self.settings:
+            batch_size = getattr(config, name).batch_size
+            Devices(config.mapping).check_divides(f"{name}.batch_size", batch_size)
+        return super().devices(config)
+
+    def shown_encoder(self, config: Config, workdir: Path) -> None:
+        """None: the encoder that the results are of is not the one that the task started from."""

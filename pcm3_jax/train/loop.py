@@ -1,8 +1,9 @@
-"""The training loop: steps, logging, evaluation, checkpoints, and leaving in good order."""
+"""The training loop: steps, logging, evaluation, checkpoints, SIGTERM and non-finite losses."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import math
 import shutil
@@ -10,32 +11,34 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from pcm3_jax.errors import UserError, WriteError
 from pcm3_jax.runtime.files import write_json
 from pcm3_jax.runtime.parallel import wait_for_all
-from pcm3_jax.train.checkpoint import CONFIG_FILE, Checkpoints
+from pcm3_jax.settings import Config
+from pcm3_jax.train.checkpoint import Checkpoints
 from pcm3_jax.train.metrics import Telemetry
+from pcm3_jax.train.workdir import CONFIG_FILE
 
-# Steps that may be under way before the host looks at a loss.
+# Steps that the device may be ahead of the losses that the host has read.
 LAG = 2
+
+Metrics = dict[str, jax.Array]
 
 
 class Preempted(Exception):
-    """SIGTERM came; the state has been saved and the same command continues the run."""
+    """SIGTERM came; the state is saved and the same command continues the run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """When things happen, in steps of ``batch_size`` and epochs of ``steps_per_epoch``.
+    """When to log, evaluate and save, in steps of ``batch_size`` samples.
 
-    ``on_failure`` says what follows when a checkpoint or metrics cannot be written: "stop" or
-    "continue".
+    ``on_failure`` is "stop" or "continue" where a checkpoint or metrics cannot be written.
     """
 
     total_steps: int
@@ -50,14 +53,14 @@ class Schedule:
     @classmethod
     def of(
         cls,
-        config: ConfigDict,
+        config: Config,
         *,
         epochs: int,
         steps_per_epoch: int,
         batch_size: int,
         evaluate_every_epochs: int,
     ) -> Schedule:
-        """So many epochs, logged and saved as the configuration says."""
+        """``epochs`` epochs, logged and saved as the configuration says."""
         return cls(
             total_steps=epochs * steps_per_epoch,
             steps_per_epoch=steps_per_epoch,
@@ -69,10 +72,15 @@ class Schedule:
             evaluate_every_epochs=evaluate_every_epochs,
         )
 
+    def due(self, step: int, every_epochs: int) -> bool:
+        """Whether ``step`` is the last one or ends an epoch after which something is due."""
+        due = every_epochs > 0 and step % (every_epochs * self.steps_per_epoch) == 0
+        return due or step == self.total_steps
+
 
 def train(
     state: Any,
-    step_function: Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]],
+    step_function: Callable[[Any, Any, Any], tuple[Any, Metrics]],
     batches: Callable[[int], Iterator[tuple[Any, Any]]],
     evaluate: Callable[[Any], dict[str, float]],
     schedule: Schedule,
@@ -83,151 +91,116 @@ def train(
 
     Args:
       state: the initial state, with ``step`` and ``finite``.
-      step_function: (state, frames, batch) → (state, metrics with "loss").
-      batches: endless input from a given step on.
-      evaluate: state → metrics, at least "knn_accuracy".
+      step_function: (state, frames, batch) → (state, metrics with "loss" and "gradient_norm").
+      batches: first step → endless (frames, batch).
+      evaluate: state → metrics; the best checkpoint is that of the highest "knn_accuracy".
       schedule: when to log, evaluate and save.
-      workdir: the run's, where everything is written.
-      part: the folder in it of this training, where the run has several.
+      workdir: the run's.
+      part: subfolder for this training, where the run has several.
 
     Returns:
       The final state and the last evaluation's metrics.
 
     Raises:
-      Preempted: SIGTERM came; when it came with the last step, at the end.
-      UserError: a loss was not finite, or the last checkpoint cannot be read.
+      Preempted: SIGTERM came; in the last step it is raised once the training has ended.
+      UserError: a loss or gradient is not finite, or the last checkpoint cannot be read.
       WriteError: a checkpoint or metrics cannot be written.
     """
+    folder = workdir / part
+    # (step, metrics) of steps whose loss the host has not read yet.
+    pending: collections.deque[tuple[int, Metrics]] = collections.deque()
+    waited = 0.0  # seconds without input since the last logged step
+
+    def read_losses(lag: int) -> None:
+        """Checks, and logs when due, all but the last ``lag`` steps."""
+        nonlocal waited
+        while len(pending) > lag:
+            step, metrics = pending.popleft()
+            if not all(math.isfinite(float(metrics[k])) for k in ("loss", "gradient_norm")):
+                _fail(step, metrics, state, workdir, part)
+            if step % schedule.log_every_steps == 0:
+                values = {name: float(metrics[name]) for name in ("loss", *metrics)}
+                telemetry.log_training(step, values, waited)
+                waited = 0.0
+
     with (
-        _Sigterm() as sigterm,
-        Checkpoints(workdir / part, schedule.keep_checkpoints, schedule.on_failure) as checkpoints,
+        _sigterm() as preempted,
+        Checkpoints(folder, schedule.keep_checkpoints, schedule.on_failure) as checkpoints,
     ):
         restored = checkpoints.restore(state)
         state = state if restored is None else restored
-        first = int(state.step)
-        with Telemetry(
-            workdir / part,
-            first,
-            schedule.total_steps,
-            schedule.batch_size,
-            schedule.on_failure,
-            active=jax.process_index() == 0,
-        ) as telemetry:
-            run = _Run(checkpoints, telemetry, evaluate, schedule, workdir, part, sigterm)
-            return run.steps(state, step_function, batches(first), first)
+        first, last = int(state.step), schedule.total_steps
+        evaluation = evaluate(state) if first == last else {}
+        inputs = batches(first)
+        with Telemetry(folder, first, last, schedule.batch_size, schedule.on_failure) as telemetry:
+            for step in range(first + 1, last + 1):
+                start = time.perf_counter()
+                frames, batch = next(inputs)
+                waited += time.perf_counter() - start
+                state, metrics = step_function(state, frames, batch)
+                pending.append((step, metrics))
+                read_losses(LAG)
+                telemetry.advance()
+
+                knn = None
+                if schedule.due(step, schedule.evaluate_every_epochs):
+                    read_losses(0)
+                    evaluation = knn = evaluate(state)
+                    epoch = step // schedule.steps_per_epoch
+                    telemetry.log_evaluation(step, {"epoch": epoch, **knn})
+                stop = step < last and preempted(step)
+                if stop or schedule.due(step, schedule.checkpoint_every_epochs):
+                    # Only steps that are checked and logged are saved.
+                    read_losses(0)
+                    checkpoints.save(step, state, knn)
+                if stop:
+                    if not checkpoints.saved(step):
+                        raise WriteError(
+                            f"SIGTERM came, but step {step} could not be saved; the same command "
+                            "continues from the last checkpoint."
+                        )
+                    raise Preempted(f"SIGTERM: saved step {step}; the same command continues.")
+    return state, evaluation
 
 
-class _Run:
-    def __init__(self, checkpoints, telemetry, evaluate, schedule, workdir, part, sigterm) -> None:
-        self.checkpoints, self.telemetry, self.evaluate = checkpoints, telemetry, evaluate
-        self.schedule, self.workdir, self.part, self.sigterm = schedule, workdir, part, sigterm
-        # (step, metrics) of steps whose loss the host has not looked at yet.
-        self.pending: collections.deque = collections.deque()
-        # Seconds spent waiting for input since the last logged step.
-        self.waited = 0.0
-
-    def steps(self, state, step_function, batches, first):
-        schedule = self.schedule
-        evaluation: dict[str, float] = {}
-        if first == schedule.total_steps:
-            evaluation = self.evaluate(state)
-        for step in range(first + 1, schedule.total_steps + 1):
-            before = time.perf_counter()
-            frames, batch = next(batches)
-            self.waited += time.perf_counter() - before
-            state, metrics = step_function(state, frames, batch)
-            self.pending.append((step, metrics))
-            self._look(state, LAG)
-            self.telemetry.advance()
-
-            epoch, rest = divmod(step, schedule.steps_per_epoch)
-            last = step == schedule.total_steps
-            knn = None
-            if last or (rest == 0 and _due(epoch, schedule.evaluate_every_epochs)):
-                self._look(state, 0)
-                evaluation = knn = self.evaluate(state)
-                self.telemetry.log_evaluation(step, {"epoch": epoch, **knn})
-            if last or (rest == 0 and _due(epoch, schedule.checkpoint_every_epochs)):
-                self._save(step, state, knn)
-            if not last and self.sigterm.reached(step):
-                self._save(step, state, knn)
-                if not self.checkpoints.saved(step):
-                    raise WriteError(
-                        f"SIGTERM came, but step {step} could not be saved; the same command "
-                        "continues from the last checkpoint."
-                    )
-                raise Preempted(f"SIGTERM: saved step {step}; the same command continues.")
-        return state, evaluation
-
-    def _save(self, step: int, state, knn: dict[str, float] | None) -> None:
-        # Steps count as done once they are checked and logged.
-        self._look(state, 0)
-        self.checkpoints.save(step, state, knn)
-
-    def _look(self, state, lag: int) -> None:
-        """Reads the losses of all but the last ``lag`` steps; logs and checks them."""
-        while len(self.pending) > lag:
-            step, metrics = self.pending.popleft()
-            loss = float(metrics["loss"])
-            if not math.isfinite(loss) or not math.isfinite(float(metrics["gradient_norm"])):
-                self._fail(step, jax.device_get(metrics), state)
-            if step % self.schedule.log_every_steps == 0:
-                values = {"loss": loss} | {name: float(v) for name, v in metrics.items()}
-                self.telemetry.log_training(step, values, self.waited)
-                self.waited = 0.0
-
-    def _fail(self, step: int, metrics, state) -> None:
-        """Saves what reproduces a step that was not finite, and says so."""
-        values = {name: float(value) for name, value in metrics.items()}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        folder = self.workdir / "failure"
-        if jax.process_index() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            # As strings: JSON has no infinity.
-            write_json(
-                folder / "metrics.json", {"step": step} | {k: str(v) for k, v in values.items()}
-            )
-            # With its configuration the folder is a workdir, whose next step is the bad one.
-            shutil.copy(self.workdir / CONFIG_FILE, folder)
-        wait_for_all("failure")
-        failed = Checkpoints(folder / self.part, keep=1)
-        # The step function leaves a state alone from a non-finite step on; not so once that step
-        # has been put right.
-        failed.save(step - 1, state.replace(finite=state.finite | True))
-        failed.close()
-        raise UserError(
-            f"Step {step} is not finite ({', '.join(bad)}): the state before it is saved in "
-            f"{folder}, where the same command with that --workdir repeats the step; try a lower "
-            "config.optimizer.learning_rate in another --workdir, or check the data."
-        )
+def _fail(step: int, metrics: Metrics, state: Any, workdir: Path, part: str) -> NoReturn:
+    """Saves what reproduces a non-finite step, and raises a UserError that says where."""
+    values = {name: float(value) for name, value in metrics.items()}
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    folder = workdir / "failure"
+    if jax.process_index() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        # As strings: JSON has no infinity.
+        texts = {name: str(value) for name, value in values.items()}
+        write_json(folder / "metrics.json", {"step": step, **texts})
+        # With its configuration the folder is a workdir, whose next step is the bad one.
+        shutil.copy(workdir / CONFIG_FILE, folder)
+    wait_for_all("failure")
+    with Checkpoints(folder / part, keep=1) as checkpoints:
+        # The step function leaves a state that is not ``finite`` alone; this one is to go on once
+        # the cause is removed.
+        checkpoints.save(step - 1, state.replace(finite=state.finite | True))
+    raise UserError(
+        f"Step {step} is not finite ({', '.join(bad)}): the state before it is saved in "
+        f"{folder}, where the same command with that --workdir repeats the step; try a lower "
+        "config.optimizer.learning_rate in another --workdir, or check the data."
+    )
 
 
-def _due(epoch: int, every: int) -> bool:
-    return every > 0 and epoch % every == 0
-
-
-class _Sigterm:
-    """Notices SIGTERM, in any of the run's processes and at the same step in all."""
-
-    def __enter__(self) -> _Sigterm:
-        self._received = False
-        if jax.process_count() == 1:
-            self._previous = signal.signal(signal.SIGTERM, self._receive)
-        return self
-
-    def __exit__(self, exception: type[BaseException] | None, *_) -> None:
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._previous)
-            if self._received and exception is None:
-                # Too late for a step of this training, but not for what would follow it.
-                raise Preempted("SIGTERM: the training had ended; the same command continues.")
-
-    def _receive(self, *_) -> None:
-        self._received = True
-
-    def reached(self, step: int) -> bool:
-        if jax.process_count() == 1:
-            return self._received
-        # jax.distributed listens to the signal and agrees on a step.
-        return multihost_utils.reached_preemption_sync_point(step)
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[int], bool]]:
+    """A function of the step that says whether to stop after it, the same in all processes."""
+    if jax.process_count() > 1:
+        # jax.distributed handles the signal and agrees on a step.
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield lambda _: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if received:
+        # Too late for a step of this training, but not for what follows it.
+        raise Preempted("SIGTERM: the training had ended; the same command continues.")

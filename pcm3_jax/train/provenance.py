@@ -1,4 +1,4 @@
-"""What a run was made with: its command, code, packages, device and data."""
+"""Provenance of a run: command, code, packages, devices and data."""
 
 from __future__ import annotations
 
@@ -13,35 +13,39 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from pcm3_jax.data import recordings
 from pcm3_jax.runtime.files import write_json
-from pcm3_jax.train.checkpoint import PROVENANCE_FILE, latest_checkpoint
+from pcm3_jax.settings import Config
+from pcm3_jax.train.checkpoint import latest_checkpoint
+from pcm3_jax.train.workdir import PROVENANCE_FILE
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets",
     "array_record", "grain", "ml_collections",
 )  # fmt: skip
-# Tasks that read the results of other runs instead of a data set.
-WITHOUT_DATA = ("fusion", "table")
 
 
-def record(workdir: Path, config: ConfigDict) -> None:
+def record(workdir: Path, config: Config, *, reads_data: bool) -> None:
     """Adds this start to the list in the workdir's ``provenance.json``.
 
+    Args:
+      workdir: the run's.
+      config: the run's.
+      reads_data: whether its task reads a data set, and not only results of other runs.
+
     Raises:
-      UserError: the configuration's data set is not there.
+      UserError: the configuration's data set is missing.
     """
-    # The others need not read the whole data set for what they do not write.
+    # Only this process hashes the data set.
     if jax.process_index() == 0:
         path = workdir / PROVENANCE_FILE
         earlier = json.loads(path.read_text()) if path.exists() else []
-        write_json(path, [*earlier, describe(config)])
+        write_json(path, [*earlier, describe(config, reads_data=reads_data)])
 
 
-def describe(config: ConfigDict) -> dict[str, Any]:
-    """Where, when and from what this process runs."""
+def describe(config: Config, *, reads_data: bool = True) -> dict[str, Any]:
+    """Time, command, versions, devices, encoder and data of this process."""
     versions: dict[str, str | None] = {}
     for package in ("pcm3_jax", *PACKAGES):
         try:
@@ -59,14 +63,14 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "encoder": encoder(config),
-        "data": None if config.task in WITHOUT_DATA else data_set(config),
+        "data": data_set(config) if reads_data else None,
     }
 
 
 def commit(checkout: Path) -> str | None:
-    """The commit that is checked out there, "+changes" if files differ; None if it is no checkout.
+    """The checked-out commit, with "+changes" if files differ; None if this is no checkout's root.
 
-    An installed package may lie below a checkout of something else, which does not count.
+    An installed package may lie within the checkout of another project.
     """
 
     def git(*arguments: str) -> str:
@@ -82,19 +86,16 @@ def commit(checkout: Path) -> str | None:
         return None
 
 
-def encoder(config: ConfigDict) -> str | None:
-    """Of a pretraining run that ``config.encoder`` names the last checkpoint, else what it names.
-
-    None of a random encoder.
-    """
+def encoder(config: Config) -> str | None:
+    """The path in ``config.encoder``, of a run that of its last checkpoint; None if empty."""
     named = Path(config.encoder)
     return str(latest_checkpoint(named) or named.absolute()) if config.encoder else None
 
 
-def data_set(config: ConfigDict) -> dict[str, str]:
-    """Name and fingerprint, the SHA-256 of all its files, of the configuration's data set.
+def data_set(config: Config) -> dict[str, str]:
+    """Name and fingerprint of the configuration's data set: the SHA-256 of its files.
 
-    report.json is left out: identical builds differ in its paths and in the memory they took.
+    Except report.json, whose paths and memory use differ between identical builds.
     """
     folder = recordings.find(config.data.name, config.data.dir)
     digest = hashlib.sha256()

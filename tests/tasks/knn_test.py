@@ -1,4 +1,4 @@
-"""1-NN retrieval by cosine against scikit-learn."""
+"""1-NN retrieval by cosine: against scikit-learn, and on a pretrained encoder."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from pcm3_jax.tasks import knn
-from pcm3_jax.tasks.knn import knn_accuracy, nearest_neighbours
+from pcm3_jax.tasks.knn import Retrieval, knn_accuracy, nearest_neighbours
 
 
 def make_features(count: int, seed: int, width: int = 16) -> np.ndarray:
@@ -62,3 +62,20 @@ def test_a_gallery_on_disk(tmp_path):
     np.testing.assert_array_equal(
         nearest_neighbours(on_disk, queries), nearest_neighbours(gallery, queries)
     )
+
+
+def test_retrieval_finds_the_accuracy_that_pretraining_ended_with(
+    finished_run, run_config, tmp_path
+):
+    """The same encoder, from its checkpoint."""
+    workdir, (_, out, _) = finished_run
+    run_config.encoder = str(workdir)
+    accuracy = Retrieval().run(run_config, tmp_path)["knn_accuracy"]
+    assert f'"knn_accuracy": {accuracy}' in out.splitlines()[-1]
+
+
+def test_data_read_from_disk_give_the_same_accuracy(finished_run, run_config, tmp_path):
+    run_config.encoder = str(finished_run[0])
+    resident = Retrieval().run(run_config, tmp_path)
+    run_config.data.feed = "disk"
+    assert Retrieval().run(run_config, tmp_path) == resident

@@ -1,23 +1,20 @@
-"""The linear classifier against a NumPy restatement of SGD with momentum, and top-k accuracy."""
+"""The linear classifier against a NumPy restatement of SGD with momentum, and its task."""
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from ml_collections import ConfigDict
-from sklearn.linear_model import RidgeClassifier
 
-from pcm3_jax.config import default_config
+from pcm3_jax.runtime.files import save_arrays
 from pcm3_jax.tasks import linear_probe
-from pcm3_jax.tasks.linear_probe import ridge_scores, top_k_accuracy, train_classifier
+from pcm3_jax.tasks.common import Embedder, top_k_accuracy
+from pcm3_jax.tasks.linear_probe import Linear, LinearProbe, train_classifier
 
 # float32 against float64 over 20 epochs of a few steps.
 TOLERANCE = 2e-5
 
 
-def make_config(batch_size: int, epochs: int = 20, weight_decay: float = 0.0) -> ConfigDict:
-    config = default_config().linear
+def make_config(batch_size: int, epochs: int = 20, weight_decay: float = 0.0) -> Linear:
+    config = Linear()
     config.update(epochs=epochs, batch_size=batch_size, learning_rate=0.3, decay_epochs=(8, 15))
     config.weight_decay = weight_decay
     return config
@@ -90,29 +87,36 @@ def test_every_sample_is_taken_once_an_epoch():
     assert (order[:-1] >= 0).all()
 
 
-@given(st.integers(1, 6), st.integers(0, 1000))
-def test_top_k_counts_labels_with_fewer_than_k_larger_scores(k, seed):
-    rng = np.random.default_rng(seed)
-    scores, labels = rng.permuted(np.tile(np.arange(6.0), (9, 1)), axis=1), rng.integers(0, 6, 9)
-    larger = (scores > scores[np.arange(9), labels][:, None]).sum(1)
-    assert top_k_accuracy(scores, labels, k) == pytest.approx((larger < k).mean())
+@pytest.mark.parametrize("cached_crops", [0, 2])
+def test_linear_evaluation_encodes_each_crop_once(
+    finished_run, run_config, tmp_path, monkeypatch, cached_crops
+):
+    run_config.encoder = str(finished_run[0])
+    run_config.linear.cached_crops = cached_crops
+    run_config.linear.epochs = 5
+    draws, tested = [], []
+    random, top_k = Embedder.random, top_k_accuracy
+    monkeypatch.setattr(
+        Embedder, "random", lambda *args: (draws.append(args[-1]), random(*args))[1]
+    )
+    monkeypatch.setattr(
+        linear_probe, "top_k_accuracy", lambda *args: (tested.append(args), top_k(*args))[1]
+    )
+    results = LinearProbe().run(run_config, tmp_path)
+    assert draws == ([0, 1] if cached_crops else [0, 1, 2, 3, 4])
+    assert 0 <= results["top1"] <= results["top5"] <= 1
+    (scores, labels, k), (_, _, other_k) = tested
+    assert (k, other_k) == (1, 5)
+    assert scores.shape[0] == len(labels) == 32
 
 
-def test_of_equal_scores_the_first_classes_count():
-    scores = np.zeros((3, 4))
-    assert top_k_accuracy(scores, np.array([0, 1, 2]), 1) == pytest.approx(1 / 3)
-    assert top_k_accuracy(scores, np.array([0, 1, 2]), 2) == pytest.approx(2 / 3)
-
-
-def test_five_of_fewer_classes_are_all():
-    assert top_k_accuracy(np.zeros((2, 3)), np.array([0, 2]), 5) == 1
-
-
-def test_ridge_scores_equal_scikit_learns():
-    random = np.random.default_rng(0)
-    features, queries = random.normal(size=(60, 7)), random.normal(size=(9, 7))
-    labels = random.integers(0, 4, 60)
-    ours = ridge_scores(features, labels, queries, 4, 2.5)
-    theirs = RidgeClassifier(alpha=2.5).fit(features, labels).decision_function(queries)
-    # Both in double precision; the solvers differ.
-    np.testing.assert_allclose(ours, theirs, atol=1e-10)
+def test_of_several_processes_the_first_writes_arrays(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    save_arrays(tmp_path / "a.npz", x=np.zeros(2))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    for values in ([1, 2], [3]):
+        save_arrays(tmp_path / "a.npz", x=np.array(values))
+        with np.load(tmp_path / "a.npz") as file:
+            assert file["x"].tolist() == values
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]

@@ -1,4 +1,4 @@
-"""The motion predictor against a loop over frames in NumPy, and its error measure against loops."""
+"""Motion prediction: its task, the predictor and its error measure against loops in NumPy."""
 
 import functools
 
@@ -7,8 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pcm3_jax.errors import UserError
 from pcm3_jax.models.encoder import Encoder
-from pcm3_jax.tasks.motion_prediction import MotionPredictor, position_errors, zero_velocity
+from pcm3_jax.tasks.motion_prediction import (
+    MotionPrediction,
+    MotionPredictor,
+    position_errors,
+    prediction_samples,
+    zero_velocity,
+)
 from tests import restatement
 
 HIDDEN = 4  # of the encoder, in each direction
@@ -83,9 +90,7 @@ def test_the_decoder_reads_its_own_predictions(hidden, recurrence):
     encoder = make(hidden, recurrence).encoder
     of_encoder = {collection: tree["encoder"] for collection, tree in variables.items()}
     flat = restatement.flatten_frames(OBSERVED)
-    features = jax.jit(encoder.apply, static_argnames="method")(
-        of_encoder, flat, method=Encoder.frozen
-    )
+    features = jax.jit(encoder.apply)(of_encoder, flat)
     state = np.asarray(encoder.sequence_feature(features))
     params = jax.device_get(variables["params"])
     if "bridge" in params:
@@ -140,7 +145,7 @@ def test_training_uses_and_moves_batch_statistics_and_reaches_the_encoder():
 def test_the_encoder_takes_pretrained_variables():
     """They have the names and shapes of the pretraining network's encoder."""
     encoder = make(6).encoder
-    alone = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 3, 150)), None)
+    alone = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((2, 3, 150)))
     for collection in ("params", "batch_stats"):
         assert shapes(6)[collection]["encoder"] == alone[collection]
 
@@ -172,3 +177,25 @@ def test_the_gradient_is_finite_where_joints_are_met():
     assert jnp.isfinite(gradient).all()
     assert not gradient[:, :, 1].any()
     assert (gradient[:, :, 0, 0] > 0).all()
+
+
+def test_windows_to_predict_in(videos):
+    middle = prediction_samples(videos, 60)
+    assert (middle.sequence.tolist(), middle.start.tolist()) == ([0], [5])
+    starts = {
+        int(prediction_samples(videos, 68, np.random.default_rng(i)).start[0]) for i in range(30)
+    }
+    assert starts == {0, 1, 2}
+    with pytest.raises(UserError, match=r"No sequence of .* has 71 frames"):
+        prediction_samples(videos, 71)
+
+
+def test_motion_prediction_is_better_than_standing_still(brief_config, tmp_path):
+    # Velocities say more of the next pose, to a small network in a short run.
+    brief_config.views.stream = "motion"
+    brief_config.motion_prediction.update(epochs=20, decay_epochs=(), learning_rate=1e-3)
+    results = MotionPrediction().run(brief_config, tmp_path)
+    assert results["mpjpe"] < 0.995 * results["zero_velocity"]
+    by_frame = [results[f"mpjpe@{i}"] for i in (1, 2, 3)]
+    assert by_frame == sorted(by_frame)
+    assert results["sequences"] == 32

@@ -1,4 +1,4 @@
-"""The training loop: what it logs and saves, and that no interruption changes where it ends."""
+"""The training loop: logging, checkpoints, and bitwise resume after every kind of interruption."""
 
 import contextlib
 import dataclasses
@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from pcm3_jax.errors import UserError, WriteError
-from pcm3_jax.train.checkpoint import Checkpoints, claim_workdir
+from pcm3_jax.train.checkpoint import Checkpoints
 from pcm3_jax.train.loop import Preempted, Schedule, train
+from pcm3_jax.train.workdir import claim_workdir
 from tests.running import assert_same_run, checkpoint_steps, losses, metrics
 
 SCHEDULE = Schedule(
@@ -121,7 +122,7 @@ def test_a_finished_run_only_evaluates_again(tmp_path):
 
 
 @pytest.mark.parametrize("step", range(12))
-def test_an_error_at_any_step_changes_nothing_in_the_end(tmp_path, step):
+def test_resume_after_an_error_at_any_step_is_bitwise(tmp_path, step):
     state, evaluation = run_toy(tmp_path / "whole")
     with pytest.raises(ZeroDivisionError):
         run_toy(tmp_path / "broken", interrupt_at(step, ZeroDivisionError()))
@@ -131,7 +132,7 @@ def test_an_error_at_any_step_changes_nothing_in_the_end(tmp_path, step):
 
 
 @pytest.mark.parametrize("step", [0, 3, 10])
-def test_sigterm_saves_the_step_and_the_run_goes_on_from_it(tmp_path, step):
+def test_sigterm_saves_the_step_and_resume_is_bitwise(tmp_path, step):
     state, _ = run_toy(tmp_path / "whole")
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Preempted, match=f"saved step {step + 1};"):
@@ -150,7 +151,7 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_from_it(tmp_path, step):
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
 
 
-def test_sigterm_in_the_last_step_ends_the_training_and_is_not_lost(tmp_path):
+def test_sigterm_in_the_last_step_raises_after_the_training(tmp_path):
     with pytest.raises(Preempted, match="had ended"):
         run_toy(tmp_path, interrupt_at(11, signal.SIGTERM))
     assert checkpoint_steps(tmp_path)[-1] == 12
@@ -170,7 +171,7 @@ def fill_after(saved, workdir, filled, stack):
 
 
 @after_failed_saves
-def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(tmp_path, filled):
+def test_resume_after_a_full_disk_is_bitwise(tmp_path, filled):
     run_toy(tmp_path / "whole")
     broken = tmp_path / "broken"
 
@@ -190,7 +191,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(tmp_path, fi
 
 
 @after_failed_saves
-def test_a_full_disk_can_be_ignored(tmp_path, filled, capsys):
+def test_on_failure_continue_trains_through_a_full_disk(tmp_path, filled, capsys):
     schedule = dataclasses.replace(SCHEDULE, on_failure="continue", checkpoint_every_epochs=1)
     run_toy(tmp_path / "whole", schedule=schedule)
     broken = tmp_path / "broken"
@@ -213,7 +214,7 @@ def test_a_full_disk_can_be_ignored(tmp_path, filled, capsys):
 
 @after_failed_saves
 @pytest.mark.parametrize("on_failure", ["stop", "continue"])
-def test_sigterm_does_not_claim_what_is_not_saved(tmp_path, filled, on_failure, capsys):
+def test_sigterm_with_a_full_disk_raises_a_write_error(tmp_path, filled, on_failure, capsys):
     schedule = dataclasses.replace(SCHEDULE, on_failure=on_failure, log_every_steps=100)
 
     def batches(first):
@@ -259,9 +260,8 @@ def test_a_step_that_is_not_finite_can_be_repeated(tmp_path, bad, run_config):
 
     # The folder is a workdir from which the same step fails again.
     claim_workdir(failure, run_config)
-    checkpoints = Checkpoints(failure, keep=1)
-    state = checkpoints.restore(toy_state())
-    checkpoints.close()
+    with Checkpoints(failure, keep=1) as checkpoints:
+        state = checkpoints.restore(toy_state())
     assert int(state.step) == bad
     with pytest.raises(UserError, match=f"Step {bad + 1} is not finite"):
         run_toy(failure, batches)
@@ -271,9 +271,9 @@ def test_a_step_that_is_not_finite_can_be_repeated(tmp_path, bad, run_config):
     chex.assert_trees_all_equal(repaired, undisturbed)
 
 
-def test_the_last_state_need_not_be_evaluated_while_training(tmp_path):
+def test_final_state_is_evaluated_without_periodic_evaluation(tmp_path):
     """With evaluation off the final figures are there all the same."""
-    schedule = SCHEDULE.__class__(**{**vars(SCHEDULE), "evaluate_every_epochs": 0})
+    schedule = dataclasses.replace(SCHEDULE, evaluate_every_epochs=0)
     _, evaluation = run_toy(tmp_path, schedule=schedule)
     assert evaluation.keys() == {"knn_accuracy"}
     assert [line["step"] for line in metrics(tmp_path) if "epoch" in line] == [12]
@@ -308,7 +308,7 @@ def kill_and_restart(program, workdir, arguments, kills: int, total_lines: int, 
     return killed_at
 
 
-def test_killed_twice_ends_where_the_uninterrupted_run_ends(program, finished_run, tmp_path):
+def test_resume_after_two_kills_is_bitwise(program, finished_run, tmp_path):
     uninterrupted, _ = finished_run
     killed_at = kill_and_restart(
         program, tmp_path / "run", (), kills=2, total_lines=lines_written(uninterrupted), seed=1
@@ -319,7 +319,7 @@ def test_killed_twice_ends_where_the_uninterrupted_run_ends(program, finished_ru
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_ten_times_ends_where_the_uninterrupted_run_ends(program, tmp_path, seed):
+def test_resume_after_ten_kills_is_bitwise(program, tmp_path, seed):
     arguments = ("--config.optimizer.epochs=60", f"--config.seed={seed}")
     assert program.run(tmp_path / "whole", *arguments)[0] == 0
     total = lines_written(tmp_path / "whole")
@@ -329,7 +329,7 @@ def test_killed_ten_times_ends_where_the_uninterrupted_run_ends(program, tmp_pat
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_sigterm_from_outside_saves_and_leaves(program, finished_run, tmp_path):
+def test_sigterm_to_the_program_saves_and_exits_with_143(program, finished_run, tmp_path):
     uninterrupted, _ = finished_run
     # The same steps; slowed down by logging and saving each.
     process = program.start(tmp_path)
@@ -353,7 +353,7 @@ def test_sigterm_from_outside_saves_and_leaves(program, finished_run, tmp_path):
     assert compiled.count("_fun") == 3
 
 
-def test_a_disk_that_fills_up_ends_in_a_sentence(program, finished_run, tmp_path):
+def test_a_full_disk_exits_with_one_sentence(program, finished_run, tmp_path):
     process = program.start(tmp_path)
     while process.poll() is None and lines_written(tmp_path) < 6:
         time.sleep(0.002)

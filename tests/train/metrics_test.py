@@ -1,8 +1,9 @@
-"""What a run tells, apart from what the loop's tests hold already."""
+"""Run logging, apart from what the loop's tests check."""
 
 import json
 import sys
 
+import jax
 import pytest
 from tensorboardX.proto import event_pb2
 
@@ -10,10 +11,8 @@ from pcm3_jax.errors import WriteError
 from pcm3_jax.train.metrics import Telemetry
 
 
-def make(workdir, first_step: int = 0, active: bool = True, on_failure: str = "stop") -> Telemetry:
-    return Telemetry(
-        workdir, first_step, total_steps=10, batch_size=4, on_failure=on_failure, active=active
-    )
+def make(workdir, first_step: int = 0, on_failure: str = "stop") -> Telemetry:
+    return Telemetry(workdir, first_step, total_steps=10, batch_size=4, on_failure=on_failure)
 
 
 def events(workdir) -> list[tuple[int, str, float]]:
@@ -30,7 +29,7 @@ def events(workdir) -> list[tuple[int, str, float]]:
     return found
 
 
-def test_lines_and_events_say_the_same(tmp_path):
+def test_metrics_jsonl_and_tensorboard_hold_the_same_values(tmp_path):
     telemetry = make(tmp_path)
     telemetry.log_training(2, {"loss": 3.5}, waited=0.0)
     telemetry.log_evaluation(2, {"epoch": 1, "knn_accuracy": 0.25})
@@ -46,7 +45,7 @@ def test_lines_and_events_say_the_same(tmp_path):
             assert told[2, name] == pytest.approx(line[name])
 
 
-def test_pace_is_of_the_steps_since_the_last_line(tmp_path, monkeypatch):
+def test_throughput_is_measured_since_the_last_logged_step(tmp_path, monkeypatch):
     seconds = iter([100.0, 102.0, 103.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
     telemetry = make(tmp_path, first_step=1)
@@ -71,7 +70,7 @@ def test_a_full_disk_stops_the_run(tmp_path, filled):
     telemetry.close()
 
 
-def test_lines_are_whole_after_a_full_disk(tmp_path, filled, capsys, monkeypatch):
+def test_lines_are_complete_after_a_full_disk(tmp_path, filled, capsys, monkeypatch):
     """Also where more of them are waiting than the file's buffer holds."""
     monkeypatch.setattr("pcm3_jax.train.metrics._FLUSH_SECONDS", 0)
     telemetry = make(tmp_path, on_failure="continue")
@@ -103,8 +102,9 @@ def test_steps_about_to_be_repeated_are_dropped(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
-def test_other_processes_are_silent(tmp_path, capsys):
-    telemetry = make(tmp_path, active=False)
+def test_other_processes_log_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    telemetry = make(tmp_path)
     telemetry.advance()
     telemetry.log_training(2, {"loss": 3.5}, waited=0.0)
     telemetry.log_evaluation(2, {"knn_accuracy": 0.5})
@@ -113,7 +113,7 @@ def test_other_processes_are_silent(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_on_a_terminal_there_is_a_bar_in_place_of_training_lines(tmp_path, capsys, monkeypatch):
+def test_a_terminal_gets_a_progress_bar_instead_of_training_lines(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     telemetry = make(tmp_path, first_step=5)
     telemetry.advance()

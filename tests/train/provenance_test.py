@@ -1,4 +1,4 @@
-"""What a run says of its own making."""
+"""Provenance: versions, data and encoder of a run."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def git(folder, *arguments):
     subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True)
 
 
-def test_a_run_says_what_it_was_made_with(finished_run, program):
+def test_provenance_of_a_run(finished_run, program):
     starts = json.loads((finished_run[0] / "provenance.json").read_text())
     assert len(starts) == 1
     start = starts[0]
@@ -30,14 +30,14 @@ def test_a_run_says_what_it_was_made_with(finished_run, program):
     assert start["commit"] == commit(Path(provenance.__file__).parents[2])
 
 
-def test_every_start_is_kept(tmp_path, run_config):
-    record(tmp_path, run_config)
-    record(tmp_path, run_config)
+def test_every_start_is_recorded(tmp_path, run_config):
+    record(tmp_path, run_config, reads_data=True)
+    record(tmp_path, run_config, reads_data=True)
     starts = json.loads((tmp_path / "provenance.json").read_text())
     assert [start["data"] for start in starts] == [data_set(run_config)] * 2
 
 
-def test_the_encoder_is_the_very_checkpoint(finished_run, run_config, tmp_path):
+def test_encoder_is_the_path_of_a_checkpoint(finished_run, run_config, tmp_path):
     assert describe(run_config)["encoder"] is None
     run_config.encoder = str(finished_run[0])
     assert describe(run_config)["encoder"] == str(latest_checkpoint(finished_run[0]))
@@ -45,12 +45,11 @@ def test_the_encoder_is_the_very_checkpoint(finished_run, run_config, tmp_path):
     assert describe(run_config)["encoder"] == run_config.encoder
 
 
-def test_a_table_reads_no_data_itself(run_config):
-    run_config.task = "table"
-    assert describe(run_config)["data"] is None
+def test_data_is_none_for_tasks_without_data(run_config):
+    assert describe(run_config, reads_data=False)["data"] is None
 
 
-def test_the_fingerprint_is_that_of_the_content(tmp_path, data_dir, run_config):
+def test_fingerprint_depends_on_the_content_only(tmp_path, data_dir, run_config):
     run_config.data.dir = str(tmp_path)
     build.build("synthetic_skeletons/n64x32", tmp_path)
     first = data_set(run_config)["fingerprint"]
@@ -68,7 +67,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path, data_dir, run_config):
     assert data_set(run_config)["fingerprint"] != first
 
 
-def test_the_commit_is_the_checkouts_own(tmp_path):
+def test_commit_of_a_checkout(tmp_path):
     assert commit(tmp_path) is None
     git(tmp_path, "init", "-q")
     (tmp_path / "code.py").write_text("1")

@@ -1,0 +1,148 @@
+"""Which run a workdir belongs to, and the lock that keeps other runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from pcm3_jax.errors import Busy, UserError
+from pcm3_jax.runtime.files import PARTIAL, write_json
+from pcm3_jax.runtime.parallel import agreed, wait_for_all
+from pcm3_jax.settings import Config
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+# The first two are written before the task begins.
+CONFIG_FILE, PROVENANCE_FILE, RESULTS_FILE = "config.json", "provenance.json", "results.json"
+_LOCK_FILE = ".lock"
+# Delay until a host sees what another has written to a network disk: 60 s by default on NFS.
+_NETWORK_DISK_SECONDS = 90
+
+
+def check_workdir(workdir: Path, config: Config) -> None:
+    """Checks that the workdir is empty or belongs to a run with these settings.
+
+    A run that ended before its task wrote anything, for lack of data for instance, has no claim.
+
+    Raises:
+      UserError: it belongs to a run with other settings, or holds other files.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        names = {entry.name for entry in workdir.iterdir()}
+    except FileNotFoundError:
+        names = set()
+    except OSError as error:
+        raise UserError(f"Workdir {workdir} cannot be read: {error.strerror}.") from error
+    # Killed processes leave partial files.
+    found = {name for name in names if not name.startswith(PARTIAL) and name != _LOCK_FILE}
+    if found <= {path.name, PROVENANCE_FILE}:
+        return
+    if path.name not in found:
+        raise UserError(
+            f"Workdir {workdir} is not empty, but holds no run ({path.name} is missing): choose "
+            "another --workdir."
+        )
+    theirs, ours = read_config(workdir, type(config)).flat(), config.flat()
+    differing = [
+        f"config.{key} (there {theirs[key]!r}, here {ours[key]!r})"
+        for key in sorted(ours.keys() - free_keys(config))
+        if theirs[key] != ours[key]
+    ]
+    if differing:
+        raise UserError(
+            f"Workdir {workdir} belongs to a run with other settings: "
+            f"{', '.join(differing)}; choose another --workdir or those settings."
+        )
+
+
+def claim_workdir(workdir: Path, config: Config) -> None:
+    """Writes the configuration to the workdir after `check_workdir`.
+
+    Raises:
+      UserError: it belongs to a run with other settings, cannot be written, or is not on a disk
+        that all processes see.
+    """
+    check_workdir(workdir, config)
+    # No process may write before all have checked.
+    wait_for_all("claim_workdir")
+    if jax.process_index() == 0:
+        with _writable(workdir):
+            write_json(workdir / CONFIG_FILE, config.to_dict())
+    wait_for_all("claimed_workdir")
+    deadline = time.monotonic() + _NETWORK_DISK_SECONDS
+    while not (found := (workdir / CONFIG_FILE).exists()) and time.monotonic() < deadline:
+        time.sleep(1)
+    if not agreed(found):
+        raise UserError(
+            f"Workdir {workdir} is not on a disk that all processes see: not all find the "
+            f"{CONFIG_FILE} that the first has written there."
+        )
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Locks a workdir against other runs.
+
+    Raises:
+      Busy: another run is in it.
+      UserError: it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        free = True
+        if jax.process_index() == 0:
+            with _writable(workdir):
+                file = stack.enter_context((workdir / _LOCK_FILE).open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                free = False
+            except OSError:
+                pass  # The file system has no locks.
+        if not agreed(free):
+            raise Busy(
+                f"Another process is running in workdir {workdir}: wait for it, or choose another "
+                "--workdir."
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _writable(workdir: Path) -> Iterator[None]:
+    """Creates the workdir; raises a UserError where writing to it fails."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"Workdir {workdir} cannot be written: {error.strerror}.") from error
+
+
+def free_keys(config: Config) -> set[str]:
+    """Keys of settings that may change when a run is continued."""
+    return {key for key, _, field in config.walk() if field.metadata["free"]}
+
+
+def read_config(workdir: Path, kind: type[AnyConfig]) -> AnyConfig:
+    """The configuration of the run in a workdir, older versions' included.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        content: Any = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"There is no run in {workdir}: {path} is missing.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON: {error}.") from None
+    try:
+        return kind.from_dict(content)
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
