@@ -1,9 +1,9 @@
 """Builds a data set: `python -m tfds_builders.build NAME[/CONFIG] --data_dir=DIR`.
 
-A data set is written beside its final place and moved there when whole, so that what can be read
-is complete. Building one that is there already changes nothing; building one that was interrupted
-goes on where that was. Two builds of one data set must not run at once. Parsed raw files stay in
-DIR/.staging, for the other configs of the data set; that folder may be deleted at any time.
+A data set is written to a temporary folder and moved to its final place when complete. Building an
+existing data set changes nothing; an interrupted build resumes where it stopped. Two builds of one
+data set must not run at once. Parsed raw files stay in DIR/.staging, for the other configs of the
+data set; that folder may be deleted at any time.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pcm3_jax.errors import UserError
 from tfds_builders.recorded_builder import RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonBuilder
 
-# Name to module; imported only when asked for.
+# Of each: the folder of its module NAME/NAME_dataset_builder.py.
 BUILDERS = ("intellirehabds", "ntu_rgbd", "own_skeletons", "pku_mmd", "synthetic_skeletons")
 
 
@@ -42,17 +42,17 @@ def build(
     processes: int = 1,
     skip_bad_files: bool = False,
 ) -> SkeletonBuilder:
-    """Builds `NAME[/CONFIG]` under `data_dir` unless it is there; returns its builder.
+    """Builds `NAME[/CONFIG]` under `data_dir` unless it exists; returns its builder.
 
     Args:
         dataset: name of the builder and, after a slash, of its config.
-        data_dir: holds all data sets; made if need be.
-        manual_dir: folder or archive with the raw data, for builders that read some.
-        processes: how many work at once; the result does not depend on it.
-        skip_bad_files: leave out raw files that cannot be used, instead of refusing all.
+        data_dir: holds all data sets; created if missing.
+        manual_dir: folder or archive with the raw data, for builders that need it.
+        processes: number of processes; the result does not depend on it.
+        skip_bad_files: leave out and report raw files that cannot be used, instead of refusing.
 
     Raises:
-        UserError: for anything the user can put right.
+        UserError: for anything the user can correct.
     """
     name, _, config = dataset.partition("/")
     builder_class = load_builder(name)
@@ -66,11 +66,18 @@ def build(
     if is_built(builder):
         print(f"{dataset} is already built in {builder.data_path}; delete that to build it anew.")
         return builder
-    if builder.NEEDS_MANUAL_DIR:
-        _check_manual_dir(builder_class, manual_dir)
-    _remove_leftovers(Path(builder.data_path))
+    if builder.NEEDS_MANUAL_DIR and (manual_dir is None or not manual_dir.exists()):
+        flaw = (
+            f"give --manual_dir. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            if manual_dir is None
+            else f"--manual_dir={manual_dir} does not exist; correct the path."
+        )
+        raise UserError(f"{name} is built from files that you have: {flaw}")
+    folder = Path(builder.data_path)
+    for leftover in folder.parent.glob(f"{INCOMPLETE_PREFIX}*_{folder.name}"):  # of killed builds
+        shutil.rmtree(leftover)
     try:
-        # TFDS announces a download and makes a folder for it; there is none.
+        # TFDS announces a download and makes a folder for it, but there is nothing to download.
         with (
             contextlib.redirect_stdout(io.StringIO()),
             tempfile.TemporaryDirectory() as download_dir,
@@ -81,16 +88,14 @@ def build(
     counts = ", ".join(
         f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
     )
-    print(f"{dataset} is built in {builder.data_path}: {counts} examples.")
+    print(f"{dataset} is built in {folder}: {counts} examples.")
     if isinstance(builder, RecordedBuilder):
-        print(
-            f"{builder.report.text()}\nAll of it is in {Path(builder.data_path) / 'report.json'}."
-        )
+        print(f"{builder.report.text()}\nAll of it is in {folder / 'report.json'}.")
     return builder
 
 
 def is_built(builder: SkeletonBuilder) -> bool:
-    """Whether the data set is there, whole. Raises UserError if only a part of it is."""
+    """Whether the data set exists. Raises UserError if it is incomplete."""
     folder = Path(builder.data_path)
     if not folder.exists():
         return False
@@ -101,22 +106,6 @@ def is_built(builder: SkeletonBuilder) -> bool:
     if missing:
         raise UserError(f"{folder} is incomplete, {missing[0].name} is missing; delete the folder.")
     return True
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what builds of this data set that were killed left beside its place."""
-    for leftover in folder.parent.glob(f"{INCOMPLETE_PREFIX}*_{folder.name}"):
-        shutil.rmtree(leftover)
-
-
-def _check_manual_dir(builder_class: type[SkeletonBuilder], manual_dir: Path | None) -> None:
-    what = f"{builder_class.name} is built from files you have: "
-    if manual_dir is None:
-        raise UserError(f"{what}give --manual_dir. {builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-    if not manual_dir.exists():
-        raise UserError(f"{what}--manual_dir={manual_dir} does not exist; correct the path.")
-    if manual_dir.is_dir() and not any(manual_dir.iterdir()):
-        raise UserError(f"{what}--manual_dir={manual_dir} is empty; put the data there.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,24 +5,20 @@ import functools
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from pcm3_jax.data.formats import raw_files
+from pcm3_jax.data.formats.raw_files import BadFile, RawFile
 from pcm3_jax.data.normalization import NORMALIZATIONS, apply_around_missing
 from pcm3_jax.errors import UserError
-from tfds_builders import parts, raw_files, workers
-from tfds_builders.parts import Part, StoredClip
-from tfds_builders.raw_files import BadFile, RawFile
-from tfds_builders.skeleton_builder import (
-    SHARD_SIZE,
-    Example,
-    Shard,
-    SkeletonBuilder,
-)
+from tfds_builders import file_groups, workers
+from tfds_builders.file_groups import FileGroup, StoredClip
+from tfds_builders.skeleton_builder import SHARD_SIZE, Example, Shard, SkeletonBuilder
 
 
 class Record(NamedTuple):
@@ -34,30 +30,30 @@ class Record(NamedTuple):
     fields: dict[str, Any]
 
     def mark(self) -> list[Any]:
-        """Changes when the example does."""
+        """Values that change when the example does."""
         return [Path(self.clip.poses).name, self.clip.start, self.start, self.stop, self.fields]
 
     @property
     def labels(self) -> list[int]:
-        """Of its action, or of each of its actions."""
+        """The label of its action, or of each of its actions."""
         actions = self.fields.get("actions", [self.fields])
         return [action["label"] for action in actions]
 
 
 @dataclass
 class Report:
-    """What became of the files of a download, against what a complete one gives.
+    """What became of the files of a download, compared with a complete one.
 
     Attributes:
-        files_seen: raw files that were looked at.
-        left_out: reason to names of the files left out for it.
-        notes: what is worth knowing and no mistake.
-        differences: what else a complete download has.
-        expected_splits: examples of each split of a complete download, where that is known.
-        expected_classes: the same for each class, all splits together.
-        splits: examples of each class, by split.
-        examples: examples of each split.
-        peak_memory_mb: most that a process used while parsing.
+        files_seen: number of raw files found.
+        left_out: {reason: names of the files left out}.
+        notes: remarks that are no warnings.
+        differences: further differences from a complete download.
+        expected_splits: examples per split of a complete download, if known.
+        expected_classes: examples per class, over all splits, of a complete download.
+        splits: examples per class, by split.
+        examples: examples per split.
+        peak_memory_mb: peak memory of a parsing process.
     """
 
     files_seen: int = 0
@@ -74,7 +70,7 @@ class Report:
         self.left_out.setdefault(reason, []).append(name)
 
     def warnings(self) -> list[str]:
-        """What a complete download would have, in words."""
+        """The differences from a complete download, in words."""
         found = self.differences + [
             f"the {split} split has {self.examples[split]:,} examples; a complete download gives "
             f"{expected:,}"
@@ -106,26 +102,26 @@ class Report:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """Writes the report as JSON."""
         path.write_text(json.dumps(vars(self) | {"warnings": self.warnings()}, indent=1))
 
 
-# TFDS has no types, so that its keywords of classes are not known.
+# mypy does not know the class keywords of TFDS, which has no type annotations.
 class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders that read recordings which the user downloaded.
 
-    A subclass groups the raw files into parts and makes records of what was parsed. Parts are
+    A subclass puts the raw files into groups and makes records of the parsed clips. Groups are
     parsed once for all configs and kept in `staging`.
     """
 
     NEEDS_MANUAL_DIR = True
     SUFFIX: ClassVar[str | tuple[str, ...]]
-    # Given, since it is needed.
-    manual_dir: Path
+    manual_dir: Path  # never None here
+    report: Report
 
     @property
     def MAX_FRAMES(self) -> int | None:
-        # Longer recordings are cut before normalisation, as the public programs do.
+        # Longer recordings are cut before normalisation, as in the public programs.
         return None
 
     @property
@@ -133,63 +129,50 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
         return SHARD_SIZE
 
     @abc.abstractmethod
-    def _parts(self, files: Sequence[RawFile], report: Report) -> list[Part]:
-        """The files that this config needs, in parts; notes in the report what is left out."""
+    def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
+        """The files that this config needs, in groups; reports what is left out."""
 
     @abc.abstractmethod
-    def _records(
-        self, clips: Iterable[StoredClip], report: Report
-    ) -> Mapping[str, Sequence[Record]]:
-        """The examples of each split, and in the report the numbers of a complete download."""
+    def _records(self, clips: Iterable[StoredClip]) -> Iterator[tuple[str, Record]]:
+        """Yields split ("train" or "test") and record; reports what a complete download has."""
 
-    def _refuse(self, flaw: BadFile, report: Report) -> None:
-        """Raises the flaw, or reports it where bad files are skipped."""
+    def _refuse(self, flaw: BadFile) -> None:
+        """Raises the flaw, or reports it if bad files are skipped."""
         if not self.skip_bad_files:
             raise flaw
         line = "" if flaw.line is None else f"line {flaw.line}: "
-        report.leave_out(flaw.file, line + flaw.reason)
+        self.report.leave_out(flaw.file, line + flaw.reason)
 
-    def _long_enough(self, records: Sequence[Record], report: Report) -> list[Record]:
-        """Without those of a single frame, which no task can use and so are flaws."""
-        kept = []
-        for record in records:
-            if record.stop - record.start >= 2:
-                kept.append(record)
-            else:
-                name = record.fields["name"]
-                self._refuse(BadFile(name, None, "a sequence needs at least 2 frames"), report)
-        return kept
-
-    def _by_name(self, files: Iterable[RawFile], report: Report) -> dict[str, RawFile]:
-        """Files by their names, sorted; of two with one name the second is a flaw."""
+    def _by_name(self, files: Iterable[RawFile]) -> dict[str, RawFile]:
+        """Files by name, sorted; the second file of the same name is a flaw."""
         found: dict[str, RawFile] = {}
         for file in files:
             if file.name in found:
                 folder = posixpath.dirname(found[file.name].file)
-                flaw = BadFile(file.file, None, f"another file has its name, in {folder}")
-                self._refuse(flaw, report)
+                self._refuse(BadFile(file.file, None, f"another file has its name, in {folder}"))
             else:
                 found[file.name] = file
         return dict(sorted(found.items()))
 
     def _shards(self) -> Mapping[str, Sequence[Shard]]:
         files = raw_files.find_files(self.manual_dir, self.SUFFIX)
-        report = Report(files_seen=len(files))
-        parsed = parts.parse_all(
-            self._parts(files, report),
-            self.staging / "parsed",
-            str(self.version),
-            self.processes,
-            stop_at_flaw=not self.skip_bad_files,
-        )
-        for flaw in parsed.flaws:
-            self._refuse(flaw, report)
-        report.peak_memory_mb = parsed.peak_memory_mb
-        clips = sorted(parsed.clips, key=lambda clip: clip.name)
-        records = {
-            split: self._long_enough(chosen, report)
-            for split, chosen in self._records(clips, report).items()
-        }
+        report = self.report = Report(files_seen=len(files))
+        folder, version = self.staging / "parsed", str(self.version)
+        clips: list[StoredClip] = []
+        for group in file_groups.parse_all(
+            self._file_groups(files), folder, version, self.processes
+        ):
+            for flaw in group.flaws:
+                self._refuse(flaw)
+            clips += group.clips
+            report.peak_memory_mb = max(report.peak_memory_mb, group.peak_memory_mb)
+        records: dict[str, list[Record]] = {"train": [], "test": []}
+        for split, record in self._records(sorted(clips, key=lambda clip: clip.name)):
+            if record.stop - record.start > 1:
+                records[split].append(record)
+            else:  # no task can use it
+                reason = "a sequence needs at least 2 frames"
+                self._refuse(BadFile(record.fields["name"], None, reason))
         for split, chosen in records.items():
             if not chosen:
                 raise UserError(
@@ -200,7 +183,6 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
             report.splits[split] = {name: labels[i] for i, name in enumerate(self.LABELS)}
             report.examples[split] = len(chosen)
         report.write(Path(self.data_dir) / "report.json")
-        self.report = report
         return {split: self._split_shards(split, chosen) for split, chosen in records.items()}
 
     def _split_shards(self, split: str, records: Sequence[Record]) -> list[Shard]:
@@ -220,21 +202,15 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
 def _examples(
     records: Sequence[Record], coordinates: str, max_frames: int | None
 ) -> Iterator[tuple[str, Example]]:
+    normalization = NORMALIZATIONS[coordinates]
     for record in records:
         skeleton = record.clip.load(record.start, record.stop)
         fields = record.fields | {"num_frames": len(skeleton)}
+        used = skeleton[:max_frames]
+        visible = ~np.isnan(used).any(axis=-1)
         try:
-            skeleton = _normalized(skeleton[:max_frames], NORMALIZATIONS[coordinates])
+            poses, _ = apply_around_missing(normalization, np.nan_to_num(used), visible)
         except ValueError as error:
             name = record.fields["name"]
             raise UserError(f"{name}: {error}; remove or repair this recording.") from error
-        yield record.fields["name"], fields | {"skeleton": skeleton}
-
-
-def _normalized(
-    skeleton: np.ndarray, normalization: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    missing = np.isnan(skeleton).any(axis=-1)
-    if not missing.any():
-        return normalization(skeleton)
-    return apply_around_missing(normalization, np.nan_to_num(skeleton), ~missing)[0]
+        yield record.fields["name"], fields | {"skeleton": poses}

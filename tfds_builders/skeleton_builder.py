@@ -1,13 +1,14 @@
-"""What all skeleton data sets share: features, configs, coordinates, and writing shards."""
+"""Base of all builders: features, configs, coordinates, and writing shards."""
 
 import abc
 import dataclasses
 import functools
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,8 +20,7 @@ from tfds_builders import workers
 
 Example = dict[str, Any]
 
-# Examples of one file, if their builder has no reason for another number.
-SHARD_SIZE = 512
+SHARD_SIZE = 512  # examples per file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Shard:
     """One file of a split.
 
     Attributes:
-        examples: called once, yields (unique key, example); can be pickled.
-        size: how many it yields.
-        mark: changes when what it yields does.
+        examples: yields (unique key, example); called once, must be picklable.
+        size: number of examples.
+        mark: changes when the examples change.
     """
 
     examples: Callable[[], Iterator[tuple[str, Example]]]
@@ -46,12 +46,12 @@ class SkeletonConfig(tfds.core.BuilderConfig):
 
 
 def trimmed_features(labels: Sequence[str]) -> dict[str, Any]:
-    """The features of a recording of one action; `labels` are the class names in order."""
+    """The features of a recording of one action; `labels` are the class names, in order."""
     return _SHARED_FEATURES | {"label": tfds.features.ClassLabel(names=labels)}
 
 
 def untrimmed_features(labels: Sequence[str]) -> dict[str, Any]:
-    """The features of a video with several actions; `stop` is the frame after the last."""
+    """The features of a video with several actions; `stop` is exclusive."""
     action = {
         "label": tfds.features.ClassLabel(names=labels),
         "start": tfds.features.Scalar(np.int32),
@@ -61,35 +61,35 @@ def untrimmed_features(labels: Sequence[str]) -> dict[str, Any]:
 
 
 _SHARED_FEATURES = {
-    # Axes: time, person, joint, xyz; metres. Raw bytes, since encoding number by number is seven
-    # times slower.
+    # Axes: time, person, joint, xyz; metres. Raw bytes are encoded seven times faster than lists
+    # of numbers.
     "skeleton": tfds.features.Tensor(shape=(None, 2, 25, 3), dtype=np.float32, encoding="bytes"),
     "name": tfds.features.Text(),
     "subject": tfds.features.Scalar(np.int32),
     "camera": tfds.features.Scalar(np.int32),
     "setup": tfds.features.Scalar(np.int32),
-    # Of the recording, of which long ones may be stored in part.
+    # Frames of the recording, more than those of `skeleton` if that was cut.
     "num_frames": tfds.features.Scalar(np.int32),
 }
 
 
-# TFDS has no types, so that its keywords of classes are not known.
+# mypy does not know the class keywords of TFDS, which has no type annotations.
 class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders: a subclass names its labels and gives its shards.
 
     Shards are written by several processes, without TensorFlow, and kept in `staging` until the
-    data set is whole, so that an interrupted build goes on where it was. A subclass puts its
-    examples in a shuffled, deterministic order itself.
+    data set is complete, so that an interrupted build resumes. A subclass gives its examples in a
+    deterministically shuffled order.
     """
 
     HOMEPAGE: ClassVar[str | None] = None
     NEEDS_MANUAL_DIR: ClassVar[bool] = False
 
-    # A property, so that a subclass may compute it or set it.
+    # A property, so that a subclass may compute it.
     @property
     @abc.abstractmethod
     def LABELS(self) -> Sequence[str]:
-        """The names of the classes; their order gives their numbers."""
+        """The class names; a label is an index in them."""
 
     def __init__(
         self,
@@ -99,14 +99,7 @@ class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
         skip_bad_files: bool = False,
         **kwargs: Any,
     ):
-        """Takes TFDS' own arguments and those of the build command.
-
-        Args:
-            manual_dir: folder or file with the raw data.
-            processes: how many work at once.
-            skip_bad_files: leave out raw files that cannot be used, instead of refusing all.
-            **kwargs: of TFDS' builders.
-        """
+        """See `tfds_builders.build.build`; other arguments are those of TFDS."""
         super().__init__(file_format=tfds.core.FileFormat.ARRAY_RECORD, **kwargs)
         self.manual_dir = manual_dir
         self.processes = processes
@@ -125,7 +118,7 @@ class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
         stem, _, coordinates = name.rpartition("_")
         if coordinates in NORMALIZATIONS:
             config = dataclasses.replace(cls.config_named(stem), name=name, coordinates=coordinates)
-            # Entered among the known ones: TFDS logs a warning for any other.
+            # Registered, since TFDS logs a warning for any other config.
             return cls.builder_configs.setdefault(name, config)
         if name not in configs:
             raise UserError(f"{cls.name} has no config {name!r}; use one of {', '.join(configs)}.")
@@ -133,7 +126,7 @@ class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
 
     @property
     def staging(self) -> Path:
-        """Where finished pieces of builds of this data set wait."""
+        """Folder of the finished pieces of unfinished builds of this data set."""
         return Path(self.data_dir_root) / ".staging" / self.name
 
     @abc.abstractmethod
@@ -147,39 +140,34 @@ class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
         features = tfds.features.FeaturesDict(self._features())
         return self.dataset_info_from_configs(features=features, homepage=self.HOMEPAGE)
 
-    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager):
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> NoReturn:
         raise NotImplementedError("shards are written by _download_and_prepare")
 
-    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-        shards = [(split, shard) for split, some in self._shards().items() for shard in some]
+    def _download_and_prepare(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig | None = None,
+    ) -> None:
+        shards = self._shards()
         staging = self.staging / self.builder_config.name
         staging.mkdir(parents=True, exist_ok=True)
         workers.remove_unfinished(staging)
-        results = workers.run(
-            functools.partial(_write_shard, staging, self.info.features),
-            [shard for _, shard in shards],
-            self.processes,
-            sizes=[shard.size for _, shard in shards],
-            description="writing",
-            unit="clips",
-        )
-        written: dict[str, list[tuple[Path, int]]] = {}
-        for (split, shard), path in zip(shards, results, strict=True):
-            written.setdefault(split, []).append((path, shard.size))
+        every = [shard for some in shards.values() for shard in some]
+        write = functools.partial(_write_shard, staging, self.info.features)
+        sizes = [shard.size for shard in every]
+        paths = iter(list(workers.run(write, every, self.processes, sizes, "writing", "clips")))
         splits = []
-        for split, files in written.items():
+        for split, some in shards.items():
             template = self._get_filename_template(split_name=split)
-            for index, (path, _) in enumerate(files):
-                place = template.sharded_filepath(shard_index=index, num_shards=len(files))
-                _link(path, Path(place))
-            splits.append(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=[size for _, size in files],
-                    num_bytes=sum(path.stat().st_size for path, _ in files),
-                    filename_template=template,
-                )
+            for index, path in enumerate(chosen := list(itertools.islice(paths, len(some)))):
+                _link(path, template.sharded_filepath(shard_index=index, num_shards=len(some)))
+            info = tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[shard.size for shard in some],
+                num_bytes=sum(path.stat().st_size for path in chosen),
+                filename_template=template,
             )
+            splits.append(info)
         self.info.set_splits(tfds.core.splits.SplitDict(splits))
 
     def _post_download_and_prepare_hook(self) -> None:
@@ -193,7 +181,7 @@ def _write_shard(folder: Path, features: tfds.features.FeaturesDict, shard: Shar
 
         def serialize(example: Example) -> bytes:
             proto = serializer.get_tf_example(features.encode_example(example))
-            # Fields in one order, so that the same data give the same bytes.
+            # Sorted fields, so that equal data give equal bytes.
             return proto.SerializeToString(deterministic=True)
 
         records = ((key, serialize(example)) for key, example in shard.examples())
@@ -203,8 +191,8 @@ def _write_shard(folder: Path, features: tfds.features.FeaturesDict, shard: Shar
 
 
 def _link(path: Path, place: Path) -> None:
-    """Makes a second name of a file, so that a build killed here finds the first."""
+    """Hard-links a file: if the build is killed here, the next one finds it at `path`."""
     try:
         os.link(path, place)
-    except OSError:  # some file systems have no links
+    except OSError:  # some file systems have no hard links
         shutil.copyfile(path, place)

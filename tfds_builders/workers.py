@@ -1,6 +1,7 @@
-"""Work spread over processes, whose finished pieces an interrupted build does not do again."""
+"""Work in several processes, and files that are complete or absent, for resuming builds."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -24,7 +25,6 @@ def run(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     workers: int,
-    *,
     sizes: Sequence[int],
     description: str,
     unit: str,
@@ -32,32 +32,30 @@ def run(
     """Yields `function(item)` of each item, in order, with a progress bar.
 
     Args:
-        function: what to do; like items and results it can be pickled.
-        items: what to do it to.
-        workers: number of processes; one works in this process.
-        sizes: how many units of progress each item is.
-        description, unit: for the progress bar, which is shown on a terminal only.
+        function: must be picklable, as must items and results.
+        items: its arguments.
+        workers: number of processes; 1 uses this process.
+        sizes: units of progress per item.
+        description, unit: of the progress bar, which is shown on a terminal only.
     """
-    with tqdm(total=sum(sizes), desc=description, unit=f" {unit}", disable=None) as progress:
-        if workers == 1:
-            results: Iterable[Result] = map(function, items)
-        else:
-            # Not forked, since libraries of this process have threads.
+    with contextlib.ExitStack() as stack:
+        results: Iterable[Result] = map(function, items)
+        if workers > 1:
+            # Forking is not safe: libraries of this process have threads.
             pool = concurrent.futures.ProcessPoolExecutor(
                 workers, multiprocessing.get_context("forkserver"), _leave_with_parent
             )
+            stack.callback(pool.shutdown, cancel_futures=True)
             results = pool.map(function, items)
-        try:
-            for result, size in zip(results, sizes, strict=True):
-                yield result
-                progress.update(size)
-        finally:
-            if workers > 1:
-                pool.shutdown(cancel_futures=True)
+        bar = tqdm(total=sum(sizes), desc=description, unit=f" {unit}", disable=None)
+        progress = stack.enter_context(bar)
+        for result, size in zip(results, sizes, strict=True):
+            yield result
+            progress.update(size)
 
 
 def _leave_with_parent() -> None:
-    """Ends this worker when its parent is gone, however that ended."""
+    """Ends this worker when its parent ends, even if killed."""
 
     def watch(parent: BaseProcess) -> None:
         connection.wait([parent.sentinel])
@@ -68,12 +66,12 @@ def _leave_with_parent() -> None:
 
 
 def fingerprint(*what: Any) -> str:
-    """A short name for values of JSON's types: equal for equal values only."""
+    """A short hash of values of JSON's types."""
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
 def write_whole(path: Path, write: Callable[[Path], Result]) -> Result:
-    """Calls `write` with a path beside `path` and renames it: `path` is whole or not there."""
+    """Calls `write` with a path beside `path` and renames that: `path` is complete or absent."""
     unfinished = path.with_name(f"{_UNFINISHED}{os.getpid()}.{path.name}")
     result = write(unfinished)
     os.replace(unfinished, path)
@@ -81,6 +79,6 @@ def write_whole(path: Path, write: Callable[[Path], Result]) -> Result:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes left of `write_whole`."""
+    """Removes what killed processes left behind in `write_whole`."""
     for path in folder.glob(f"{_UNFINISHED}*"):
         path.unlink()

@@ -1,11 +1,11 @@
-"""From recordings to a step's input: frames and the batch that points into them.
+"""From recordings to a step's input: packed frames, and a batch of clips that refer to them.
 
-Which sequences make up a step, and whom each is mixed with, is a function of (seed, step)
-alone.  So both feeds give the same batches, on any number of hosts, and a run continues
-from any step without anything being stored.
+The sequences of a step and their mixing partners are a function of (seed, step) only.  Both feeds
+therefore give the same batches on any number of hosts, and a run resumes at any step without a
+stored sampler state.
 
-The resident feed keeps the packed frames on the device: a step costs the host a few hundred
-integers.  The streamed feed reads each batch's sequences from disk ahead of time.
+The resident feed keeps all packed frames on the device, so that a step transfers only a few hundred
+integers.  The streamed feed reads each batch's sequences from disk, prefetching in threads.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ import grain
 import jax
 import numpy as np
 
-from pcm3_jax.augment.pipeline import Batch, Clips
+from pcm3_jax.data.batch import Batch, Clips
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
 from pcm3_jax.runtime.parallel import Devices
 
 
 class Sampler:
-    """Draws each step's global batch, epoch by epoch without replacement.
+    """Draws the global batch of each step, without replacement within an epoch.
 
     The last, incomplete batch of an epoch is dropped.
+
+    Example:
+      sampler = Sampler(count=1000, batch_size=128, seed=0)
+      ids, partner = sampler(step=12)  # (128,) sequences; ids[partner] are those mixed in
     """
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        """Raises UserError where not even one batch fits."""
+        """Raises UserError where the batch is larger than the split's ``count`` sequences."""
         if batch_size > count:
             raise UserError(
                 f"config.optimizer.batch_size is {batch_size}, but the training split has only "
@@ -41,9 +45,9 @@ class Sampler:
         self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sequence ids (B,) of a step, and each position's partner (B,).
+        """Sequence ids (B,) of a step, and the position of each position's partner (B,).
 
-        The partner of position i is (i + n) mod B with one n in 1 … B - 2 for the batch.
+        The partner of position i is (i + n) mod B, with one n from U{1 … B - 2} per batch.
         """
         epoch, index = divmod(step, self.steps_per_epoch)
         drawn = self._drawn
@@ -60,7 +64,7 @@ class Sampler:
 def resident_batches(
     recordings: Recordings, sampler: Sampler, devices: Devices, first_step: int
 ) -> Iterator[tuple[jax.Array, Batch]]:
-    """Endless (frames, batch) with all frames on every device."""
+    """Yields (frames, batch) without end from ``first_step``, with all frames on every device."""
     rows = devices.local_rows(sampler.batch_size)
     frames, start = recordings.packed()
 
@@ -83,10 +87,18 @@ def resident_batches(
 def streamed_batches(
     recordings: Recordings, sampler: Sampler, devices: Devices, first_step: int, threads: int
 ) -> Iterator[tuple[jax.Array, Batch]]:
-    """Endless (frames, batch) with only the batch's own frames, read by ``threads`` threads."""
+    """Yields (frames, batch) without end, with the frames of each batch read from disk.
+
+    Args:
+      recordings: of which ``source`` is read.
+      sampler: the batches.
+      devices: what the batches are sharded over.
+      first_step: the first step to yield.
+      threads: threads that read ahead.
+    """
     rows = devices.local_rows(sampler.batch_size)
     share = len(rows) // devices.local_count
-    # On each device lie its sequences, then their partners, each padded to max_frames.
+    # A device's frames are its sequences, then their partners, each padded to max_frames.
     start = np.tile(
         np.arange(2 * share, dtype=np.int32) * recordings.max_frames, devices.local_count
     ).reshape(devices.local_count, 2, share)
@@ -115,9 +127,10 @@ def streamed_batches(
 def evaluation_batches(
     recordings: Recordings, devices: Devices, batch_size: int
 ) -> Iterator[tuple[jax.Array, Batch]]:
-    """Every sequence once, in order: (frames, batch); the last batch is filled with the first.
+    """Yields (frames, batch) of every sequence once, in order.
 
-    The batch's partners are its own sequences.
+    The last batch is filled up with the first sequences.  Nothing is mixed: each sequence is its
+    own partner.
     """
     rows = devices.local_rows(batch_size)
     for first in range(0, len(recordings), batch_size):
@@ -129,13 +142,13 @@ def evaluation_batches(
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Pieces of sequences with what is to be learnt from them; S of each, int32.
+    """S labelled excerpts of sequences; every field is (S,) int32.
 
     Attributes:
-      sequence: which of the recordings a piece is from.
-      start: its first frame there.
-      length: its frames.
-      target: its class, or whatever the task needs to know of it.
+      sequence: index of the recording.
+      start: first frame of the excerpt in the recording.
+      length: number of frames.
+      target: class, or another target of the task.
     """
 
     sequence: np.ndarray
@@ -150,13 +163,13 @@ class Samples:
 def sample_batches(
     recordings: Recordings, samples: Samples, order: np.ndarray, devices: Devices
 ) -> Iterator[tuple[jax.Array, tuple[Clips, np.ndarray, np.ndarray]]]:
-    """Batches (frames, (clips, target, position)) of samples.
+    """Yields batches (frames, (clips, target, position)) of samples.
 
     Args:
-      recordings: what the samples are from.
-      samples: pieces of them.
-      order: (batches, B) indices of samples; their places in ``order`` are the positions.
-      devices: the batches are dealt out to them.
+      recordings: the sequences that the samples are excerpts of.
+      samples: the excerpts.
+      order: (batches, B) indices into the samples; a sample's position is its flat index here.
+      devices: what the batches are sharded over.
     """
     rows = devices.local_rows(order.shape[1])
     for number, indices in enumerate(order):
@@ -168,7 +181,7 @@ def sample_batches(
 
 
 def _read(recordings: Recordings, ids: np.ndarray, devices: Devices) -> tuple[jax.Array, Clips]:
-    """Sequences of this process: the frames that hold them and where they lie there."""
+    """Frames that hold this process's sequences ``ids``, and the clips in them."""
     if recordings.frames is not None:
         frames, start = recordings.packed()
         return frames, Clips(start[ids], recordings.length[ids])

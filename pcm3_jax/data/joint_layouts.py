@@ -1,11 +1,11 @@
-"""Skeletons of other sensors and models as the 25 joints of Kinect v2, declared as tables.
+"""Mapping of other sensors' and models' skeletons to the 25 joints of Kinect v2, as tables.
 
-A layout names its joints in their published order and says, for each joint of Kinect v2, which
-of its own joints is that one: the name of one, the names of several whose mean it is, or nothing,
-where it has no such joint. Missing joints are NaN here; nothing is put in their place.
+A layout lists its joints in their published order and, for each joint of Kinect v2, the joints of
+the layout whose mean it is: one, several, or none where the layout has no such joint. Missing
+joints are NaN here and are not filled in.
 
-Means stand only for joints that lie between others by definition. Normalisation and bones go by
-the joints of the spine, so that a layout without them (COCO) declares these as means.
+Means are used only where a joint lies between others by definition: normalisation and bones need
+the joints of the spine, so COCO, which has none, declares them as means.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ KINECT_V2_JOINTS = (
 
 
 class Layout(NamedTuple):
-    """How a source's skeletons are laid out.
+    """A joint layout.
 
     Attributes:
         joints: names of its J joints, in order.
-        sources: for every joint of Kinect v2 the joints of this layout whose mean it is: one,
-            several, or, where it is missing, none.
+        sources: for every joint of Kinect v2, the joints of this layout whose mean it is; empty
+            where it is missing.
     """
 
     joints: tuple[str, ...]
@@ -41,12 +41,12 @@ class Layout(NamedTuple):
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """The joints of Kinect v2 that this layout never has."""
+        """Indices of the joints of Kinect v2 that this layout does not have."""
         return tuple(i for i, name in enumerate(KINECT_V2_JOINTS) if not self.sources[name])
 
 
 def _limbs(*, fingers: bool, hands: bool = True, feet: bool = True) -> dict[str, tuple[str, ...]]:
-    """The joints that sources call as Kinect v2 does, but for what they lack."""
+    """Sources of the limbs' joints that have the same name as in Kinect v2; some may be lacking."""
     lacking = {
         "hand_tip": not fingers, "thumb": not fingers, "hand": not hands, "foot": not feet
     }  # fmt: skip
@@ -59,7 +59,7 @@ def _limbs(*, fingers: bool, hands: bool = True, feet: bool = True) -> dict[str,
 
 
 def _sides_first(sources: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """The same for sources that say left_hip for hip_left."""
+    """The same sources for layouts that name joints "left_hip" instead of "hip_left"."""
     return {
         target: tuple("_".join(reversed(name.rsplit("_", 1))) for name in names)
         for target, names in sources.items()
@@ -101,7 +101,7 @@ LAYOUTS = {
         {
             "spine_base": ("pelvis",),
             "spine_mid": ("spine_navel",),
-            # Where the arms branch off the spine, as in Kinect v2, though lower.
+            # Where the arms branch off the spine, as in Kinect v2, but lower.
             "spine_shoulder": ("spine_chest",),
             "neck": ("neck",),
             "head": ("head",),
@@ -149,26 +149,33 @@ for _name, _layout in LAYOUTS.items():
     _named = {source for sources in _layout.sources.values() for source in sources}
     _odd = (_layout.sources.keys() ^ set(KINECT_V2_JOINTS)) | (_named - set(_layout.joints))
     if _odd:
-        raise ValueError(f"joint layout {_name!r} lacks, or has besides, {sorted(_odd)}")
+        raise ValueError(f"joint layout {_name!r} has unknown or undeclared joints {sorted(_odd)}")
 
 
 def layout_named(name: str) -> Layout:
-    """The layout of that name. Raises UserError if there is none."""
+    """The layout of that name.
+
+    Raises:
+        UserError: there is none.
+    """
     if name not in LAYOUTS:
         raise UserError(f"there is no joint layout {name!r}; use one of {', '.join(LAYOUTS)}.")
     return LAYOUTS[name]
 
 
 def to_kinect_v2(skeleton: np.ndarray, layout: Layout) -> np.ndarray:
-    """A skeleton in Kinect v2's joints.
+    """Converts skeletons to the joints of Kinect v2.
 
     Args:
-        skeleton: (..., J, 3) of the layout's J joints, NaN where one is missing.
-        layout: how it is laid out.
+        skeleton: (..., J, 3) coordinates of the layout's J joints, NaN where one is missing.
+        layout: the joint layout of ``skeleton``.
 
     Returns:
-        (..., 25, 3) float32 in the same units and axes; NaN where the layout has no such joint, or
-        where one that it is computed from is missing.
+        (..., 25, 3) float32 in the same units and axes; NaN where the layout has no such joint or
+        a joint that it is computed from is missing.
+
+    Example:
+        poses = to_kinect_v2(keypoints, layout_named("coco_17"))  # (T, 17, 3) → (T, 25, 3)
     """
     found = np.full((*skeleton.shape[:-2], len(KINECT_V2_JOINTS), 3), np.nan, np.float32)
     for target, name in enumerate(KINECT_V2_JOINTS):

@@ -1,9 +1,8 @@
 """Public preprocessing of Kinect v2 skeletons: body selection and view normalisation.
 
-The steps are those that the field's published NTU RGB+D numbers share (they go back to the
-st-gcn and 2s-AGCN data scripts), restated as array operations. Skeletons are float32 metres,
-axes (time, person, joint, xyz); an all-zero joint is one the sensor did not see, and a frame whose
-joints are all zero is called empty.
+The steps are those behind published results on NTU RGB+D (from the data scripts of st-gcn and
+2s-AGCN), as array operations. Skeletons are float32 metres with axes (time, person, joint, xyz). An
+all-zero joint is one that the sensor did not see; a frame whose joints are all zero is empty.
 """
 
 from collections.abc import Callable
@@ -11,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 HIP, SPINE, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 1, 4, 8
-# Nobody stands so far from a sensor: such numbers are millimetres, or not coordinates at all.
+# Larger numbers are not metres: no sensor sees a person at this distance.
 MAX_METRES = 100.0
-# The joints that define where a person is and whom they face.
+# The joints that define a person's position and orientation.
 _ANCHORS = (HIP, SPINE, LEFT_SHOULDER, RIGHT_SHOULDER)
 _Z_AXIS = np.array([0.0, 0.0, 1.0])
 _X_AXIS = np.array([1.0, 0.0, 0.0])
@@ -21,17 +20,17 @@ _PARALLEL = 1e-6  # below this sine (or length in metres) a rotation axis is not
 
 
 def select_bodies(slots: np.ndarray) -> np.ndarray:
-    """Keeps the two bodies that move most, the most energetic one first.
+    """Keeps the two bodies that move most, the one with the most motion first.
 
-    Energy is the sum over x, y, z of the standard deviation over a slot's non-empty frames and
-    all joints of these, which sorts out ghost bodies (furniture): they hardly move.
+    Motion is the sum over x, y and z of the standard deviation over all joints of a slot's
+    non-empty frames. Ghost bodies (furniture) hardly move and are dropped.
 
     Args:
-        slots: (T, S, 25, 3) metres, one slot for each position in the sensor's list of bodies,
-            zeros where a slot is unused.
+        slots: (T, S, 25, 3) metres, one slot per position in the sensor's list of bodies, zeros
+            where a slot is unused.
 
     Returns:
-        (T, 2, 25, 3) of the same type; absent persons are zeros.
+        (T, 2, 25, 3) of the same dtype; absent persons are zeros.
     """
     frames, count = slots.shape[:2]
     energy = np.zeros(max(count, 2))
@@ -46,22 +45,21 @@ def select_bodies(slots: np.ndarray) -> np.ndarray:
 
 
 def normalize_sequence(skeleton: np.ndarray) -> np.ndarray:
-    """Fills empty frames, centres on the first person and turns it upright to face the sensor.
+    """Fills empty frames, centres on the first person's spine and aligns the body with the axes.
 
-    1. A person that enters late is moved to the start; frames after a person's last one repeat
-       that person's sequence from its start.
-    2. The first person's spine of each frame is subtracted from every seen joint of that frame.
-    3. Everything is rotated so that hip to spine of the first person's first frame is the z axis,
-    4. then so that the line through that frame's shoulders is the x axis, its positive side that
-       of the right shoulder.
+    1. If a person's first frame is empty, that person's empty frames are removed, which moves the
+       sequence to the start. Frames after a person's last one repeat the sequence from its start.
+    2. In each frame the first person's spine is subtracted from every visible joint.
+    3. Everything is rotated so that hip → spine in the first person's first frame is the z axis,
+    4. then so that left shoulder → right shoulder in that frame is the x axis.
 
-    Two cases that the public program leaves to chance are pinned: a rotation whose two joints were
-    not both seen is skipped, since no direction is known, and a direction opposite to its axis
-    is turned half way round. As there, frames in which the first person's spine was not seen (or
-    the first person is absent) are not moved in step 2; callers that can repair them do it first.
+    Two cases are defined that the public program leaves undefined: a rotation is skipped where one
+    of its two joints is missing, and a direction opposite to its axis is rotated by 180°. As in the
+    public program, step 2 leaves frames unchanged in which the first person's spine is missing;
+    callers that can interpolate it do so first (`apply_around_missing`).
 
-    Sequences are not cut. The public program works on the first 300 frames; to reproduce it for
-    longer ones, cut before the call, since step 1 depends on the length.
+    Sequences are not cut. The public program uses the first 300 frames; to reproduce it, cut longer
+    sequences before the call, because step 1 depends on the length.
 
     Args:
         skeleton: (T, M, 25, 3) metres, first person first, T >= 1 of any length.
@@ -70,7 +68,7 @@ def normalize_sequence(skeleton: np.ndarray) -> np.ndarray:
         A new float32 array of the same shape.
 
     Raises:
-        ValueError: if the shape is another one, a coordinate is not finite, or every frame of every
+        ValueError: the shape is another one, a coordinate is not finite, or every frame of every
             person is empty.
     """
     if skeleton.ndim != 4 or skeleton.shape[2:] != (25, 3):
@@ -80,7 +78,7 @@ def normalize_sequence(skeleton: np.ndarray) -> np.ndarray:
     if not skeleton.any():
         raise ValueError("the skeleton sequence is empty: no joint of any person was seen")
 
-    # float64 until the end: two rotations of metres must not cost float32 digits.
+    # float64 until the end, so that two rotations lose no float32 precision.
     filled = np.stack([_fill_empty_frames(person) for person in skeleton.swapaxes(0, 1)], axis=1)
     seen = np.any(filled, axis=-1, keepdims=True)
     posed = (filled.astype(np.float64) - filled[:, :1, SPINE : SPINE + 1]) * seen
@@ -95,15 +93,15 @@ def normalize_sequence(skeleton: np.ndarray) -> np.ndarray:
 
 
 def center_sequence(skeleton: np.ndarray) -> np.ndarray:
-    """Moves a sequence so that the first person's spine starts at the origin, without turning it.
+    """Translates a sequence so that the first person's spine starts at the origin.
 
-    Unlike `normalize_sequence` this keeps the way that people go.
+    Unlike `normalize_sequence` this keeps people's trajectories, and rotates nothing.
 
     Args:
         skeleton: (T, M, 25, 3) metres.
 
     Returns:
-        A new float32 array of the same shape; joints that were not seen stay zero.
+        A new float32 array of the same shape; missing joints stay zero.
     """
     seen = np.any(skeleton, axis=-1, keepdims=True)
     start = skeleton[seen[:, 0, SPINE, 0].argmax(), 0, SPINE].astype(np.float64)
@@ -111,10 +109,11 @@ def center_sequence(skeleton: np.ndarray) -> np.ndarray:
 
 
 def no_normalization(skeleton: np.ndarray) -> np.ndarray:
+    """Returns the skeletons as recorded."""
     return skeleton
 
 
-# How data sets store skeletons; the name of a configuration may end in `_<one of these>`.
+# How a data set stores skeletons; its configuration's name may end in `_<one of these>`.
 NORMALIZATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "normalized": normalize_sequence,
     "centered": center_sequence,
@@ -123,7 +122,11 @@ NORMALIZATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def normalization_of(data_name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """How the data set of that name, "name" or "name/config", stores skeletons."""
+    """The normalisation of the skeletons of a data set, "name" or "name/config".
+
+    Example:
+        normalization_of("pku_mmd/part1_xsub_untrimmed_centered")  # center_sequence
+    """
     config = data_name.partition("/")[2]
     return NORMALIZATIONS.get(config.rpartition("_")[2], normalize_sequence)
 
@@ -131,20 +134,20 @@ def normalization_of(data_name: str) -> Callable[[np.ndarray], np.ndarray]:
 def apply_around_missing(
     normalization: Callable[[np.ndarray], np.ndarray], poses: np.ndarray, visible: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Normalises a sequence as far as its joints are known.
+    """Normalises a sequence with missing joints.
 
-    Where a joint that normalisation goes by is missing for some frames, the place to centre on and
-    the direction to turn are interpolated over time; the joint itself stays missing.
+    Where a joint that normalisation depends on (`_ANCHORS`) is missing in some frames, its position
+    is interpolated over time for the normalisation; the joint itself stays missing.
 
     Args:
-        normalization: a function of this module, or one that changes nothing.
-        poses: (T, M, 25, 3) metres, finite; what stands at a missing joint is used where it is not
-            zero.
+        normalization: one of `NORMALIZATIONS`.
+        poses: (T, M, 25, 3) metres, finite. Coordinates of a missing joint are still used for the
+            normalisation where they are not zero.
         visible: (T, M, 25) booleans, False where a joint is missing.
 
     Returns:
-        Normalised poses, zero where a joint is missing, and what is visible in them, which follows
-        persons whom `normalize_sequence` moves in time.
+        Normalised poses, zero where a joint is missing, and which joints are visible in them; both
+        in the frame order that `normalize_sequence` gives.
     """
     poses, visible = poses.copy(), visible.copy()
     for person in range(poses.shape[1]):
@@ -165,7 +168,7 @@ def apply_around_missing(
 
 
 def _order_after_filling(person: np.ndarray) -> np.ndarray:
-    """Which of a person's frames `normalize_sequence` puts where, (T,)."""
+    """The input frame of each of a person's output frames of `normalize_sequence`, (T,)."""
     present = np.flatnonzero(person.any(axis=(1, 2)))
     if not len(present):
         return np.arange(len(person))
@@ -178,15 +181,15 @@ def _fill_empty_frames(person: np.ndarray) -> np.ndarray:
     present = np.any(person, axis=(1, 2))
     if not present.any():
         return person
-    # A person who is there from the start keeps the gaps between their frames.
+    # Empty frames between others stay where the person is present in the first frame.
     known = person[: np.flatnonzero(present)[-1] + 1] if present[0] else person[present]
     return known[np.arange(len(person)) % len(known)]
 
 
 def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Smallest rotation, (3, 3), that turns `source` (3,) to the direction of `target` (unit).
+    """Smallest rotation (3, 3) of `source` (3,) to the direction of the unit vector `target` (3,).
 
-    A source shorter than a micrometre has no direction and gives the identity.
+    The identity where the source is shorter than a micrometre and so has no direction.
     """
     length = np.linalg.norm(source)
     if length < _PARALLEL:
@@ -197,9 +200,9 @@ def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     if sine_squared < _PARALLEL**2:
         if cosine > 0:
             return np.eye(3)
-        # Opposite: half a turn about any axis square to the target.
-        square = np.cross(target, np.roll(target, 1))
-        return 2 * np.outer(square, square) - np.eye(3)
+        # Opposite directions: 180° about any axis perpendicular to the target.
+        perpendicular = np.cross(target, np.roll(target, 1))
+        return 2 * np.outer(perpendicular, perpendicular) - np.eye(3)
     x, y, z = axis
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + cross + cross @ cross * ((1 - cosine) / sine_squared)  # Rodrigues

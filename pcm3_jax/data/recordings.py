@@ -1,4 +1,4 @@
-"""One split of a built data set: its sequences, in memory or read when needed."""
+"""One split of a built data set: its sequences, in device memory or read on demand."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Recordings:
     """Sequences of one split.
 
     Attributes:
-      split: what they are, for messages: the data set's name, and the split's in brackets.
+      split: for messages: the data set's name, and the split in brackets.
       length: (S,) int32, frames of each sequence, at most ``max_frames``.
-      label: (S,) int32; of whole videos -1.
+      label: (S,) int32; -1 for whole videos.
       name: S sequence names.
       classes: names of the labels.
       max_frames: longer recordings are cut.
-      frames: packed frames (F, M * V * C) float32 in metres, without padding, on every device;
-        or None where they are read from ``source`` when needed.  Flat, since accelerators pad the
-        last two axes of an array: 25 × 3 would take 32 × 128 on a TPU.
-      start: (S,) int32, where each sequence begins in ``frames``; None with ``source``.
+      frames: packed frames (F, M * V * C) float32 in metres, without padding, on every device; or
+        None where they are read from ``source`` on demand.  Flat, because accelerators pad the last
+        two axes of an array: (25, 3) would occupy (32, 128) on a TPU.
+      start: (S,) int32, first frame of each sequence in ``frames``; None without ``frames``.
       source: random-access records.
-      actions: of whole videos, each one's (K, 3) int32 rows (label, start, stop).
+      actions: for whole videos, (K, 3) int32 rows (label, start, stop) of each; otherwise empty.
     """
 
     split: str
@@ -52,11 +52,11 @@ class Recordings:
 
     @property
     def data_name(self) -> str:
-        """The data set's, "name" or "name/config"."""
+        """Name of the data set, "name" or "name/config"."""
         return self.split.partition(" ")[0]
 
     def padded(self, ids: np.ndarray) -> np.ndarray:
-        """Reads sequences from disk: (len(ids), max_frames, M * V * C), zeros past their end."""
+        """Reads sequences from disk: (len(ids), max_frames, M * V * C), zeros after their end."""
         examples = self.source.__getitems__(ids.tolist())
         skeletons = [_flat(example["skeleton"][: self.max_frames]) for example in examples]
         out = np.zeros((len(ids), self.max_frames, skeletons[0].shape[1]), np.float32)
@@ -65,7 +65,11 @@ class Recordings:
         return out
 
     def packed(self) -> tuple[jax.Array, np.ndarray]:
-        """``frames`` and ``start`` of sequences that are not read from disk when needed."""
+        """``frames`` and ``start``.
+
+        Raises:
+          ValueError: the sequences are read on demand.
+        """
         if self.frames is None or self.start is None:
             raise ValueError(f"the frames of {self.split} were not kept")
         return self.frames, self.start
@@ -89,11 +93,12 @@ def read(
       split: "train" or "test".
       max_frames: longer recordings are cut.
       devices: where the frames are kept.
-      resident: whether to keep the frames.
-      untrimmed: whether the sequences are to be whole videos with several actions.
+      resident: whether to keep the frames in device memory.
+      untrimmed: whether the task needs whole videos with several actions.
 
     Raises:
-      UserError: it is not there, or holds a sequence that cannot be used.
+      UserError: the data set or split does not exist or is damaged, is of the other kind than
+        ``untrimmed``, or has a sequence that cannot be used.
     """
     folder = find(name, data_dir)
     with _named_if_damaged(folder):
@@ -150,7 +155,7 @@ def _examples(source: Sequence[dict], folder: Path) -> Iterator[dict]:
 
 @contextlib.contextmanager
 def _named_if_damaged(folder: Path) -> Iterator[None]:
-    """Raises UserError with the folder of the data set for whatever reading it raises."""
+    """Converts any error of reading into a UserError that names the data set's folder."""
     try:
         yield
     except Exception as error:
@@ -162,13 +167,13 @@ def _named_if_damaged(folder: Path) -> Iterator[None]:
 
 
 def find(name: str, data_dir: str) -> Path:
-    """The folder of a built data set, of its highest version.
+    """The folder of the highest version of a built data set.
 
-    Where the name leaves open which configuration is meant, it is the one named "default".
+    A name without configuration means the configuration "default", or else the only one.
 
     Raises:
-      UserError: it has not been built, or in several configurations of which none is the default,
-        or in one alone whose name tells how coordinates are stored.
+      UserError: the data set is not built; several configurations are built and none is "default";
+        or the only one stores coordinates differently from what ``name`` implies.
     """
     data_root = Path(data_dir).expanduser()
     root = data_root / name
@@ -193,17 +198,17 @@ def find(name: str, data_dir: str) -> Path:
     full = str(config.relative_to(data_root))
     if normalization_of(full) is not normalization_of(name):
         raise UserError(
-            f"Data set {name!r} in {data_dir} stores coordinates otherwise than that name tells: "
-            f"set config.data.name to {full!r}."
+            f"Data set {name!r} in {data_dir} stores coordinates differently from what that name "
+            f"implies: set config.data.name to {full!r}."
         )
     return max(folders, key=lambda folder: tfds.core.Version(folder.name))
 
 
 def count(name: str, data_dir: str, split: str) -> int:
-    """How many sequences a split of a built data set has.
+    """Number of sequences in a split of a built data set.
 
     Raises:
-      UserError: as `find`, or the data set cannot be read.
+      UserError: as in `find`, or the data set cannot be read.
     """
     folder = find(name, data_dir)
     with _named_if_damaged(folder):

@@ -1,4 +1,4 @@
-"""What the commands that take files share: their command line."""
+"""Command-line handling shared by the commands that take files."""
 
 from __future__ import annotations
 
@@ -9,28 +9,22 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.errors import UserError
 
-# For a module's docstring: its lines are laid out already.
+# Keeps the line breaks of a module's docstring in --help.
 AS_WRITTEN = argparse.RawDescriptionHelpFormatter
 
 
 class Arguments(argparse.ArgumentParser):
-    """A command line whose mistakes are `UserError`s."""
+    """An argument parser that raises UserError for a wrong command line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"The command line is wrong: {message}; --help shows what it takes.")
 
 
-def add_layout(parser: argparse.ArgumentParser) -> None:
-    """The flag of the commands that read skeletons of several joint layouts."""
-    parser.add_argument("--layout", help=f"joints of the files: one of {', '.join(LAYOUTS)}")
-
-
 def main(run: Callable[[list[str]], object]) -> None:
-    """Calls ``run`` with the command line; leaves with 1 and one sentence after bad input."""
-    # As an exception, so that no half-written file is left.
+    """Calls ``run`` with the command line; bad input exits with code 1 and one sentence."""
+    # SIGTERM raises SystemExit, so that cleanup runs and no half-written file remains.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         run(sys.argv[1:])
@@ -40,5 +34,5 @@ def main(run: Callable[[list[str]], object]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader, `head` for instance, has seen enough; nothing is to be flushed to it.
+        # The reader, for instance `head`, has closed the pipe: skip the flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

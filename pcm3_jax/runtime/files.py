@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and printing their names."""
+"""Atomic writing of files, and safe printing of their names."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import numpy as np
 
 from pcm3_jax.errors import UserError
 
-# How the names of files that are being written begin; a kill leaves them behind.
+# Prefix of files that are being written; a killed process leaves them behind.
 PARTIAL = ".partial."
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` at the end, or goes away after a failure."""
+    """A temporary path to write to; renamed to ``path`` at the end, deleted after an error."""
     try:
         handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     except ValueError as error:
-        # Of a name with a null byte.
+        # The name has a null byte.
         raise OSError(errno.EINVAL, str(error)) from error
     os.close(handle)
     partial = Path(name)
     try:
         yield partial
-        # As any new file; the one made here is its owner's alone.
+        # Permissions of an ordinary new file; mkstemp's are for the owner only.
         mask = os.umask(0)
         os.umask(mask)
         partial.chmod(0o666 & ~mask)
@@ -43,10 +43,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """As `whole`, for a file that the command line names.
+    """As `whole`, for a file named on the command line.
 
     Raises:
-      UserError: it cannot be written there.
+      UserError: the file cannot be written.
     """
     try:
         with whole(path) as partial:
@@ -56,21 +56,23 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes ``content`` as JSON, atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes ``text``, atomically."""
     with whole(path) as partial:
         partial.write_text(text)
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:
-    """Writes an .npz beside a run's results, from the first process of several."""
+    """Writes ``arrays`` as an .npz file, atomically, from process 0 only."""
     if jax.process_index() == 0:
         with whole(path) as partial, open(partial, "wb") as file:
             np.savez(file, **arrays)
 
 
 def shown(name: str) -> str:
-    """A name as it is, or escaped where printing it could do more than show it."""
+    """A file's name for printing, escaped if it has control characters."""
     return name if name.isprintable() else ascii(name)

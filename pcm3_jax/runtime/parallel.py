@@ -1,7 +1,12 @@
-"""How per-device functions are laid over devices and processes: the only file that knows.
+"""Maps per-device functions over devices and processes; nothing else in the package does.
 
-A per-device function takes (replicated, frames, batch) and returns something replicated; any
-exchange between devices happens inside it, over the axis `AXIS`.
+A per-device function takes (replicated, frames, batch) and returns replicated outputs; collectives
+inside it use the axis `AXIS`.
+
+Example:
+  devices = Devices("shard_map")
+  step = devices.map(function, frames_sharded=False)
+  state = step(devices.replicate(state), frames, devices.shard(batch))
 """
 
 from __future__ import annotations
@@ -21,11 +26,11 @@ from pcm3_jax.errors import UserError
 
 AXIS = "data"
 
-# Seconds after which a silent process counts as dead, and seconds that one which ends early waits
-# for the others to end too.  In both cases all must know within a minute.
+# Seconds without a heartbeat after which a process counts as dead, and seconds that a process which
+# ends early waits for the others.  Every process should know of a failure within a minute.
 _HEARTBEAT, _SHUTDOWN = 30, 20
-# In what Gloo, NCCL and the coordination service say when another process is gone.  NCCL has other
-# errors, too, of networks and drivers.
+# Matches the errors of Gloo, NCCL and the coordination service about a lost process, and not NCCL's
+# other errors, of networks and drivers.
 _GONE = re.compile(
     "gloo|remote process|coordination|heartbeat|barrier|connection (closed|reset)|UNAVAILABLE",
     re.IGNORECASE,
@@ -33,23 +38,23 @@ _GONE = re.compile(
 
 
 class Devices:
-    """All devices of all processes, as one data-parallel axis.
+    """All devices of all processes as one data-parallel axis.
 
     Attributes:
       kind: "pmap" or "shard_map".
-      count: devices in all.
+      count: number of devices over all processes.
     """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.count = jax.device_count()
-        # In the order of the processes, as `jax.pmap` has it and `local_rows` counts them;
-        # `jax.make_mesh` may choose another, to suit the wiring.
+        # In process order, as `jax.pmap` and `local_rows` assume; `jax.make_mesh` may reorder them
+        # to suit the interconnect.
         devices = sorted(jax.devices(), key=lambda device: device.process_index)
         self._mesh = Mesh(np.array(devices), (AXIS,))
 
     def check_divides(self, key: str, batch_size: int) -> None:
-        """Raises a `UserError` unless the batch of a configuration key divides over the devices."""
+        """Raises UserError unless ``batch_size``, from ``config.KEY``, divides over the devices."""
         if batch_size % self.count:
             raise UserError(
                 f"config.{key} is {batch_size}, which does not divide over {self.count} devices; "
@@ -57,11 +62,11 @@ class Devices:
             )
 
     def fitting(self, batch_size: int, count: int) -> int:
-        """Rows of a batch: ``batch_size``, or what ``count`` samples make where they are fewer."""
+        """The smaller of ``batch_size`` and ``count`` rounded up to a multiple of the devices."""
         return min(batch_size, -(-count // self.count) * self.count)
 
     def local_rows(self, batch_size: int) -> np.ndarray:
-        """Positions in a global batch that this process feeds, in order of its devices."""
+        """Positions in the global batch of this process's rows, in the order of its devices."""
         local = batch_size // jax.process_count()
         return np.arange(local) + jax.process_index() * local
 
@@ -76,15 +81,15 @@ class Devices:
         def everywhere(x: Any) -> jax.Array:
             if jax.process_count() == 1 or not getattr(x, "is_fully_addressable", True):
                 return jax.device_put(x, sharding)
-            # To compare the processes' values `jax.device_put` would gather all of them on every
-            # device, as many data sets as there are processes.
+            # `jax.device_put` would gather every process's copy on every device to compare them,
+            # which for a data set takes too much memory.
             host = np.asarray(x)
             return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
         return jax.tree.map(everywhere, tree)
 
     def shard(self, tree: Any) -> Any:
-        """Deals this process's rows, (rows, …) in every leaf, out to its devices."""
+        """Shards this process's rows, (rows, …) in every leaf, over its devices."""
         if self.kind == "pmap":
             return jax.tree.map(lambda x: x.reshape(self.local_count, -1, *x.shape[1:]), tree)
         sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
@@ -95,11 +100,14 @@ class Devices:
 
         Args:
           function: (replicated, frames, batch) → replicated outputs, on one device.
-          frames_sharded: whether ``frames`` is dealt out like the batch or replicated.
-          donate: whether the first argument's memory may be reused.
+          frames_sharded: whether ``frames`` is sharded like the batch; otherwise it is replicated.
+          donate: whether to donate the buffers of the first argument.
+
+        Returns:
+          The compiled function of global arrays.
         """
         donated = 0 if donate else ()
-        everywhere, dealt = PartitionSpec(), PartitionSpec(AXIS)
+        replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
         if self.kind == "pmap":
             mapped = jax.pmap(
                 function,
@@ -110,47 +118,48 @@ class Devices:
             )
             if jax.process_count() == 1:
                 return mapped
-            # Between processes `jax.pmap` returns arrays of the own devices only.
+            # With several processes `jax.pmap` returns arrays of the local devices only.
             return lambda *args: multihost_utils.host_local_array_to_global_array(
-                mapped(*args), self._mesh, everywhere
+                mapped(*args), self._mesh, replicated
             )
         mapped = jax.shard_map(
             function,
             mesh=self._mesh,
-            in_specs=(everywhere, dealt if frames_sharded else everywhere, dealt),
-            out_specs=everywhere,
-            # With the check on, grad followed by pmean counts every device's share once more.
+            in_specs=(replicated, sharded if frames_sharded else replicated, sharded),
+            out_specs=replicated,
+            # With check_vma, the gradient of replicated parameters is already summed over devices,
+            # and the pmean after it would return the sum.
             check_vma=False,
         )
         return jax.jit(mapped, donate_argnums=donated)
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process has come to the point of that name."""
+    """Barrier: returns once every process has called it with that name."""
     multihost_utils.sync_global_devices(name)
 
 
 def agreed(here: bool) -> bool:
-    """Whether it is so in all processes, each of which must ask."""
+    """Whether ``here`` is true in all processes, each of which must call this."""
     return bool(np.all(multihost_utils.process_allgather(np.array(here))))
 
 
 def join_processes(*address: Any) -> None:
-    """Makes this process one of several of a run.
+    """Joins this process to the others of a run (`jax.distributed.initialize`).
 
     Args:
-      address: nothing on a Cloud TPU, which knows; else the "host:port" of process 0, the number
-        of processes, and which of them this one is.
+      address: nothing on a Cloud TPU, which provides it; otherwise "host:port" of process 0, the
+        number of processes and the index of this one.
 
     Raises:
-      UserError: nothing was given and this is no Cloud TPU.
+      UserError: no address was given and this is not a Cloud TPU.
     """
     timeouts: dict[str, Any] = {
         "heartbeat_timeout_seconds": _HEARTBEAT,
         "shutdown_timeout_seconds": _SHUTDOWN,
     }
     if address:
-        # Else JAX would take one GPU a process wherever it notices Slurm or MPI.
+        # Otherwise JAX takes only one GPU per process where it detects Slurm or MPI.
         timeouts["cluster_detection_method"] = "deactivate"
     try:
         jax.distributed.initialize(*address, **timeouts)
@@ -159,7 +168,7 @@ def join_processes(*address: Any) -> None:
 
 
 def lost_process(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, tells that another process of the run is gone."""
+    """Whether an error, or one of its causes, means that another process of the run is gone."""
     while error is not None:
         if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
             return bool(_GONE.search(str(error)))
@@ -168,16 +177,16 @@ def lost_process(error: BaseException | None) -> bool:
 
 
 def on_abort(leave: Callable[[], None]) -> None:
-    """Has ``leave`` called when the runtime aborts this process.
+    """Registers ``leave`` as the handler for the runtime's abort (SIGABRT) of this process.
 
-    The coordination service does so, from a thread of its own, once another process is gone.  It
-    has no setting to do anything else, and Python's own handlers would have to wait for the main
-    thread, which waits for that other process.
+    The coordination service aborts from its own thread once another process is gone, and cannot be
+    configured otherwise.  A handler from Python's ``signal`` module would never run: it needs the
+    main thread, which is waiting for the lost process.
     """
     global _on_abort
     _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: leave())
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
 
 
-# The C library does not keep it alive.
+# Keeps the handler alive; the C library holds no reference.
 _on_abort = None

@@ -1,4 +1,4 @@
-"""Batches: a function of (seed, step) alone, the same from either feed and on any host."""
+"""Batches: a function of (seed, step) only, equal for both feeds and any number of hosts."""
 
 import itertools
 
@@ -46,7 +46,7 @@ def test_an_epoch_has_every_sequence_at_most_once(size, seed, epoch):
 
 
 @given(sizes, st.integers(0, 2**31), st.integers(0, 1000))
-def test_partners_are_another_sample_a_common_step_away(size, seed, step):
+def test_partners_are_one_common_shift_away(size, seed, step):
     count, batch = size
     _, partner = feed.Sampler(count, batch, seed)(step)
     shifts = (partner - np.arange(batch)) % batch
@@ -60,7 +60,7 @@ def test_every_shift_is_drawn():
 
 
 @given(st.permutations(range(12)))
-def test_a_step_does_not_depend_on_those_drawn_before(order):
+def test_a_batch_does_not_depend_on_earlier_calls(order):
     sampler = feed.Sampler(23, 6, 1)
     for step in order:
         fresh = feed.Sampler(23, 6, 1)(step)
@@ -68,21 +68,21 @@ def test_a_step_does_not_depend_on_those_drawn_before(order):
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_epochs_and_seeds_differ():
+def test_epochs_and_seeds_have_different_orders():
     first = feed.Sampler(64, 64, 0)
     assert (first(0)[0] != first(1)[0]).any()
     assert (first(0)[0] != feed.Sampler(64, 64, 1)(0)[0]).any()
 
 
-def test_a_batch_larger_than_the_split_is_refused():
+def test_a_batch_larger_than_the_split_is_an_error():
     with pytest.raises(UserError, match=r"batch_size is 65, but .* only 64 sequences"):
         feed.Sampler(64, 65, 0)
 
 
 def clips_of(frames, clips) -> list[np.ndarray]:
-    """The frames that a batch's clips point at, device by device."""
+    """The frames that a batch's clips refer to, device by device."""
     clips = jax.tree.map(np.asarray, clips)
-    # A sharded feed has frames of their own on each device, a resident one has them once.
+    # The streamed feed has separate frames per device, the resident one shares them.
     per_device = np.asarray(frames)
     if per_device.ndim == 2:
         per_device = np.broadcast_to(per_device, (len(clips.start), *per_device.shape))
@@ -108,7 +108,7 @@ def assert_same_batches(one, other, count: int) -> None:
 
 @pytest.mark.parametrize("first_step", [0, 5])
 @pytest.mark.parametrize("threads", [1, 8])
-def test_the_streamed_feed_gives_the_resident_feeds_batches(
+def test_streamed_and_resident_feeds_give_the_same_batches(
     resident, streamed, devices, first_step, threads
 ):
     sampler = feed.Sampler(64, 16, 3)
@@ -120,7 +120,7 @@ def test_the_streamed_feed_gives_the_resident_feeds_batches(
 
 
 class Hosts:
-    """Stands in for the devices of one of several processes; deals rows out as pmap takes them."""
+    """Stands in for the devices of one of several processes; shards rows as for pmap."""
 
     def __init__(self, index: int, processes: int, local_count: int) -> None:
         self._index, self._processes = index, processes
@@ -136,7 +136,7 @@ class Hosts:
 
 
 @pytest.mark.parametrize(("processes", "local_count"), [(1, 4), (2, 2), (4, 1)])
-def test_hosts_share_a_batch_in_order(resident, streamed, devices, processes, local_count):
+def test_hosts_share_a_batch_in_process_order(resident, streamed, devices, processes, local_count):
     sampler = feed.Sampler(64, 16, 3)
     _, whole = next(feed.resident_batches(resident, sampler, devices, 2))
     partners, lengths = [], []
@@ -154,7 +154,7 @@ def test_hosts_share_a_batch_in_order(resident, streamed, devices, processes, lo
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 63, 64, 100])
 @pytest.mark.parametrize("stream", [False, True])
-def test_evaluation_takes_every_sequence_once_in_order(
+def test_evaluation_yields_every_sequence_once_in_order(
     resident, streamed, devices, batch_size, stream
 ):
     split = streamed if stream else resident
@@ -163,14 +163,14 @@ def test_evaluation_takes_every_sequence_once_in_order(
         positions += batch.position.reshape(-1).tolist()
         clips += clips_of(frames, batch.clips)
     assert positions[:64] == list(range(64))
-    # What fills the last batch is dropped by whoever reads the features.
+    # The caller drops the rows that fill the last batch.
     assert len(positions) == -(-64 // batch_size) * batch_size
     for i in range(64):
         start, length = resident.start[i], resident.length[i]
         np.testing.assert_array_equal(clips[i], resident.frames[start : start + length])
 
 
-def test_training_on_the_streamed_feed_is_the_same_bit_for_bit(program, finished_run, tmp_path):
-    code, _, err = program.run(tmp_path, "--config.data.feed=stream")
+def test_training_on_the_streamed_feed_is_bitwise_equal(program, finished_run, tmp_path):
+    code, _, err = program.run(tmp_path, "--config.data.feed=disk")
     assert (code, err) == (0, "")
     assert_same_run(finished_run[0], tmp_path)

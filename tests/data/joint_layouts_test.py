@@ -1,4 +1,4 @@
-"""The tables of joint layouts: complete, in their published order, and mirrored left and right."""
+"""The tables of joint layouts: complete, in published order, and left-right symmetric."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from pcm3_jax.data import joint_layouts
 from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, LAYOUTS
 from pcm3_jax.errors import UserError
 
-# Some joints of each, as their publishers number them.
+# Some joints of each layout by their published numbers.
 PUBLISHED = {
     "kinect_v2_25": {0: "spine_base", 2: "neck", 8: "shoulder_right", 20: "spine_shoulder",
                      22: "thumb_left", 23: "hand_tip_right"},
@@ -29,7 +29,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_tables_are_whole_and_published(name):
+def test_tables_are_complete_and_in_published_order(name):
     layout = LAYOUTS[name]
     assert len(layout.joints) == len(set(layout.joints)) == int(name.rpartition("_")[2])
     for index, joint in PUBLISHED[name].items():
@@ -51,7 +51,7 @@ def other_side(name):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_left_and_right_are_mirrored_and_not_mixed(name):
+def test_left_and_right_are_mirrored(name):
     for target, sources in LAYOUTS[name].sources.items():
         mirrored = {other_side(source) for source in sources}
         assert set(LAYOUTS[name].sources[other_side(target)]) == mirrored
@@ -60,7 +60,7 @@ def test_left_and_right_are_mirrored_and_not_mixed(name):
             assert all(side in source for source in sources)
 
 
-def test_joints_are_taken_and_means_made():
+def test_joints_are_copied_or_averaged():
     coco = LAYOUTS["coco_17"]
     poses = np.random.default_rng(0).normal(size=(4, 2, 17, 3)).astype(np.float32)
     poses[1, 0, coco.joints.index("left_hip")] = np.nan
@@ -76,6 +76,6 @@ def test_joints_are_taken_and_means_made():
     assert sorted(np.flatnonzero(missing[0, 0])) == sorted(coco.missing)
 
 
-def test_an_unknown_layout_is_named():
+def test_an_unknown_layout_is_an_error():
     with pytest.raises(UserError, match="no joint layout 'kinect'; use one of kinect_v2_25, "):
         joint_layouts.layout_named("kinect")

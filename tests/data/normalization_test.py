@@ -78,7 +78,7 @@ def random_skeleton(seed, frames, persons=2):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.data())
-def test_matches_the_restatement_with_bodies_that_come_and_go(seed, frames, data):
+def test_matches_the_restatement_with_empty_frames(seed, frames, data):
     skeleton = random_skeleton(seed, frames)
     presence = np.array(data.draw(st.lists(st.booleans(), min_size=frames, max_size=frames)))
     skeleton[~presence, 1] = 0.0
@@ -95,7 +95,7 @@ def test_matches_the_restatement_with_bodies_that_come_and_go(seed, frames, data
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 10))
-def test_is_a_rigid_motion_that_sets_the_two_axes(seed, frames):
+def test_is_a_rigid_motion_that_aligns_two_axes(seed, frames):
     skeleton = random_skeleton(seed, frames)
     out = normalize_sequence(skeleton)
     apart = skeleton[:, :, :, None] - skeleton[:, :, None]
@@ -108,7 +108,7 @@ def test_is_a_rigid_motion_that_sets_the_two_axes(seed, frames):
     np.testing.assert_allclose(across / np.linalg.norm(across), [1, 0, 0], atol=1e-5)
 
 
-def test_hip_to_spine_is_z_when_the_shoulders_are_level():
+def test_hip_to_spine_is_z_where_the_shoulders_are_perpendicular():
     skeleton = random_skeleton(0, 3)
     up = skeleton[0, 0, 1] - skeleton[0, 0, 0]
     skeleton[0, 0, 8] = skeleton[0, 0, 4] + np.cross(up, [1.0, 0.2, 0.1])
@@ -117,7 +117,7 @@ def test_hip_to_spine_is_z_when_the_shoulders_are_level():
     np.testing.assert_allclose(above / np.linalg.norm(above), [0, 0, 1], atol=1e-5)
 
 
-def test_lost_joints_stay_zero_and_do_not_touch_the_input():
+def test_missing_joints_stay_zero_and_the_input_unchanged():
     skeleton = random_skeleton(1, 4)
     skeleton[2, 0, 7] = skeleton[1, 1, 20] = 0.0
     before = skeleton.copy()
@@ -129,27 +129,27 @@ def test_lost_joints_stay_zero_and_do_not_touch_the_input():
 
 
 @pytest.mark.parametrize("lost", [(0,), (1,)])
-def test_no_upright_turn_without_hip_or_spine(lost):
+def test_no_rotation_without_hip_or_spine(lost):
     skeleton = random_skeleton(2, 2)
     skeleton[0, 0, lost] = 0.0
-    skeleton[0, 0, 4] = 0.0  # nor a turn to the shoulders: nothing but the centring is left
+    skeleton[0, 0, 4] = 0.0  # no rotation to the shoulders either: only centring is left
     centred = skeleton - skeleton[:, :1, 1:2] * skeleton.any(axis=-1, keepdims=True)
     np.testing.assert_allclose(normalize_sequence(skeleton), centred, atol=1e-6)
 
 
-def test_an_upside_down_person_is_turned_over():
+def test_an_opposite_direction_is_rotated_by_180_degrees():
     skeleton = random_skeleton(3, 1)
     skeleton[0, 0, 0] = skeleton[0, 0, 1] + np.array([0.0, 0.0, 0.5], np.float32)
     skeleton[0, 0, 4] = 0.0
     np.testing.assert_allclose(normalize_sequence(skeleton)[0, 0, 0], [0, 0, -0.5], atol=1e-6)
 
 
-def test_more_than_300_frames_are_kept_and_filled():
+def test_sequences_of_more_than_300_frames_are_not_cut():
     skeleton = random_skeleton(4, 350)
     skeleton[320:, 1] = 0.0
     out = normalize_sequence(skeleton)
     assert out.shape == skeleton.shape
-    # Filled with the second person's own start; a rigid motion keeps its bones.
+    # Filled with the second person's first frame; a rigid motion keeps bone lengths.
     np.testing.assert_allclose(
         np.linalg.norm(out[320, 1, 5] - out[320, 1, 6]),
         np.linalg.norm(skeleton[0, 1, 5] - skeleton[0, 1, 6]),
@@ -166,12 +166,12 @@ def test_more_than_300_frames_are_kept_and_filled():
         (np.ones((5, 25, 3), np.float32), r"\(T, M, 25, 3\)"),
     ],
 )
-def test_refuses_what_cannot_be_normalised(skeleton, message):
+def test_invalid_skeletons_are_errors(skeleton, message):
     with pytest.raises(ValueError, match=message):
         normalize_sequence(skeleton)
 
 
-def test_select_bodies_keeps_the_two_that_move_most_over_their_own_frames():
+def test_select_bodies_ranks_motion_over_non_empty_frames():
     slots = random_skeleton(5, 20, persons=4)
     still = slots[:1, 0].copy()
     slots[:, 0] = still + 0.001 * slots[:, 0]
@@ -179,7 +179,7 @@ def test_select_bodies_keeps_the_two_that_move_most_over_their_own_frames():
     slots[:, 0] -= slots[:, 0].mean(axis=1, keepdims=True)
     slots[:, 0] *= 0.1
     slots[4:, 3] *= 0.0
-    slots[:, 3] *= 3.0  # four frames only, but wild ones
+    slots[:, 3] *= 3.0  # only four frames, with large motion
     np.testing.assert_array_equal(select_bodies(slots), slots[:, [3, 1]])
 
 

@@ -1,4 +1,4 @@
-"""Reading built data sets, and what is said of those that cannot be used."""
+"""Reading built data sets, and the errors for those that cannot be used."""
 
 import shutil
 
@@ -16,12 +16,12 @@ NAME = "synthetic_skeletons/n64x32"
 
 
 class Handmade(SkeletonBuilder):
-    """Writes sequences as they are given, whatever is wrong with them."""
+    """Writes the given sequences without any check."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [SkeletonConfig(name="all", description="The only one.")]
     LABELS = ("wave", "bow")
-    # Where TFDS looks for a description; there is none.
+    # TFDS looks for a description here; there is none.
     pkg_dir_path = epath.Path(__file__).parent
 
     def __init__(self, sequences, **kwargs):
@@ -88,7 +88,7 @@ def test_long_recordings_are_cut(tmp_path):
     np.testing.assert_array_equal(split.frames[:4], flat(sequences[0][:4]))
 
 
-def test_both_ways_of_reading_hold_the_same(data_dir):
+def test_resident_and_streamed_reading_agree(data_dir):
     resident, streamed = read(data_dir), read(data_dir, resident=False)
     assert streamed.frames is None
     np.testing.assert_array_equal(resident.length, streamed.length)
@@ -114,25 +114,25 @@ def test_both_ways_of_reading_hold_the_same(data_dir):
     ids=["empty", "single", "nan", "inf"],
 )
 @pytest.mark.parametrize("resident", [True, False])
-def test_an_unusable_sequence_is_named(tmp_path, sequence, complaint, resident):
+def test_an_invalid_sequence_is_an_error_that_names_it(tmp_path, sequence, complaint, resident):
     write(tmp_path, [noise(4), sequence])
     with pytest.raises(UserError, match=f"Sequence 'clip1' of 'handmade' .train.*{complaint}"):
         read(tmp_path, "handmade", resident=resident)
 
 
-def test_a_missing_data_set_says_how_to_build_it(tmp_path, data_dir):
+def test_a_missing_data_set_is_an_error_that_says_how_to_build_it(tmp_path, data_dir):
     with pytest.raises(UserError, match="tfds_builders.build synthetic_skeletons/n64x32"):
         read(tmp_path / "nowhere")
     with pytest.raises(UserError, match="There is no data set 'ntu'"):
         read(data_dir, "ntu")
 
 
-def test_a_missing_split_names_those_there_are(data_dir):
+def test_a_missing_split_is_an_error_that_lists_the_splits(data_dir):
     with pytest.raises(UserError, match=r"no split 'validation'; it has \['test', 'train'\]"):
         read(data_dir, split="validation")
 
 
-def test_of_several_configurations_one_must_be_named_or_the_default(data_dir, tmp_path):
+def test_an_ambiguous_name_means_the_default_configuration_or_is_an_error(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path / "data")
     folder = tmp_path / "data" / "synthetic_skeletons"
     assert len(read(tmp_path / "data", "synthetic_skeletons")) == 64
@@ -142,13 +142,13 @@ def test_of_several_configurations_one_must_be_named_or_the_default(data_dir, tm
     (folder / "other").rename(folder / "default")
     version = next((folder / "default").iterdir())
     assert recordings.find("synthetic_skeletons", str(tmp_path / "data")) == version
-    # The tenth version is later than the ninth.
+    # Versions are compared as numbers: 10 is later than 9.
     for other in ("9.0.0", "10.0.0"):
         shutil.copytree(version, version.with_name(other))
     assert recordings.find("synthetic_skeletons", str(tmp_path / "data")).name == "10.0.0"
 
 
-def test_coordinates_are_told_by_the_full_name_alone(data_dir, tmp_path):
+def test_a_name_that_implies_other_coordinates_is_an_error(data_dir, tmp_path):
     folder = tmp_path / "data" / "synthetic_skeletons"
     shutil.copytree(data_dir / NAME, folder / "n64x32_centered")
     with pytest.raises(UserError, match="config.data.name to 'synthetic_skeletons/n64x32_centered"):
@@ -157,7 +157,7 @@ def test_coordinates_are_told_by_the_full_name_alone(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["delete", "truncate", "features", "info"])
-def test_a_damaged_data_set_is_named(data_dir, tmp_path, damage):
+def test_a_damaged_data_set_is_an_error_that_names_it(data_dir, tmp_path, damage):
     shutil.copytree(data_dir, tmp_path / "data")
     (folder,) = (tmp_path / "data" / NAME).iterdir()
     (shard,) = folder.glob("*-train.array_record*")

@@ -24,7 +24,7 @@ from tests.running import assert_same_run, checkpoint_steps, losses, metrics
 
 LOSS_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 3e-3
-# 52 steps, with nothing but the steps.
+# 52 steps, without evaluations and checkpoints.
 LONG = (
     "--config.optimizer.epochs=13",
     "--config.eval.every_epochs=0",
@@ -41,16 +41,14 @@ def assert_close_runs(one, other) -> None:
     np.testing.assert_allclose(gradient_norms(one), gradient_norms(other), rtol=GRADIENT_TOLERANCE)
 
 
-def test_four_devices_by_pmap(program, finished_run, tmp_path):
+def test_four_devices_match_one_by_pmap(program, finished_run, tmp_path):
     code, _, err = program.run(tmp_path, devices=4)
     assert (code, err) == (0, "")
     assert_close_runs(finished_run[0], tmp_path)
 
 
-def test_four_devices_by_shard_map_and_every_function_compiled_once(
-    program, finished_run, tmp_path
-):
-    """`jit(shard_map)` keeps the functions' names in the log of compilations."""
+def test_four_devices_match_one_by_shard_map_and_compile_once(program, finished_run, tmp_path):
+    """The compilation log has the functions' names only with `jit(shard_map)`."""
     arguments = ("--config.mapping=shard_map",)
     code, _, err = program.run(tmp_path, *arguments, devices=4, JAX_LOG_COMPILES="1")
     assert code == 0
@@ -72,7 +70,7 @@ def long_run(program, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
-def test_device_counts(program, long_run, tmp_path, devices, mapping):
+def test_every_device_count_gives_the_same_run(program, long_run, tmp_path, devices, mapping):
     code, _, err = program.run(tmp_path, *LONG, f"--config.mapping={mapping}", devices=devices)
     assert (code, err) == (0, "")
     assert_close_runs(long_run, tmp_path)
@@ -95,7 +93,7 @@ def free_address() -> str:
 
 @contextlib.contextmanager
 def started(program, workdir, *arguments: str, count: int = 2, devices: int = 2):
-    """Several processes of one run, of which none is left in the end."""
+    """Starts several processes of one run and kills those that remain."""
     group = (f"--coordinator={free_address()}", f"--processes={count}")
     with contextlib.ExitStack() as stack:
         processes = []
@@ -121,8 +119,8 @@ def run_processes(program, workdir, *arguments: str, count: int = 2, devices: in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
-def test_two_processes_of_two_devices(program, long_run, tmp_path, mapping):
-    """Also stopped half-way on four devices of one process, and continued on two of two."""
+def test_two_processes_of_two_devices_match_one_device(program, long_run, tmp_path, mapping):
+    """Also killed half-way in one process of four devices, and resumed in two of two."""
     arguments = (*LONG, f"--config.mapping={mapping}", "--config.checkpoint.every_epochs=4")
     for code, _, err in run_processes(program, tmp_path / "whole", *arguments):
         assert code == 0, err
@@ -141,7 +139,7 @@ def test_two_processes_of_two_devices(program, long_run, tmp_path, mapping):
 
 
 @pytest.mark.slow
-def test_bad_input_stops_every_process(program, tmp_path):
+def test_bad_input_ends_every_process(program, tmp_path):
     results = run_processes(program, tmp_path, "--config.data.name=nothing")
     assert len(results) == 2
     for code, _, err in results:
@@ -164,7 +162,7 @@ def test_a_mapped_function_sees_its_rows_and_the_axis(kind):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_the_processes_rows_make_up_the_batch_in_order(processes, monkeypatch):
+def test_local_rows_of_all_processes_cover_the_batch_in_order(processes, monkeypatch):
     devices = Devices("pmap")
     monkeypatch.setattr(jax, "process_count", lambda: processes)
     rows = []
@@ -174,7 +172,7 @@ def test_the_processes_rows_make_up_the_batch_in_order(processes, monkeypatch):
     assert rows == list(range(8))
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_a_batch_that_does_not_divide_is_an_error():
     devices = Devices("pmap")
     devices.count = 3
     devices.check_divides("eval.batch_size", 6)
@@ -182,13 +180,13 @@ def test_a_batch_that_does_not_divide_is_refused():
         devices.check_divides("eval.batch_size", 8)
 
 
-def test_a_single_process_waits_for_nobody():
+def test_a_single_process_passes_the_barrier():
     wait_for_all("test")
 
 
 @pytest.mark.slow
-def test_a_run_moves_between_numbers_of_devices(program, finished_run, tmp_path):
-    """1, 4 and 2 devices, each killed in another epoch."""
+def test_a_run_resumes_on_another_number_of_devices(program, finished_run, tmp_path):
+    """1, then 4, then 2 devices; the first two are killed in different epochs."""
     for devices, lines in ((1, 6), (4, 14)):
         with program.start(tmp_path, devices=devices) as process:
             wait_for_lines(tmp_path, lines, [process])
@@ -209,7 +207,7 @@ def wait_for_lines(workdir, count: int, processes) -> None:
 
 @pytest.fixture(scope="module")
 def pair_run(program, tmp_path_factory):
-    """The workdir of an undisturbed run of two processes."""
+    """The workdir of an uninterrupted run of two processes."""
     workdir = tmp_path_factory.mktemp("pair")
     assert [result[0] for result in run_processes(program, workdir, devices=1)] == [0, 0]
     return workdir
@@ -222,8 +220,8 @@ LOST = (
 
 
 @pytest.mark.slow
-def test_without_one_process_the_other_ends_in_a_sentence(program, pair_run, tmp_path):
-    """Either of them is killed, and the run goes on to the same end."""
+def test_a_killed_process_ends_the_other_with_an_error(program, pair_run, tmp_path):
+    """Kills either process; the resumed run has the same result."""
     for victim, lines in ((1, 6), (0, 14)):
         with started(program, tmp_path, devices=1) as processes:
             wait_for_lines(tmp_path, lines, processes)
@@ -238,8 +236,8 @@ def test_without_one_process_the_other_ends_in_a_sentence(program, pair_run, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_hangs_counts_as_lost(program, tmp_path, victim):
-    """No connection breaks; only its heartbeats fail to come."""
+def test_a_stopped_process_ends_the_other_with_an_error(program, tmp_path, victim):
+    """SIGSTOP keeps the connections open; only the heartbeats stop."""
     with started(program, tmp_path, devices=1) as processes:
         wait_for_lines(tmp_path, 6, processes)
         processes[victim].send_signal(signal.SIGSTOP)
@@ -248,11 +246,11 @@ def test_a_process_that_hangs_counts_as_lost(program, tmp_path, victim):
     assert re.fullmatch(LOST, err.splitlines()[-1]), err
 
 
-def test_sigterm_to_one_process_saves_in_all(program, tmp_path):
+def test_sigterm_to_one_process_saves_in_all_processes(program, tmp_path):
     with started(program, tmp_path, devices=1) as processes:
         wait_for_lines(tmp_path, 6, processes)
         processes[1].terminate()
-        # Before it, the runtime's warnings name the process.
+        # Only the last line, because the runtime's warnings before it name the process.
         told = [process.communicate(timeout=60)[1].splitlines()[-1] for process in processes]
     assert [process.returncode for process in processes] == [143, 143]
     assert told[0] == told[1]
@@ -261,7 +259,7 @@ def test_sigterm_to_one_process_saves_in_all(program, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_of_one_process_ends_all(program, tmp_path):
+def test_a_full_disk_of_one_process_ends_all_processes(program, tmp_path):
     with started(program, tmp_path, devices=1) as processes:
         wait_for_lines(tmp_path, 6, processes)
         no_growth = (0, resource.RLIM_INFINITY)
@@ -272,7 +270,7 @@ def test_a_full_disk_of_one_process_ends_all(program, tmp_path):
     assert re.fullmatch(LOST, told[1])
 
 
-# The time that the processes have to find each other, in two seconds instead of five minutes.
+# Shortens the timeout for connecting from five minutes to two seconds.
 ALONE = """
 import functools, jax
 jax.distributed.initialize = functools.partial(jax.distributed.initialize, initialization_timeout=2)
@@ -282,8 +280,8 @@ command_line.main(print)
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_process_that_stays_alone_says_so(program, tmp_path, process):
-    """The runtime aborts it; that may not be the last word."""
+def test_a_process_without_its_peers_is_an_error(program, tmp_path, process):
+    """The runtime aborts it, and the error must still be the last line."""
     arguments = program.command(tmp_path)[3:]
     group = (f"--coordinator={free_address()}", "--processes=2", f"--process={process}")
     result = subprocess.run(

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from pcm3_jax.data.formats.ntu_rgbd import parse
 from pcm3_jax.data.normalization import normalize_sequence, select_bodies
-from tests.tfds_builders.raw_writers import skeleton_text
-from tfds_builders.ntu_rgbd.skeleton_file import parse
+from tests.data.formats.raw_writers import skeleton_text
 
 BODY_KEYS = ("id", "clipped", "left", "left_sure", "right", "right_sure", "held", "lean_x")
 JOINT_KEYS = ("x", "y", "z", "dx", "dy", "cx", "cy", "qw", "qx", "qy", "qz", "tracking")

@@ -1,5 +1,6 @@
 """The build command: what it writes, what it says, what it refuses."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,11 @@ def test_reads_without_the_builder_and_without_tensorflow(tiny_dir):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "48 (2, 25, 3) float32 wave_left\n"
+
+
+def test_the_package_does_not_import_the_builders():
+    for path in (REPOSITORY / "pcm3_jax").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) tfds_builders", path.read_text(), re.M), path
 
 
 def test_examples_are_normalised_and_complete(tiny_dir):

@@ -1,4 +1,4 @@
-"""Parsing of IntelliRehabDS: folders, archives, and one clear sentence for every flaw."""
+"""The builder of IntelliRehabDS: folders, archives, and one clear sentence for every flaw."""
 
 import tarfile
 import zipfile
@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from pcm3_jax.data.formats.intellirehabds import SUBJECTS
 from pcm3_jax.errors import UserError
 from tfds_builders import build
-from tfds_builders.intellirehabds.intellirehabds_dataset_builder import (
-    SUBJECTS,
-    SUBJECTS_OF_SPLIT,
-    bridge_lost_joints,
-)
+from tfds_builders.intellirehabds.intellirehabds_dataset_builder import SUBJECTS_OF_SPLIT
 
 
 def built(data_dir, manual_dir):
@@ -117,18 +114,6 @@ def test_one_split_only_is_refused(tmp_path, capsys, recordings):
     arguments = [f"--data_dir={tmp_path / 'data'}", f"--manual_dir={recordings / '101'}"]
     assert build.main(["intellirehabds", *arguments]) == 1
     assert "no recording of the test split" in capsys.readouterr().err
-
-
-def test_lost_joints_are_bridged_and_unseen_ones_stay():
-    time = np.arange(1.0, 7.0)[:, None, None]
-    skeleton = (time * np.ones((6, 25, 3))).astype(np.float32)
-    expected = skeleton.copy()
-    skeleton[2:4, 1] = 0.0
-    skeleton[0, 5] = 0.0
-    expected[0, 5] = 2.0  # held from its first known frame
-    skeleton[:, 24] = expected[:, 24] = 0.0
-    skeleton[5] = expected[5] = 0.0
-    np.testing.assert_allclose(bridge_lost_joints(skeleton), expected, atol=1e-6)
 
 
 def test_a_single_frame_is_a_flaw(tmp_path, recordings):

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.tfds_builders.raw_writers import skeleton_text
+from pcm3_jax.data.formats.raw_files import find_files
+from tests.data.formats.raw_writers import skeleton_text
 from tfds_builders.intellirehabds.intellirehabds_dataset_builder import (
     SUBJECTS_OF_SPLIT,
     parse_file,
 )
 from tfds_builders.ntu_rgbd.ntu_rgbd_dataset_builder import MISSING, TRAIN_SUBJECTS
-from tfds_builders.raw_files import find_files
 
 # Performers of NTU RGB+D 60 in the same split as each subject.
 _PERFORMERS = {

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from pcm3_jax.data.normalization import center_sequence, normalize_sequence
+from tests.data.formats.raw_writers import skeleton_text
 from tests.tfds_builders import irds_as_ntu
 from tests.tfds_builders.built import read_built
-from tests.tfds_builders.raw_writers import skeleton_text
 from tfds_builders import build, skeleton_builder
 from tfds_builders.ntu_rgbd import ntu_rgbd_dataset_builder as ntu
 
@@ -77,7 +77,7 @@ def contents(folder):
         ("ntu120_xset", lambda s, c, p: s in (2, 18), 24),
     ],
 )
-def test_protocols(tmp_path, raw, config, in_train, count):
+def test_each_protocol_splits_as_published(tmp_path, raw, config, in_train, count):
     builder = build.build(f"ntu_rgbd/{config}", tmp_path / "data", raw)
     examples = read_built(builder)
     assert sum(map(len, examples.values())) == count
@@ -136,7 +136,7 @@ def test_zip_archives_and_any_number_of_workers_give_the_same(tmp_path, raw):
     assert contents(two.data_path) == contents(one.data_path)
 
 
-def test_report(tmp_path, raw, capsys):
+def test_the_report_counts_files_examples_and_differences(tmp_path, raw, capsys):
     # One that the authors exclude, one with six bodies in a frame.
     missing = "S001C002P005R002A008"
     write_files(raw, [missing])
@@ -292,8 +292,8 @@ def test_finished_shards_are_not_written_again(tmp_path, raw, monkeypatch):
 
 
 def test_memory_of_a_worker(tmp_path):
-    # The largest part there can be: both takes of all actions of a subject before one camera in
-    # one set-up, two bodies and 300 frames each. A worker holds one part at a time.
+    # The largest possible group: both takes of all actions of a subject before one camera in one
+    # set-up, two bodies and 300 frames each. A worker holds one group at a time.
     raw = tmp_path / "raw"
     raw.mkdir()
     rng = np.random.default_rng(0)

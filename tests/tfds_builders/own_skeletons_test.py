@@ -1,6 +1,5 @@
 """Own data: what a folder becomes, every line of its table checked, and hostile files refused."""
 
-import io
 import json
 import shutil
 import zipfile
@@ -10,6 +9,8 @@ import pytest
 
 from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, LAYOUTS
 from pcm3_jax.data.normalization import normalize_sequence
+from tests.data.formats.raw_writers import array_bytes as npy
+from tests.data.formats.raw_writers import claimed
 from tests.tfds_builders.built import read_built
 from tfds_builders import build
 
@@ -188,22 +189,11 @@ def with_value(value, coordinates=slice(None)):
     return array
 
 
-def npy(array, **options):
-    buffer = io.BytesIO()
-    np.save(buffer, array, **options)
-    return buffer.getvalue()
-
-
 class Bomb:
     """Would leave a trace if it were unpickled."""
 
     def __reduce__(self):
         return print, ("unpickled",)
-
-
-def claimed(shape):
-    """A file whose header claims more than there is."""
-    return npy(np.zeros(1)).replace(b"(1,), }" + b" " * 20, f"{shape}, }}".encode().ljust(27))
 
 
 PICKLED = npy(np.array([Bomb()], object), allow_pickle=True)

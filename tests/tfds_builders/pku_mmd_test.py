@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pcm3_jax.data.normalization import normalize_sequence
+from tests.data.formats.raw_writers import labels_text, split_text, video_text
 from tests.tfds_builders.built import read_built
-from tests.tfds_builders.raw_writers import labels_text, split_text, video_text
 from tfds_builders import build
 from tfds_builders.pku_mmd import pku_mmd_dataset_builder as pku
 
@@ -67,12 +67,12 @@ def raw(tmp_path):
         ("part1_xview_untrimmed", {"0003-R"}, {"0002-L", "0002-M"}),
     ],
 )
-def test_protocols(tmp_path, raw, config, train, test):
+def test_each_protocol_splits_as_published(tmp_path, raw, config, train, test):
     examples = read_built(build.build(f"pku_mmd/{config}", tmp_path / "data", raw))
     assert (examples["train"].keys(), examples["test"].keys()) == (train, test)
 
 
-def test_trimmed_actions(tmp_path, raw):
+def test_trimmed_examples_are_the_labelled_frames(tmp_path, raw):
     builder = build.build("pku_mmd/part1_xsub", tmp_path / "data", raw)
     examples = read_built(builder)
     # Seven digits are stored; see the tests of NTU RGB+D.
@@ -89,7 +89,7 @@ def test_trimmed_actions(tmp_path, raw):
     assert len(set(pku.ACTIONS)) == 51
 
 
-def test_whole_videos(tmp_path, raw):
+def test_untrimmed_examples_are_whole_videos_with_their_actions(tmp_path, raw):
     examples = read_built(build.build("pku_mmd/part1_xsub_untrimmed", tmp_path / "data", raw))
     one = examples["train"]["0002-L"]
     # As recorded, seven digits of coordinates up to 7 m.
@@ -127,7 +127,7 @@ def test_zip_archives_give_the_same(tmp_path, raw):
             np.testing.assert_array_equal(actual[split][name]["skeleton"], example["skeleton"])
 
 
-def test_report(tmp_path, raw, capsys):
+def test_the_report_counts_files_examples_and_differences(tmp_path, raw, capsys):
     (raw / "I" / "cross-subject.txt").write_bytes(split_text(["0002-L"], ["0003-R"]))
     builder = build.build("pku_mmd/part1_xsub", tmp_path / "data", raw)
     report = json.loads((Path(builder.data_path) / "report.json").read_text())

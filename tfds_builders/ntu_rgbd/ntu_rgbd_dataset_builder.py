@@ -1,18 +1,17 @@
 """Builder of `ntu_rgbd` from the `.skeleton` files of its authors."""
 
 import dataclasses
-import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from pcm3_jax.data.formats.ntu_rgbd import MAX_SLOTS, parse, parse_name
+from pcm3_jax.data.formats.raw_files import BadFile, RawFile
 from pcm3_jax.data.normalization import select_bodies
-from tfds_builders.ntu_rgbd.skeleton_file import MAX_SLOTS, parse, parse_name
-from tfds_builders.parts import Clip, Part, StoredClip
-from tfds_builders.raw_files import BadFile, RawFile
-from tfds_builders.recorded_builder import Record, RecordedBuilder, Report
+from tfds_builders.file_groups import Clip, FileGroup, StoredClip, group_files
+from tfds_builders.recorded_builder import Record, RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonConfig
 
 _FOLDER = Path(__file__).parent
@@ -28,9 +27,9 @@ TRAIN_SUBJECTS = frozenset(
     + [89, 91, 92, 93, 94, 95, 97, 98, 100, 103]
 )
 TRAIN_CAMERAS = frozenset([2, 3])
-# NTU RGB+D 60 is set-ups 1 to 17 and actions 1 to 60; the others have actions 61 to 120.
+# NTU RGB+D 60 is set-ups 1 to 17 with actions 1 to 60; the other set-ups have the other actions.
 LAST_SETUP_OF_60 = 17
-# How often each action of either half was recorded.
+# How often each action was recorded: of the first 60, of the other 60.
 _TAKES_OF_60, _TAKES_OF_REST = 948, 960
 
 
@@ -94,49 +93,44 @@ class Builder(RecordedBuilder):
     def LABELS(self) -> Sequence[str]:
         return ACTIONS[: self.builder_config.actions]
 
-    def _parts(self, files: Sequence[RawFile], report: Report) -> list[Part]:
+    def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
         wanted = []
-        for name, file in self._by_name(files, report).items():
+        for name, file in self._by_name(files).items():
             try:
                 recording = parse_name(name)
             except BadFile as flaw:
-                self._refuse(BadFile(file.file, None, flaw.reason), report)
+                self._refuse(BadFile(file.file, None, flaw.reason))
                 continue
             if self.builder_config.actions == 60 and recording.setup > LAST_SETUP_OF_60:
-                report.leave_out(name, "not part of NTU RGB+D 60")
+                self.report.leave_out(name, "not part of NTU RGB+D 60")
             elif recording.name in MISSING:
-                report.leave_out(name, "listed by the authors as missing or incomplete")
+                self.report.leave_out(name, "listed by the authors as missing or incomplete")
             else:
                 wanted.append(file)
-        # One part is one subject before one camera in one set-up: SsssCcccPppp.
-        groups = itertools.groupby(wanted, lambda file: file.name[:12])
-        return [Part(name, tuple((file,) for file in some), parse_file) for name, some in groups]
+        # A group is one subject before one camera in one set-up: SsssCcccPppp.
+        return group_files(wanted, lambda file: file.name[:12], parse_file)
 
-    def _records(
-        self, clips: Iterable[StoredClip], report: Report
-    ) -> Mapping[str, Sequence[Record]]:
+    def _records(self, clips: Iterable[StoredClip]) -> Iterator[tuple[str, Record]]:
         protocol = self.builder_config
-        report.expected_splits = {"train": protocol.train, "test": protocol.test}
-        report.expected_classes = {
+        self.report.expected_splits = {"train": protocol.train, "test": protocol.test}
+        self.report.expected_classes = {
             name: (_TAKES_OF_60 if label < 60 else _TAKES_OF_REST) - _MISSING_OF_CLASS[label]
             for label, name in enumerate(self.LABELS)
         }
         crowded = []
-        records: dict[str, list[Record]] = {"train": [], "test": []}
         for clip in clips:
             _, setup, camera, subject, _, action = parse_name(f"{clip.name}{self.SUFFIX}")
             place = {"subject": subject, "camera": camera, "setup": setup}
             split = "train" if protocol.is_train(**place) else "test"
             fields = {"name": clip.name, "label": action - 1, **place}
-            records[split].append(Record(clip, 0, clip.frames, fields))
+            yield split, Record(clip, 0, clip.frames, fields)
             if clip.info["bodies"] > MAX_SLOTS:
                 crowded.append(clip.name)
         if crowded:
-            report.notes.append(
+            self.report.notes.append(
                 f"{len(crowded):,} recordings have frames with more than {MAX_SLOTS} bodies, of "
                 f"which the first {MAX_SLOTS} are looked at: {', '.join(crowded)}"
             )
-        return records
 
 
 _MISSING_OF_CLASS = Counter(int(name[-3:]) - 1 for name in MISSING)
@@ -152,6 +146,4 @@ def parse_file(file: RawFile) -> Clip:
             None,
             f"found no body in the first {Builder.MAX_FRAMES} frames, which are used",
         )
-    persons = 2 if skeleton[:, 1].any() else 1
-    name = parse_name(file.name).name
-    return Clip(name, skeleton[:, :persons], {"bodies": parsed.bodies})
+    return Clip(parse_name(file.name).name, skeleton, {"bodies": parsed.bodies})

@@ -2,16 +2,18 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
+from pcm3_jax.data.formats.pku_mmd import parse_labels, parse_split, parse_video
+from pcm3_jax.data.formats.raw_files import BadFile, RawFile
 from pcm3_jax.errors import UserError
-from tfds_builders.parts import Clip, Part, StoredClip
-from tfds_builders.pku_mmd.text_files import parse_labels, parse_split, parse_video
-from tfds_builders.raw_files import BadFile, RawFile
-from tfds_builders.recorded_builder import Record, RecordedBuilder, Report
+from tfds_builders.file_groups import Clip, FileGroup, StoredClip
+from tfds_builders.recorded_builder import Record, RecordedBuilder
 from tfds_builders.skeleton_builder import (
     SHARD_SIZE,
     SkeletonConfig,
@@ -23,10 +25,10 @@ ACTIONS = tuple((Path(__file__).parent / "actions.txt").read_text().splitlines()
 # How the videos of each part are named; the last letter is the camera.
 _NAMES = {1: re.compile(r"\d{4}-[LMR]"), 2: re.compile(r"A\d{2}N\d{2}-[LMR]")}
 _CAMERAS = "LMR"
-# What the authors publish of a complete part I.
-_VIDEOS_OF_PART_1, _ACTIONS_OF_PART_1 = 1076, 21545
-_MAX_FRAMES = 300  # of an action, as the public program
-_HEAD = 200  # bytes that tell what a text file is
+_SHORT = {"subject": "xsub", "view": "xview"}
+_COMPLETE_PART_1 = {"videos": 1076, "actions": 21545}  # published by the authors
+_MAX_FRAMES = 300  # of an action, as in the public program
+_HEAD = 200  # bytes that are enough to tell what a text file is
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -44,32 +46,17 @@ class Protocol(SkeletonConfig):
     trimmed: bool
 
 
-def _protocols() -> list[Protocol]:
-    protocols = [
-        Protocol(
-            name=f"part{part}_{short}",
-            description=f"Actions of part {part}, cross-{split_by}.",
-            part=part,
-            split_by=split_by,
-            trimmed=True,
-        )
-        for part in (1, 2)
-        for split_by, short in (("subject", "xsub"), ("view", "xview"))
-    ]
-    # For detection, whose public program takes coordinates as they are.
-    untrimmed = [
-        # TFDS has no types, so that its configs' fields are not known.
-        dataclasses.replace(  # type: ignore[call-arg]
-            protocol,
-            name=f"{protocol.name}_untrimmed",
-            description=f"Whole videos of part 1, cross-{protocol.split_by}.",
-            trimmed=False,
-            coordinates="recorded",
-        )
-        for protocol in protocols
-        if protocol.part == 1
-    ]
-    return protocols + untrimmed
+def _protocol(part: int, split_by: str, *, trimmed: bool) -> Protocol:
+    name = f"part{part}_{_SHORT[split_by]}"
+    return Protocol(
+        name=name if trimmed else f"{name}_untrimmed",
+        description=f"{'Actions' if trimmed else 'Whole videos'} of part {part}, cross-{split_by}.",
+        part=part,
+        split_by=split_by,
+        trimmed=trimmed,
+        # Untrimmed videos are for detection, whose public program does not normalise.
+        coordinates="normalized" if trimmed else "recorded",
+    )
 
 
 class Builder(RecordedBuilder):
@@ -82,7 +69,11 @@ class Builder(RecordedBuilder):
         "skeletons, the labels and the splits (cross-subject, cross-view) of the part; manual_dir "
         "holds the text files unpacked from their archives (.7z), at any depth."
     )
-    BUILDER_CONFIGS = _protocols()
+    BUILDER_CONFIGS = [
+        _protocol(part, split_by, trimmed=trimmed)
+        for part, trimmed in ((1, True), (2, True), (1, False))
+        for split_by in _SHORT
+    ]
     LABELS = ACTIONS
     HOMEPAGE = "https://www.icst.pku.edu.cn/struct/Projects/PKUMMD.html"
     SUFFIX = ".txt"
@@ -96,39 +87,35 @@ class Builder(RecordedBuilder):
         # Whole videos are some megabytes each.
         return SHARD_SIZE if self.builder_config.trimmed else SHARD_SIZE // 16
 
-    def _features(self):
+    def _features(self) -> dict[str, Any]:
         features = trimmed_features if self.builder_config.trimmed else untrimmed_features
         return features(self.LABELS)
 
-    def _parts(self, files: Sequence[RawFile], report: Report) -> list[Part]:
+    def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
         kinds: dict[str, list[RawFile]] = {"split": [], "labels": [], "video": []}
         for file in files:
             try:
                 kinds[_kind(file)].append(file)
             except BadFile as flaw:
-                self._refuse(flaw, report)
+                self._refuse(flaw)
         split_file, self._split = self._read_split(kinds["split"])
-        videos = self._by_name(self._of_part(kinds["video"], report), report)
-        labels = self._by_name(self._of_part(kinds["labels"], report), report)
+        videos = self._by_name(self._of_part(kinds["video"]))
+        labels = self._by_name(self._of_part(kinds["labels"]))
         listed = {f"{name}{self.SUFFIX}" for names in self._split.values() for name in names}
         for name in sorted(listed - videos.keys()):
             missing = f"lists {Path(name).stem}, of which there is no skeleton file {name}"
-            self._refuse(BadFile(split_file.file, None, missing), report)
+            self._refuse(BadFile(split_file.file, None, missing))
         for name in sorted(labels.keys() - videos.keys()):
-            self._refuse(
-                BadFile(labels[name].file, None, "there is no video of these labels"), report
-            )
-        parts = []
+            self._refuse(BadFile(labels[name].file, None, "there is no video of these labels"))
+        groups = []
         for name, video in videos.items():
             if name not in listed:
-                report.leave_out(name, f"not in {split_file.name}")
+                self.report.leave_out(name, f"not in {split_file.name}")
             elif name not in labels:
-                self._refuse(
-                    BadFile(video.file, None, "there is no label file of this video"), report
-                )
+                self._refuse(BadFile(video.file, None, "there is no label file of this video"))
             else:
-                parts.append(Part(Path(name).stem, ((video, labels[name]),), parse_files))
-        return parts
+                groups.append(FileGroup(Path(name).stem, ((video, labels[name]),), parse_files))
+        return groups
 
     def _read_split(self, files: Sequence[RawFile]) -> tuple[RawFile, dict[str, list[str]]]:
         """The file of this protocol's split and what it says."""
@@ -143,66 +130,51 @@ class Builder(RecordedBuilder):
             f"part {protocol.part}; put the authors' there."
         )
 
-    def _of_part(self, files: Iterable[RawFile], report: Report) -> list[RawFile]:
+    def _of_part(self, files: Iterable[RawFile]) -> list[RawFile]:
         """The files of this part."""
         chosen = []
+        own_part = self.builder_config.part
         for file in files:
-            part = next(
-                (p for p, form in _NAMES.items() if form.fullmatch(Path(file.name).stem)), 0
-            )
-            if part == self.builder_config.part:
+            name = Path(file.name).stem
+            if _NAMES[own_part].fullmatch(name):
                 chosen.append(file)
-            elif part:
-                report.leave_out(file.name, f"not of part {self.builder_config.part}")
+            elif any(form.fullmatch(name) for form in _NAMES.values()):
+                self.report.leave_out(file.name, f"not of part {own_part}")
             else:
-                flaw = "the name is neither of part I (0002-L.txt) nor of part II (A01N01-L.txt)"
-                self._refuse(BadFile(file.file, None, flaw), report)
+                reason = "the name is neither of part I (0002-L.txt) nor of part II (A01N01-L.txt)"
+                self._refuse(BadFile(file.file, None, reason))
         return chosen
 
-    def _records(
-        self, clips: Iterable[StoredClip], report: Report
-    ) -> Mapping[str, Sequence[Record]]:
+    def _records(self, clips: Iterable[StoredClip]) -> Iterator[tuple[str, Record]]:
         split_of = {name: split for split, names in self._split.items() for name in names}
-        records: dict[str, list[Record]] = {split: [] for split in self._split}
-        videos = actions = 0
+        found = Counter[str]()
         for clip in clips:
-            videos += 1
-            actions += len(clip.info["actions"])
-            records[split_of[clip.name]] += self._records_of_video(clip)
-        if self.builder_config.part == 1:
-            for count, complete, what in (
-                (videos, _VIDEOS_OF_PART_1, "videos"),
-                (actions, _ACTIONS_OF_PART_1, "actions"),
-            ):
-                if count != complete:
-                    report.differences.append(
-                        f"there are {count:,} {what}; a complete part I has {complete:,}"
-                    )
-        return records
+            found.update({"videos": 1, "actions": len(clip.info["actions"])})
+            for record in self._records_of_video(clip):
+                yield split_of[clip.name], record
+        self.report.differences += [
+            f"there are {found[what]:,} {what}; a complete part I has {complete:,}"
+            for what, complete in _COMPLETE_PART_1.items()
+            if self.builder_config.part == 1 and found[what] != complete
+        ]
 
     def _records_of_video(self, clip: StoredClip) -> list[Record]:
         # The files do not say who performs.
         place = {"subject": 0, "camera": 1 + _CAMERAS.index(clip.name[-1]), "setup": 0}
-        actions = [
-            dict(zip(("label", "start", "stop"), a, strict=True)) for a in clip.info["actions"]
-        ]
-        if not self.builder_config.trimmed:
-            fields = {"name": clip.name, "actions": actions, **place}
-            return [Record(clip, 0, clip.frames, fields)]
-        return [
-            Record(
-                clip,
-                action["start"],
-                action["stop"],
-                {"name": f"{clip.name}_{row}", "label": action["label"], **place},
-            )
-            for row, action in enumerate(actions)
-        ]
+        actions = clip.info["actions"]
+        if self.builder_config.trimmed:
+            return [
+                Record(clip, start, stop, {"name": f"{clip.name}_{row}", "label": label, **place})
+                for row, (label, start, stop) in enumerate(actions)
+            ]
+        keys = ("label", "start", "stop")
+        fields = {"actions": [dict(zip(keys, action, strict=True)) for action in actions]}
+        return [Record(clip, 0, clip.frames, {"name": clip.name, **fields, **place})]
 
 
 def _kind(file: RawFile) -> str:
     """Whether a text file is a "split", the "labels" of a video, or a "video"."""
-    head = file.read_head(_HEAD).strip()
+    head = file.read(_HEAD).strip()
     if not head:
         raise BadFile(file.file, None, "the file is empty")
     first_line = head.splitlines()[0]
@@ -223,6 +195,5 @@ def parse_files(video: RawFile, labels: RawFile) -> Clip:
                 line,
                 f"{video.file} has no body in frames {action.start} to {action.stop}",
             )
-    persons = 2 if skeleton[:, 1].any() else 1
     info = {"actions": [(a.action, a.start, a.stop) for a in actions]}
-    return Clip(Path(video.name).stem, skeleton[:, :persons], info)
+    return Clip(Path(video.name).stem, skeleton, info)

@@ -1,19 +1,19 @@
-"""Synthetic skeleton clips: articulated bodies that act, seen by a noisy depth sensor.
+"""Synthetic skeleton clips: articulated bodies performing actions before a noisy depth sensor.
 
-A clip is made in four steps, each over all frames of a chunk of clips at once:
+A clip is generated in four steps, each vectorised over all frames of a chunk of clips:
 
-1. *Timing*: each frame's place in its action gives six waveforms (`WAVES`).
+1. *Timing*: each frame's progress in its action gives six waveforms (`WAVES`).
 2. *Angles*: an action is a small matrix from waveforms to body channels (`CHANNELS`: anatomical
-   joint angles and movements of the root), written down sparsely in `ACTIONS`.
-3. *Bodies*: forward kinematics with the bone lengths of a performer, feet on the ground.
-4. *Sensor*: the scene is turned before one of three cameras; noise and lost joints follow.
+   joint angles and root translations), written sparsely in `ACTIONS`.
+3. *Bodies*: forward kinematics with a performer's bone lengths, feet on the ground.
+4. *Sensor*: the scene is rotated before one of three cameras; noise and lost joints are added.
 
-An untrimmed video is one performer's continuous movement through several actions, made alike: the
-waveforms of its actions share one time axis.
+An untrimmed video is one performer's continuous movement through several actions, generated in the
+same way: the waveforms of its actions share one time axis.
 
 Body and camera frames are right-handed: x to the person's right, y up, z backwards (a person who
-faces the camera looks along -z, the camera's axes being those of Kinect v2). Metres, radians,
-seconds; 30 frames a second; joints in the order of NTU RGB+D.
+faces the camera looks along -z; the camera's axes are those of Kinect v2). Metres, radians,
+seconds; 30 frames per second; joints in the order of NTU RGB+D.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ FRAME_RATE = 30.0
 MIN_FRAMES, MAX_FRAMES = 20, 300
 ACTIONS_A_VIDEO = (4, 8)  # fewest and most
 PAUSE_FRAMES = (15, 60)  # before, between and after a video's actions
-CHUNK = 128  # clips drawn together; the clips of a split do not depend on how many are asked for
+CHUNK = 128  # clips drawn together; a clip does not depend on how many are requested
 PERFORMERS = MappingProxyType({"train": tuple(range(1, 29)), "test": tuple(range(29, 41))})
 
 # ----------------------------------------------------------------------------------------- body
@@ -67,8 +67,8 @@ _OFFSETS = np.array([_BODY[node][1] for node in range(len(_BODY))])
 _LIMBS = ("trunk", "width", "arm", "leg")
 _LIMB_OF_NODE = np.array([_LIMBS.index(_BODY[node][2]) for node in range(len(_BODY))])
 
-# channel: rotations it drives, as (node, axis, share). Left and right are mirror images, so that
-# a positive angle means the same anatomical movement on either side.
+# channel: the rotations it drives, as (node, axis, share). Left and right are mirror images: a
+# positive angle is the same anatomical movement on either side.
 _X, _Y, _Z = range(3)
 _ROTATIONS: dict[str, tuple[tuple[int, int, float], ...]] = {
     "l_flex": ((4, _X, 1.0),),  # raise the arm forwards
@@ -102,25 +102,18 @@ _MIRROR = np.array(
     ]
 )
 _MIRROR_SIGN = np.where(np.isin(CHANNELS, ["lean", "turn", "yaw", "sideways"]), -1.0, 1.0)
-# Limbs rest as a whole: an action that uses one channel of a limb takes over all of them.
-_GROUP = np.array(
-    [0 if n < 5 else 1 if n < 8 else 2 if n < 13 else 3 if n < 16 else 4 for n in range(24)]
-)
-
-
-def _rotation_map() -> np.ndarray:
-    """(channels, nodes * 3): angles about each node's axes from the channels."""
-    table = np.zeros((len(CHANNELS), len(_BODY), 3))
-    for channel, drives in enumerate(_ROTATIONS.values()):
-        for node, axis, share in drives:
-            table[channel, node, axis] = share
-    return table.reshape(len(CHANNELS), -1)
-
+# Limb of each channel: an action that uses one channel of a limb takes over the whole limb.
+_GROUP = np.repeat(np.arange(5), [5, 3, 5, 3, 8])
+# (channels, nodes, 3): angles about each node's axes per channel.
+_ROTATION_MAP = np.zeros((len(CHANNELS), len(_BODY), 3))
+for _channel, _drives in enumerate(_ROTATIONS.values()):
+    for _node, _axis, _share in _drives:
+        _ROTATION_MAP[_channel, _node, _axis] = _share
 
 # -------------------------------------------------------------------------------------- actions
 
-# What a frame's place in the action is worth: `hold` rises, stays and falls; `swing` oscillates
-# while held; `beat` is one bump a cycle, `first` and `second` a bump in either half of it;
+# Functions of the progress in an action: `hold` rises, stays and falls; `swing` oscillates while
+# held; `beat` is one bump per cycle, `first` and `second` are a bump in its first and second half;
 # `ramp` goes from 0 to 1 and stays there.
 WAVES = ("hold", "swing", "beat", "first", "second", "ramp")
 _Movement = dict[str, dict[str, float]]
@@ -132,13 +125,13 @@ class Action:
 
     Attributes:
         name: label.
-        cycles: fewest and most repetitions.
-        period: shortest and longest cycle, seconds.
-        actor: {wave: {channel: amount}}, radians (metres for translations), written right-handed.
-        partner: the same for the second person, or None for an action of one.
+        cycles: minimum and maximum number of repetitions.
+        period: minimum and maximum duration of a cycle, seconds.
+        actor: {wave: {channel: amount}}, radians (metres for translations), right-handed.
+        partner: the same for the second person, or None for an action of one person.
         sharpness: exponent of the bumps; above 1 is sudden.
-        side: which hand or foot: "right", "left", or "free" where the class is not about it.
-        distance: shortest and longest distance between the two persons' hips, metres.
+        side: the hand or foot: "right", "left", or "free" if either is of the same class.
+        distance: minimum and maximum distance between the two persons' hips, metres.
     """
 
     name: str
@@ -151,6 +144,7 @@ class Action:
     distance: tuple[float, float] = (0.0, 0.0)
 
 
+# fmt: off
 _WAVING: _Movement = {
     "hold": {"r_abduct": 1.3, "r_flex": 1.4, "r_elbow": 1.4},
     "swing": {"r_elbow": 0.5, "r_wrist": 0.2},
@@ -164,163 +158,78 @@ _SHAKING: _Movement = {
     "swing": {"r_flex": 0.1, "r_elbow": 0.2},
 }
 _SLAPPING: _Movement = {
-    "beat": {"r_flex": 2.1, "r_elbow": 0.5, "r_abduct": 0.15, "bend": 0.1, "forward": 0.1}
+    "beat": {"r_flex": 2.1, "r_elbow": 0.5, "r_abduct": 0.15, "bend": 0.1, "forward": 0.1},
 }
 _HUGGING: _Movement = {
-    "hold": {
-        "l_flex": 1.2, "l_abduct": 0.35, "l_elbow": 0.9, "l_twist": 0.8, "bend": 0.15,
-        "r_flex": 1.3, "r_abduct": 0.35, "r_elbow": 0.9, "r_twist": 0.8, "forward": 0.32,
-    }
-}  # fmt: skip
+    "hold": {"l_flex": 1.2, "l_abduct": 0.35, "l_elbow": 0.9, "l_twist": 0.8, "bend": 0.15,
+             "r_flex": 1.3, "r_abduct": 0.35, "r_elbow": 0.9, "r_twist": 0.8, "forward": 0.32},
+}
 
 ACTIONS = (
     Action("wave_left", (2, 6), (0.5, 1.0), _WAVING, side="left"),
     Action("wave_right", (2, 6), (0.5, 1.0), _WAVING, side="right"),
-    Action(
-        "clap",
-        (2, 8),
-        (0.4, 0.9),
-        {
-            "hold": {"l_flex": 0.8, "r_flex": 0.8, "l_elbow": 1.1, "r_elbow": 1.1},
-            "beat": {"l_twist": 0.6, "r_twist": 0.6},
-        },
-    ),
-    Action(
-        "rub_hands",
-        (2, 8),
-        (0.4, 0.9),
-        {
-            "hold": {
-                "l_flex": 0.6,
-                "r_flex": 0.6,
-                "l_elbow": 1.3,
-                "r_elbow": 1.3,
-                "l_twist": 0.6,
-                "r_twist": 0.6,
-            },
-            "swing": {"l_elbow": 0.25, "r_elbow": -0.25, "l_flex": 0.15, "r_flex": -0.15},
-        },
-    ),  # fmt: skip
-    Action(
-        "drink",
-        (1, 2),
-        (1.6, 3.2),
-        {"beat": {"r_flex": 0.75, "r_elbow": 2.2, "r_twist": 0.35, "nod": -0.35, "bend": -0.08}},
-        sharpness=0.6,
-    ),
-    Action(
-        "throw",
-        (1, 2),
-        (1.1, 2.0),
-        {
-            "first": {"r_abduct": 1.5, "r_flex": 0.9, "r_elbow": 1.7, "turn": 0.5, "bend": -0.15},
-            "second": {"r_flex": 1.5, "r_elbow": 0.3, "turn": -0.5, "bend": 0.4, "l_hip": 0.3},
-        },
-        sharpness=1.3,
-    ),
-    Action(
-        "punch",
-        (1, 4),
-        (0.5, 1.0),
-        {
-            "hold": {"l_flex": 0.5, "l_elbow": 1.8, "r_flex": 0.2, "r_elbow": 1.8},
-            "beat": {"r_flex": 1.2, "r_elbow": -1.6, "turn": -0.45, "forward": 0.08},
-        },
-        sharpness=1.5,
-    ),
+    Action("clap", (2, 8), (0.4, 0.9), {
+        "hold": {"l_flex": 0.8, "r_flex": 0.8, "l_elbow": 1.1, "r_elbow": 1.1},
+        "beat": {"l_twist": 0.6, "r_twist": 0.6},
+    }),
+    Action("rub_hands", (2, 8), (0.4, 0.9), {
+        "hold": {"l_flex": 0.6, "r_flex": 0.6, "l_elbow": 1.3, "r_elbow": 1.3,
+                 "l_twist": 0.6, "r_twist": 0.6},
+        "swing": {"l_elbow": 0.25, "r_elbow": -0.25, "l_flex": 0.15, "r_flex": -0.15},
+    }),
+    Action("drink", (1, 2), (1.6, 3.2), {
+        "beat": {"r_flex": 0.75, "r_elbow": 2.2, "r_twist": 0.35, "nod": -0.35, "bend": -0.08},
+    }, sharpness=0.6),
+    Action("throw", (1, 2), (1.1, 2.0), {
+        "first": {"r_abduct": 1.5, "r_flex": 0.9, "r_elbow": 1.7, "turn": 0.5, "bend": -0.15},
+        "second": {"r_flex": 1.5, "r_elbow": 0.3, "turn": -0.5, "bend": 0.4, "l_hip": 0.3},
+    }, sharpness=1.3),
+    Action("punch", (1, 4), (0.5, 1.0), {
+        "hold": {"l_flex": 0.5, "l_elbow": 1.8, "r_flex": 0.2, "r_elbow": 1.8},
+        "beat": {"r_flex": 1.2, "r_elbow": -1.6, "turn": -0.45, "forward": 0.08},
+    }, sharpness=1.5),
     Action("kick_left", (1, 3), (0.8, 1.5), _KICKING, sharpness=1.3, side="left"),
     Action("kick_right", (1, 3), (0.8, 1.5), _KICKING, sharpness=1.3, side="right"),
-    Action(
-        "squat",
-        (1, 4),
-        (1.2, 2.4),
-        {
-            "beat": {
-                "l_hip": 1.4,
-                "r_hip": 1.4,
-                "l_knee": 1.9,
-                "r_knee": 1.9,
-                "bend": 0.5,
-                "l_flex": 0.9,
-                "r_flex": 0.9,
-            }
-        },
-    ),  # fmt: skip
-    Action(
-        "jump",
-        (1, 4),
-        (0.7, 1.2),
-        {
-            "first": {
-                "l_hip": 0.7,
-                "r_hip": 0.7,
-                "l_knee": 1.1,
-                "r_knee": 1.1,
-                "bend": 0.35,
-                "l_flex": -0.5,
-                "r_flex": -0.5,
-            },
-            "second": {"lift": 0.3, "l_flex": 1.2, "r_flex": 1.2},
-        },
-    ),  # fmt: skip
-    Action(
-        "bow",
-        (1, 2),
-        (1.6, 2.8),
-        {"beat": {"bend": 1.0, "nod": 0.4, "l_flex": 0.2, "r_flex": 0.2}},
-        sharpness=0.7,
-    ),
-    Action(
-        "walk_in_place",
-        (2, 8),
-        (0.8, 1.4),
-        {
-            "first": {"l_hip": 0.9, "l_knee": 1.2, "r_flex": 0.5, "l_flex": -0.3, "lean": 0.05},
-            "second": {"r_hip": 0.9, "r_knee": 1.2, "l_flex": 0.5, "r_flex": -0.3, "lean": -0.05},
-        },
-    ),
-    Action(
-        "turn_around",
-        (2, 4),
-        (0.6, 1.0),
-        {
-            "ramp": {"yaw": 2.5},
-            "first": {"r_hip": 0.3, "r_knee": 0.5},
-            "second": {"l_hip": 0.3, "l_knee": 0.5},
-        },
-    ),
+    Action("squat", (1, 4), (1.2, 2.4), {
+        "beat": {"l_hip": 1.4, "r_hip": 1.4, "l_knee": 1.9, "r_knee": 1.9, "bend": 0.5,
+                 "l_flex": 0.9, "r_flex": 0.9},
+    }),
+    Action("jump", (1, 4), (0.7, 1.2), {
+        "first": {"l_hip": 0.7, "r_hip": 0.7, "l_knee": 1.1, "r_knee": 1.1, "bend": 0.35,
+                  "l_flex": -0.5, "r_flex": -0.5},
+        "second": {"lift": 0.3, "l_flex": 1.2, "r_flex": 1.2},
+    }),
+    Action("bow", (1, 2), (1.6, 2.8), {
+        "beat": {"bend": 1.0, "nod": 0.4, "l_flex": 0.2, "r_flex": 0.2},
+    }, sharpness=0.7),
+    Action("walk_in_place", (2, 8), (0.8, 1.4), {
+        "first": {"l_hip": 0.9, "l_knee": 1.2, "r_flex": 0.5, "l_flex": -0.3, "lean": 0.05},
+        "second": {"r_hip": 0.9, "r_knee": 1.2, "l_flex": 0.5, "r_flex": -0.3, "lean": -0.05},
+    }),
+    Action("turn_around", (2, 4), (0.6, 1.0), {
+        "ramp": {"yaw": 2.5},
+        "first": {"r_hip": 0.3, "r_knee": 0.5},
+        "second": {"l_hip": 0.3, "l_knee": 0.5},
+    }),
     Action("handshake", (2, 5), (0.4, 0.8), _SHAKING, _SHAKING, distance=(0.85, 1.0)),
     Action("high_five", (1, 3), (0.8, 1.5), _SLAPPING, _SLAPPING, distance=(0.85, 1.05)),
-    Action(
-        "push",
-        (1, 3),
-        (1.0, 1.8),
-        {
-            "first": {"l_flex": 0.5, "r_flex": 0.5, "l_elbow": 1.7, "r_elbow": 1.7},
-            "second": {"l_flex": 1.4, "r_flex": 1.4, "bend": 0.2, "forward": 0.15},
-        },
-        {
-            "second": {
-                "forward": -0.3,
-                "bend": -0.2,
-                "l_abduct": 0.5,
-                "r_abduct": 0.5,
-                "l_hip": 0.3,
-                "l_knee": 0.4,
-            }
-        },
-        sharpness=1.2,
-        distance=(0.75, 0.9),
-    ),  # fmt: skip
+    Action("push", (1, 3), (1.0, 1.8), {
+        "first": {"l_flex": 0.5, "r_flex": 0.5, "l_elbow": 1.7, "r_elbow": 1.7},
+        "second": {"l_flex": 1.4, "r_flex": 1.4, "bend": 0.2, "forward": 0.15},
+    }, {
+        "second": {"forward": -0.3, "bend": -0.2, "l_abduct": 0.5, "r_abduct": 0.5,
+                   "l_hip": 0.3, "l_knee": 0.4},
+    }, sharpness=1.2, distance=(0.75, 0.9)),
     Action("hug", (1, 1), (2.0, 4.0), _HUGGING, _HUGGING, distance=(0.95, 1.15)),
 )
+# fmt: on
 LABELS = tuple(action.name for action in ACTIONS)
 SOLO_LABELS = tuple(action.name for action in ACTIONS if action.partner is None)
 
-# How much each channel drifts: the root stays in place but turns about, the legs stand.
+# Relative drift of each channel: the root turns but does not translate.
 _DRIFT = np.array([0.0 if c in _TRANSLATIONS else 6.0 if c == "yaw" else 1.0 for c in CHANNELS])
 
-# How people stand between actions, right-handed; a clip takes a share of one of them.
+# Resting poses between actions, right-handed; a clip uses a share of one of them.
 _RESTS: tuple[dict[str, float], ...] = (
     {},
     {"l_flex": 0.3, "r_flex": 0.3, "l_elbow": 1.4, "r_elbow": 1.4, "l_twist": 0.6, "r_twist": 0.6},
@@ -331,33 +240,25 @@ _RESTS: tuple[dict[str, float], ...] = (
 )
 
 
-def _row(amounts: dict[str, float]) -> np.ndarray:
-    """(channels,) from {channel: amount}."""
-    row = np.zeros(len(CHANNELS))
-    for channel, amount in amounts.items():
-        row[CHANNELS.index(channel)] = amount
-    return row
+def _row(amounts: dict[str, float]) -> list[float]:
+    """{channel: amount} as one amount per channel."""
+    return [amounts.get(channel, 0.0) for channel in CHANNELS]
 
 
-def _movement_table() -> np.ndarray:
-    """(actions, 2 persons, waves, channels), radians or metres, right-handed."""
-    return np.array(
-        [
-            [[_row((role or {}).get(wave, {})) for wave in WAVES] for role in (a.actor, a.partner)]
-            for a in ACTIONS
-        ]
-    )
-
-
-_ROTATION_MAP = _rotation_map()
-_MOVEMENTS = _movement_table()
+# (actions, 2 persons, waves, channels), radians or metres, right-handed.
+_MOVEMENTS = np.array(
+    [
+        [[_row((role or {}).get(wave, {})) for wave in WAVES] for role in (a.actor, a.partner)]
+        for a in ACTIONS
+    ]
+)
 _REST_TABLE = np.array([_row(rest) for rest in _RESTS])
 _HAS_PARTNER = np.array([action.partner is not None for action in ACTIONS])
 
 # --------------------------------------------------------------------------------------- sensor
 
 _CAMERA_YAWS = np.radians([0.0, 45.0, -45.0])  # cameras 1, 2, 3
-# Joints that a depth sensor loses together; it seldom loses the trunk.
+# Joints that a depth sensor loses together; it rarely loses the trunk.
 _LOSSES = ([6, 7, 21, 22], [10, 11, 23, 24], [21, 22], [23, 24], [14, 15], [18, 19], [15], [19],
            [5, 6, 7, 21, 22], [9, 10, 11, 23, 24], [3])  # fmt: skip
 _JOINT_NOISE = np.ones(25)  # relative: hands and feet jitter most
@@ -366,13 +267,13 @@ _JOINT_NOISE[[7, 11, 15, 19, 21, 22, 23, 24]] = 2.2
 
 
 class Clip(NamedTuple):
-    """One recording as a sensor would give it, before normalisation.
+    """One recording as a sensor gives it, before normalisation.
 
     Attributes:
         skeleton: (T, 2, 25, 3) float32 metres in camera coordinates; lost joints and an absent
             second person are zeros.
         label: index in `LABELS`.
-        performer: 1 ... 40, the first person's.
+        performer: of the first person, 1 to 40.
         camera: 1, 2 or 3.
     """
 
@@ -383,15 +284,14 @@ class Clip(NamedTuple):
 
 
 def generate(split: str, start: int, stop: int, seed: int = 0) -> Iterator[Clip]:
-    """Yields clips `start` to `stop` of a split, whatever the split's size.
+    """Yields clips `start` to `stop` (exclusive) of a split; labels cycle through `LABELS`.
 
-    Labels go round in `LABELS`' order. No more than one chunk of clips is held at a time.
+    At most one chunk of clips is in memory.
 
     Args:
         split: "train" or "test"; their performers differ.
-        start: first clip.
-        stop: one past the last clip.
-        seed: of the whole data set; everything is a function of (seed, split, clip).
+        start, stop: the range of clips.
+        seed: of the whole data set; a clip is a function of (seed, split, its number).
 
     Raises:
         KeyError: if there is no such split.
@@ -403,26 +303,23 @@ def generate(split: str, start: int, stop: int, seed: int = 0) -> Iterator[Clip]
 
 
 def _generate_chunk(split: str, chunk: int, seed: int) -> list[Clip]:
-    """The `CHUNK` clips of one chunk; arrays below lay the clips' frames end to end."""
+    """The `CHUNK` clips of one chunk; "frames" axes hold all clips' frames, concatenated."""
     performers = PERFORMERS[split]
     rng = np.random.default_rng([seed, list(PERFORMERS).index(split), chunk])
     labels = (chunk * CHUNK + np.arange(CHUNK)) % len(LABELS)
-    cast = np.array(
-        [rng.choice(len(performers), 2, replace=False) for _ in range(CHUNK)]
-    )  # (clips, persons)
+    # (clips, persons)
+    cast = np.array([rng.choice(len(performers), 2, replace=False) for _ in range(CHUNK)])
     styles = [_performer(seed, performer) for performer in performers]
     style = _Performer(*(np.stack(field)[cast] for field in zip(*styles, strict=True)))
 
     timing = _draw_timing(rng, labels, style.tempo[:, 0])
     clip_of_frame = np.repeat(np.arange(CHUNK), timing.frames)
-    frame = np.arange(len(clip_of_frame)) - np.repeat(
-        np.cumsum(timing.frames) - timing.frames, timing.frames
-    )
+    frame = np.concatenate([np.arange(frames) for frames in timing.frames])
 
     left = _draw_left(rng, labels, style)
     persons = []
     for person in range(2):
-        # A partner answers a little later: the same waveforms, shifted in time.
+        # A partner reacts a little later: the same waveforms, shifted in time.
         delay = rng.uniform(0.0, 0.2, CHUNK)[clip_of_frame] if person else 0.0
         waves = _waveforms(timing, clip_of_frame, frame / FRAME_RATE - delay)
         channels = _draw_channels(rng, labels, left, person, style, clip_of_frame, frame, waves)
@@ -444,13 +341,13 @@ def _generate_chunk(split: str, chunk: int, seed: int) -> list[Clip]:
 
 
 class Video(NamedTuple):
-    """One untrimmed recording of one person as a sensor would give it, before normalisation.
+    """One untrimmed recording of one person as a sensor gives it, before normalisation.
 
     Attributes:
         skeleton: (T, 2, 25, 3), as in `Clip`; the second person is absent.
-        intervals: (actions, 3) int64 in the order of time: label (index in `LABELS`, one of
+        intervals: (actions, 3) int64 in temporal order: label (index in `LABELS`, one of
             `SOLO_LABELS`), first frame, one past the last frame.
-        performer: 1 ... 40.
+        performer: 1 to 40.
         camera: 1, 2 or 3.
     """
 
@@ -461,15 +358,14 @@ class Video(NamedTuple):
 
 
 def generate_untrimmed(split: str, start: int, stop: int, seed: int = 0) -> Iterator[Video]:
-    """Yields untrimmed videos `start` to `stop` of a split, whatever the split's size.
+    """Yields untrimmed videos `start` to `stop` (exclusive) of a split.
 
-    In each, a person does different actions one after the other and rests in between.
+    In each, one person performs different actions one after another and rests in between.
 
     Args:
         split: "train" or "test"; their performers differ.
-        start: first video.
-        stop: one past the last video.
-        seed: of the whole data set; everything is a function of (seed, split, video).
+        start, stop: the range of videos.
+        seed: of the whole data set; a video is a function of (seed, split, its number).
 
     Raises:
         KeyError: if there is no such split.
@@ -479,7 +375,7 @@ def generate_untrimmed(split: str, start: int, stop: int, seed: int = 0) -> Iter
 
 
 def _generate_video(split: str, index: int, seed: int) -> Video:
-    """One video; what are clips elsewhere are its actions here, all on the video's time axis."""
+    """One video; its actions take the place of clips, all on the video's time axis."""
     performers = PERFORMERS[split]
     rng = np.random.default_rng([seed, 2000, list(PERFORMERS).index(split), index])
     solo = [LABELS.index(name) for name in SOLO_LABELS]
@@ -503,13 +399,13 @@ def _generate_video(split: str, index: int, seed: int) -> Video:
     ).reshape(count, frames, len(WAVES))
     left = _draw_left(rng, labels, style)
     movement, taken = _draw_movement(rng, labels, left, 0, style)
-    # With each action people come to rest in another pose.
+    # After each action people come to rest in another pose.
     rests = _draw_rest(rng, count + 1)
     ramp = waves[:, :, WAVES.index("ramp")]
     rest = rests[0] + np.einsum("af,ac->fc", ramp, np.diff(rests, axis=0))
     channels = rest * (1 - np.einsum("af,ac->fc", waves[:, :, WAVES.index("hold")], taken))
     channels += style.posture[0] + _draw_drift(rng, one, frame)
-    # Only ramps outlast their action: who has turned around stays so.
+    # Only ramps outlast their action: a person who has turned around stays turned.
     channels += np.einsum("afw,awc->fc", waves, movement)
 
     bones = _OFFSETS * style.scale[0, 0, _LIMB_OF_NODE, None]
@@ -519,7 +415,7 @@ def _generate_video(split: str, index: int, seed: int) -> Video:
     body += _sensor_noise(rng, body.shape, one)
     body[:, 1] = 0.0
     body = body.astype(np.float32)
-    # As often as in a clip of an action each.
+    # As often per action as in clips of one action.
     for part in np.array_split(body, count):
         _lose_joints(rng, part)
     intervals = np.stack([labels, starts, starts + lengths], axis=1)
@@ -527,11 +423,11 @@ def _generate_video(split: str, index: int, seed: int) -> Video:
 
 
 class _Performer(NamedTuple):
-    """What a person keeps from clip to clip; in a chunk with leading axes (clips, persons)."""
+    """A person's constants over all clips; in a chunk with leading axes (clips, persons)."""
 
     scale: np.ndarray  # (limbs,) bone lengths relative to `_OFFSETS`
     tempo: np.ndarray  # () factor on periods
-    left_handed: np.ndarray  # () probability of acting left-handed where the class allows it
+    left_handed: np.ndarray  # () probability of acting left-handed if the class allows it
     gain: np.ndarray  # (waves, channels) factor on movements
     posture: np.ndarray  # (channels,) radians, added at all times
 
@@ -552,7 +448,7 @@ class _Timing(NamedTuple):
     """When the action happens in each clip; every field is (clips,)."""
 
     frames: np.ndarray
-    onset: np.ndarray  # seconds from the first frame; negative: it is already under way
+    onset: np.ndarray  # seconds from the first frame; negative: already under way
     duration: np.ndarray  # seconds
     cycles: np.ndarray
     phase: np.ndarray  # of the swing, radians
@@ -569,7 +465,7 @@ def _draw_timing(rng: np.random.Generator, labels: np.ndarray, tempo: np.ndarray
     longest = MAX_FRAMES / FRAME_RATE - idle_before - idle_after
     cycles = np.maximum(1, np.minimum(cycles, longest // period))
     duration = cycles * period
-    # One clip in four is cut out of the middle of the action rather than out of standing.
+    # One clip in four starts in the middle of the action instead of at rest.
     cut = rng.random(len(labels)) < 0.25
     onset = np.where(cut, -rng.uniform(0.0, 0.2, len(labels)) * duration, idle_before)
     frames = ((onset + duration + idle_after) * FRAME_RATE).astype(int)
@@ -626,13 +522,13 @@ def _draw_channels(
     movement, taken = _draw_movement(rng, labels, left, person, style)
     rest_before, rest_after = (_draw_rest(rng, clips) for _ in range(2))
     drift = _draw_drift(rng, clip_of_frame, frame)
-    # People shift to another resting pose at some time, whatever they are doing.
+    # People shift to another resting pose at some time, independently of the action.
     shift_time, shift_pace = rng.uniform(-1.0, 7.0, clips), rng.uniform(0.5, 1.5, clips)
     shifted = _smooth_step(
         (frame / FRAME_RATE - shift_time[clip_of_frame]) / shift_pace[clip_of_frame]
     )[:, None]
     rest = rest_before[clip_of_frame] * (1 - shifted) + rest_after[clip_of_frame] * shifted
-    # During the action the limbs that it uses leave their resting pose.
+    # The limbs that the action uses leave their resting pose.
     channels = rest * (1 - waves[:, :1] * taken[clip_of_frame])
     channels += style.posture[:, person][clip_of_frame] + drift
     for wave in range(len(WAVES)):
@@ -641,8 +537,8 @@ def _draw_channels(
 
 
 def _draw_left(rng: np.random.Generator, labels: np.ndarray, style: _Performer) -> np.ndarray:
-    """(clips,) whether the clip's action is done left-handed."""
-    # The first person's hand decides: two who shake hands use the same one.
+    """(clips,) whether the clip's action is performed left-handed."""
+    # The first person's handedness decides: two who shake hands use the same one.
     sides = np.array([ACTIONS[label].side for label in labels])
     free = rng.random(len(labels)) < style.left_handed[:, 0]
     return np.where(sides == "free", free, sides == "left")
@@ -651,16 +547,14 @@ def _draw_left(rng: np.random.Generator, labels: np.ndarray, style: _Performer) 
 def _draw_movement(
     rng: np.random.Generator, labels: np.ndarray, left: np.ndarray, person: int, style: _Performer
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How one person does each clip's action: amounts, and which limbs it takes over.
+    """How one person performs each clip's action: amounts, and which limbs it uses.
 
     Returns:
-        (clips, waves, channels) radians or metres, and (clips, channels) 1.0 where taken, else 0.0.
+        (clips, waves, channels) radians or metres, and (clips, channels) 1.0 where used, else 0.0.
     """
     movement = _MOVEMENTS[labels, person]
     used = movement.any(axis=1)
-    limb_used = np.zeros((len(labels), _GROUP.max() + 1), bool)
-    for group in range(limb_used.shape[1]):
-        limb_used[:, group] = used[:, group == _GROUP].any(axis=1)
+    limb_used = np.stack([used[:, limb == _GROUP].any(axis=1) for limb in range(5)], axis=1)
     taken = limb_used[:, _GROUP].astype(float)
 
     gain = style.gain[:, person] * rng.normal(1.0, 0.22, movement.shape)
@@ -686,7 +580,7 @@ def _draw_drift(
 
 
 def _draw_rest(rng: np.random.Generator, clips: int) -> np.ndarray:
-    """(clips, channels): a share of a random resting pose on either side."""
+    """(clips, channels): a share of a random resting pose, mirrored or not."""
     rest = _REST_TABLE[rng.integers(len(_RESTS), size=clips)] * rng.uniform(0.3, 1.3, (clips, 1))
     return np.where(rng.random((clips, 1)) < 0.5, (rest * _MIRROR_SIGN)[:, _MIRROR], rest)
 
@@ -698,8 +592,8 @@ def _forward_kinematics(channels: np.ndarray, bones: np.ndarray) -> np.ndarray:
         channels: (frames, channels) radians, the last three metres.
         bones: (frames, nodes, 3) offset of every node from its parent, metres.
     """
-    angles = (channels @ _ROTATION_MAP).reshape(len(channels), len(_BODY), 3)
-    turning = np.any(_ROTATION_MAP.reshape(-1, len(_BODY), 3), axis=(0, 2))
+    angles = (channels @ _ROTATION_MAP.reshape(len(CHANNELS), -1)).reshape(-1, len(_BODY), 3)
+    turning = np.any(_ROTATION_MAP, axis=(0, 2))
     rotation, position = {}, {}
     for node, (parent, _, _) in _BODY.items():
         if parent < 0:
@@ -716,7 +610,6 @@ def _forward_kinematics(channels: np.ndarray, bones: np.ndarray) -> np.ndarray:
 
     sideways, lift, forward = channels[:, -3:].T
     ground = joints[:, [14, 15, 18, 19], _Y].min(axis=1)
-    # The lowest foot stands on the ground, whatever the legs do.
     joints += np.stack([sideways, lift - ground, -forward], axis=1)[:, None]
     return joints
 
@@ -735,7 +628,7 @@ def _euler(angles: np.ndarray) -> np.ndarray:
 def _place_before_camera(
     rng: np.random.Generator, body: np.ndarray, labels: np.ndarray, clip_of_frame: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Puts a partner opposite, turns the scene and moves it before a camera.
+    """Places the partner opposite, rotates the scene and moves it before a camera.
 
     Returns:
         (frames, 2, 25, 3) metres in camera coordinates, and (clips,) cameras 1 to 3.
@@ -747,7 +640,7 @@ def _place_before_camera(
     body[:, 1, :, 2] -= distance[clip_of_frame, None]
 
     camera = rng.integers(len(_CAMERA_YAWS), size=clips)
-    # Single persons look at camera 1, pairs stand sideways to it, neither exactly.
+    # Single persons face camera 1, pairs stand sideways to it, both only roughly.
     facing = rng.normal(0.0, np.radians(20.0), clips)
     facing += np.where(pair, np.pi / 2 * rng.choice([-1, 1], clips), 0.0)
     pitch = rng.normal(np.radians(-8.0), np.radians(6.0), clips)
@@ -755,11 +648,7 @@ def _place_before_camera(
     tilt = np.stack([pitch, np.zeros(clips), np.zeros(clips)], axis=1)
     turn = _euler(tilt) @ _euler(angles)
     away = np.stack(
-        [
-            rng.normal(0.0, 0.3, clips),
-            rng.normal(-0.9, 0.15, clips),
-            rng.uniform(2.0, 4.2, clips),
-        ],
+        [rng.normal(0.0, 0.3, clips), rng.normal(-0.9, 0.15, clips), rng.uniform(2.0, 4.2, clips)],
         axis=1,
     )
     body = np.einsum("fij,fpvj->fpvi", turn[clip_of_frame], body, optimize=True)
@@ -769,7 +658,7 @@ def _place_before_camera(
 def _sensor_noise(
     rng: np.random.Generator, shape: tuple[int, ...], clip_of_frame: np.ndarray
 ) -> np.ndarray:
-    """White noise plus noise that wanders over about a quarter of a second, metres."""
+    """White noise plus noise correlated over about a quarter of a second, metres."""
     frames = shape[0]
     spacing = 8
     knots = rng.standard_normal((frames // spacing + 2, *shape[1:]), dtype=np.float32)
@@ -783,7 +672,7 @@ def _sensor_noise(
 
 
 def _lose_joints(rng: np.random.Generator, clip: np.ndarray) -> None:
-    """Sets joints to zero, in place, for runs of frames; about half of the clips are spared."""
+    """Sets joints to zero, in place, for runs of frames, in about half of the clips."""
     for _ in range(rng.poisson(0.8)):
         joints = _LOSSES[rng.integers(len(_LOSSES))]
         start = rng.integers(len(clip))

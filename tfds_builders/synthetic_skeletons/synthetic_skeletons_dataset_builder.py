@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -34,11 +35,7 @@ class SizeConfig(SkeletonConfig):
 
 
 class Builder(SkeletonBuilder):
-    """Synthetic clips, cross-subject.
-
-    Also of any size, by a config name `n<train>x<test>`, or of whole videos
-    `n<train>x<test>_untrimmed`.
-    """
+    """Synthetic clips (or, `_untrimmed`, whole videos), cross-subject, of any size."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
@@ -46,18 +43,15 @@ class Builder(SkeletonBuilder):
         SizeConfig(name="default", description="3,000 and 1,000 clips.", train=3000, test=1000),
         SizeConfig(name="tiny", description="For tests.", train=96, test=48),
         SizeConfig(
-            name="untrimmed",
-            description="120 and 40 videos of several actions.",
-            train=120,
-            test=40,
-            untrimmed=True,
+            name="untrimmed", description="120 and 40 videos of several actions.",
+            train=120, test=40, untrimmed=True,
         ),
-    ]
+    ]  # fmt: skip
     LABELS = generator.LABELS
 
     @classmethod
     def config_named(cls, name: str | None) -> tfds.core.BuilderConfig:
-        """Also makes configs `n<train>x<test>`. Raises UserError if the name is no config."""
+        """Also makes configs `n<train>x<test>[_untrimmed]`. Raises UserError for other names."""
         sized = _SIZED.fullmatch(name or "")
         if sized is None:
             try:
@@ -76,53 +70,45 @@ class Builder(SkeletonBuilder):
             test=test,
             untrimmed=bool(sized[3]),
         )
-        # Entered among the known ones: TFDS logs a warning for any other.
+        # Registered, since TFDS logs a warning for any other config.
         return cls.builder_configs.setdefault(name, config)
 
-    def _features(self):
+    def _features(self) -> dict[str, Any]:
         features = untrimmed_features if self.builder_config.untrimmed else trimmed_features
         return features(self.LABELS)
 
     def _shards(self) -> Mapping[str, Sequence[Shard]]:
         config = self.builder_config
-        # Videos are ten times as long as clips.
+        # A video is about ten times as long as a clip.
         shard_size = _SHARD_SIZE // 8 if config.untrimmed else _SHARD_SIZE
-        return {
-            split: [
-                self._shard(split, start, min(start + shard_size, size))
-                for start in range(0, size, shard_size)
-            ]
-            for split, size in (("train", config.train), ("test", config.test))
+        shards: dict[str, list[Shard]] = {"train": [], "test": []}
+        for split, size in (("train", config.train), ("test", config.test)):
+            for start in range(0, size, shard_size):
+                stop = min(start + shard_size, size)
+                what = (split, start, stop, config.coordinates)
+                mark = workers.fingerprint(self.name, str(self.version), config.untrimmed, *what)
+                examples = functools.partial(_examples, *what, config.untrimmed)
+                shards[split].append(Shard(examples, stop - start, mark))
+        return shards
+
+
+def _examples(
+    split: str, start: int, stop: int, coordinates: str, untrimmed: bool
+) -> Iterator[tuple[str, Example]]:
+    make: Any = generator.generate_untrimmed if untrimmed else generator.generate
+    for index, made in enumerate(make(split, start, stop), start):
+        name = f"{split}_{index:07d}"
+        example = {
+            "skeleton": NORMALIZATIONS[coordinates](select_bodies(made.skeleton)),
+            "name": name,
+            "subject": made.performer,
+            "camera": made.camera,
+            "setup": 0,
+            "num_frames": len(made.skeleton),
         }
-
-    def _shard(self, split: str, start: int, stop: int) -> Shard:
-        config = self.builder_config
-        make = _videos if config.untrimmed else _clips
-        what = (split, start, stop, config.coordinates)
-        mark = workers.fingerprint(self.name, str(self.version), config.untrimmed, *what)
-        return Shard(functools.partial(make, *what), stop - start, mark)
-
-
-def _clips(split: str, start: int, stop: int, coordinates: str) -> Iterator[tuple[str, Example]]:
-    for index, clip in enumerate(generator.generate(split, start, stop), start):
-        name = f"{split}_{index:07d}"
-        yield name, _example(name, clip, coordinates) | {"label": clip.label}
-
-
-def _videos(split: str, start: int, stop: int, coordinates: str) -> Iterator[tuple[str, Example]]:
-    for index, video in enumerate(generator.generate_untrimmed(split, start, stop), start):
-        name = f"{split}_{index:07d}"
+        if isinstance(made, generator.Clip):
+            yield name, example | {"label": made.label}
+            continue
         keys = ("label", "start", "stop")
-        actions = [dict(zip(keys, map(int, row), strict=True)) for row in video.intervals]
-        yield name, _example(name, video, coordinates) | {"actions": actions}
-
-
-def _example(name: str, made: generator.Clip | generator.Video, coordinates: str) -> Example:
-    return {
-        "skeleton": NORMALIZATIONS[coordinates](select_bodies(made.skeleton)),
-        "name": name,
-        "subject": made.performer,
-        "camera": made.camera,
-        "setup": 0,
-        "num_frames": len(made.skeleton),
-    }
+        actions = [dict(zip(keys, map(int, row), strict=True)) for row in made.intervals]
+        yield name, example | {"actions": actions}

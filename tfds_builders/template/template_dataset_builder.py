@@ -1,20 +1,21 @@
 """Builder to copy and change: text files `LABEL_PERFORMER_TAKE.csv`, 75 numbers a line.
 
-A copy `tfds_builders/NAME/NAME_dataset_builder.py` becomes a data set when its NAME stands in
-`BUILDERS` of `tfds_builders/build.py`. Change what is marked EDIT.
+Copy it to `tfds_builders/NAME/NAME_dataset_builder.py`, add NAME to `BUILDERS` in
+`tfds_builders/build.py`, and change what is marked EDIT. A `README.md` and a `CITATIONS.bib` in the
+same folder become the data set's description and citation.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pcm3_jax.data.formats.arrays import read_skeleton
+from pcm3_jax.data.formats.raw_files import BadFile, RawFile
 from pcm3_jax.data.joint_layouts import LAYOUTS
-from pcm3_jax.data.skeleton_arrays import read_skeleton
-from tfds_builders.parts import Clip, Part, StoredClip
-from tfds_builders.raw_files import BadFile, RawFile
-from tfds_builders.recorded_builder import Record, RecordedBuilder, Report
+from tfds_builders.file_groups import Clip, FileGroup, StoredClip, group_files
+from tfds_builders.recorded_builder import Record, RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonConfig
 
 LAYOUT = LAYOUTS["kinect_v2_25"]  # EDIT: one of these, or a table of your own
@@ -31,20 +32,17 @@ class Builder(RecordedBuilder):
     LABELS = ("bow", "wave")  # EDIT: their order gives their numbers
     SUFFIX = ".csv"  # EDIT
 
-    def _parts(self, files: Sequence[RawFile], report: Report) -> list[Part]:
-        # EDIT: what is parsed together; thousands of small files are better grouped.
-        by_name = self._by_name(files, report)
-        return [Part(name, ((file,),), parse_file) for name, file in by_name.items()]
+    def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
+        # EDIT: the second argument gives the name of a file's group. Files of a group are parsed
+        # together; some hundreds of small files are a good size.
+        wanted = self._by_name(files).values()
+        return group_files(wanted, lambda file: file.name, parse_file)
 
-    def _records(
-        self, clips: Iterable[StoredClip], report: Report
-    ) -> Mapping[str, Sequence[Record]]:
-        records: dict[str, list[Record]] = {"train": [], "test": []}
+    def _records(self, clips: Iterable[StoredClip]) -> Iterator[tuple[str, Record]]:
         for clip in clips:
             fields = {"name": clip.name, "camera": 0, "setup": 0, **clip.info}
             split = "train" if clip.info["subject"] % 2 else "test"  # EDIT: your protocol
-            records[split].append(Record(clip, 0, clip.frames, fields))
-        return records
+            yield split, Record(clip, 0, clip.frames, fields)
 
 
 def parse_file(file: RawFile) -> Clip:

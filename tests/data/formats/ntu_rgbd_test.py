@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pcm3_jax.data.formats import ntu_rgbd
+from pcm3_jax.data.formats.ntu_rgbd import Recording, parse, parse_name
+from pcm3_jax.data.formats.raw_files import BadFile
 from pcm3_jax.data.normalization import normalize_sequence, select_bodies
-from tests.tfds_builders.mutants import mutant
-from tests.tfds_builders.plain_parsers import Flaw, plain_skeleton
-from tests.tfds_builders.raw_writers import skeleton_text
-from tfds_builders.ntu_rgbd import skeleton_file
-from tfds_builders.ntu_rgbd.skeleton_file import Recording, parse, parse_name
-from tfds_builders.raw_files import BadFile
+from tests.data.formats.mutants import mutant
+from tests.data.formats.plain_parsers import Flaw, plain_skeleton
+from tests.data.formats.raw_writers import skeleton_text
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 FILE = "nturgb+d_skeletons.zip/S001C001P001R001A001.skeleton"
 
 
@@ -47,7 +47,7 @@ def golden_cases():
 @pytest.mark.parametrize(("name", "raw", "normalized"), golden_cases(), ids=lambda x: str(x)[:20])
 def test_pinned_files_give_what_the_public_program_gives(monkeypatch, name, raw, normalized):
     (content,) = (text for file, text in golden_files().items() if name in file)
-    monkeypatch.delattr(skeleton_file, "_parse_lines")  # genuine files take the fast way
+    monkeypatch.delattr(ntu_rgbd, "_parse_lines")  # genuine files take the fast way
     kept = select_bodies(parse(content, name).skeleton)
     np.testing.assert_array_equal(kept, raw)
     # The program computes in float32; 1e-5 m is far below the sensor's resolution.
@@ -70,9 +70,9 @@ def test_both_ways_of_reading_and_the_plain_one_agree(monkeypatch, bodies, crlf)
     frames = some_frames(bodies)
     content = skeleton_text(frames, crlf)
     with monkeypatch.context() as patch:
-        patch.delattr(skeleton_file, "_parse_lines")
+        patch.delattr(ntu_rgbd, "_parse_lines")
         at_once = parse(content, FILE)
-    line_by_line = skeleton_file._parse_lines(content, FILE)
+    line_by_line = ntu_rgbd._parse_lines(content, FILE)
     expected, most = plain_skeleton(content)
     for skeleton, count in (at_once, line_by_line):
         assert count == most == max(bodies)

@@ -1,5 +1,6 @@
 """Writes raw files in the form in which NTU RGB+D and PKU-MMD are distributed."""
 
+import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -52,3 +53,17 @@ def split_text(train: Sequence[str], test: Sequence[str], crlf: bool = False) ->
 
 def _joined(lines: Sequence[str], crlf: bool) -> bytes:
     return "".join(line + ("\r\n" if crlf else "\n") for line in lines).encode()
+
+
+def array_bytes(array, save=np.save, **options):
+    """The content of an array file."""
+    buffer = io.BytesIO()
+    save(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def claimed(shape):
+    """The content of an array file whose header claims more than there is."""
+    return array_bytes(np.zeros(1)).replace(
+        b"(1,), }" + b" " * 20, f"{shape}, }}".encode().ljust(27)
+    )

@@ -1,8 +1,8 @@
-"""Reads `labels.csv`: which files there are, what they show, who performs, and their split.
+"""`labels.csv` of one's own data: which files there are, their labels, performers and splits.
 
-The first line is `file,label,performer,split`. In every other one that is not blank, `file` is a
-path from the folder of `labels.csv`, with `/` between folders; `label` is any text; `performer` a
-whole number; `split` is `train` or `test`. UTF-8; commas and quotes as in RFC 4180.
+The first line is `file,label,performer,split`. In every other line that is not blank, `file` is a
+path relative to the folder of `labels.csv`, with `/` between folders; `label` is any text;
+`performer` a whole number; `split` is `train` or `test`. UTF-8; commas and quotes as in RFC 4180.
 """
 
 import csv
@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tfds_builders.raw_files import BadFile
+from pcm3_jax.data.formats.raw_files import BadFile
 
 COLUMNS = ("file", "label", "performer", "split")
 SPLITS = ("train", "test")
-_PERFORMER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class Row(NamedTuple):
@@ -29,14 +28,14 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The lines of `labels.csv` that can be used, in order, and what is wrong with the others."""
+    """The valid lines of `labels.csv`, in order, and the flaws of the others."""
 
     rows: list[Row]
     flaws: list[BadFile]
 
 
 def read_labels(content: bytes, file: str) -> Table:
-    """Checks every line by itself and against those before it.
+    """Parses the table and checks every line by itself and against the others.
 
     Args:
         content: the bytes of the table.
@@ -62,29 +61,29 @@ def read_labels(content: bytes, file: str) -> Table:
             flaws.append(BadFile(file, number, str(error)))
     if not rows and not flaws:
         raise BadFile(file, None, "found no line after the first where sequences were expected")
-    return _without_untrained(Table(list(rows.values()), flaws), file)
+    trained = {row.label for row in rows.values() if row.split == "train"}
+    for row in rows.values():
+        if row.label not in trained:
+            reason = f"found {row.label!r} in the test split, but nowhere in the train split"
+            flaws.append(BadFile(file, row.line, reason))
+    return Table([row for row in rows.values() if row.label in trained], flaws)
 
 
 def _lines(content: bytes, file: str) -> Iterator[tuple[int, list[str]]]:
     """Number and cells of every line that is not blank."""
     try:
-        # Spreadsheets write a mark before the first letter.
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise BadFile(
-            file, line, "found bytes that are not UTF-8 where text was expected"
-        ) from error
+        reason = "found bytes that are not UTF-8 where text was expected"
+        raise BadFile(file, line, reason) from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise BadFile(file, reader.line_num, f"found no line of a CSV file: {error}") from error
-        if cells is None:
-            return
-        if cells:
-            yield reader.line_num, cells
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise BadFile(file, reader.line_num, f"found no line of a CSV file: {error}") from error
 
 
 def _row(cells: list[str], line: int) -> Row:
@@ -94,21 +93,8 @@ def _row(cells: list[str], line: int) -> Row:
     file, label, performer, split = (cell.strip() for cell in cells)
     if not label or not label.isprintable():
         raise ValueError(f"found {label!r} where a label was expected")
-    if not _PERFORMER.fullmatch(performer):
+    if not re.fullmatch("[0-9]{1,9}", performer):
         raise ValueError(f"found {performer!r} where the number of the performer was expected")
     if split not in SPLITS:
         raise ValueError(f"found {split!r} where train or test was expected")
     return Row(file, label, int(performer), split, line)
-
-
-def _without_untrained(table: Table, file: str) -> Table:
-    trained = {row.label for row in table.rows if row.split == "train"}
-    kept = [row for row in table.rows if row.label in trained]
-    flaws = [
-        BadFile(
-            file, row.line, f"found {row.label!r} in the test split, but nowhere in the train split"
-        )
-        for row in table.rows
-        if row.label not in trained
-    ]
-    return Table(kept, table.flaws + flaws)

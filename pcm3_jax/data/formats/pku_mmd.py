@@ -1,4 +1,4 @@
-"""Reads PKU-MMD's text files: skeletons of a video, its labels, and the lists of a split."""
+"""PKU-MMD's text files: the skeletons of a video, its labels, and the lists of a split."""
 
 import re
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfds_builders.numbers_in_text import Line, Numbers, Reader, lines, show
-from tfds_builders.raw_files import BadFile
+from pcm3_jax.data.formats.raw_files import BadFile
+from pcm3_jax.data.formats.text import Line, Reader, lines, separators, show, to_float32
 
 NUM_ACTIONS = 51
 _SHAPE = (2, 25, 3)  # a frame: person, joint, xyz
 _VALUES = 150
-_FRAME_FORM = np.frombuffer(b" " * (_VALUES - 1) + b"\n", np.uint8)
+_FRAME_FORM = b" " * (_VALUES - 1) + b"\n"
 _VIDEO_NAME = re.compile(rb"[A-Za-z0-9_-]+")
 _HEADINGS = {
     "train": (b"Training videos:",),
@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 
 def parse_video(content: bytes, file: str) -> np.ndarray:
-    """Reads the skeletons of a video: a line a frame, 150 numbers with blanks between them.
+    """Parses the skeletons of a video: one line per frame, 150 numbers separated by blanks.
 
     Args:
         content: the bytes of the file.
@@ -40,25 +40,23 @@ def parse_video(content: bytes, file: str) -> np.ndarray:
         (T, 2, 25, 3) float32 metres: two persons, zeros where absent.
 
     Raises:
-        BadFile: names the first line that is not as it must be.
+        BadFile: names the first malformed line.
     """
     try:
         # Lines after the first begin with a space.
         text = content.replace(b"\r\n", b"\n").rstrip(b" \n").replace(b"\n ", b"\n")
-        numbers = Numbers(text)
-        if (numbers.separators.reshape(-1, _VALUES) != _FRAME_FORM).any():
+        form = separators(text) + b"\n"
+        if form != len(form) // _VALUES * _FRAME_FORM:
             raise ValueError("not 150 numbers a line")
-        values = numbers.values(np.arange(len(numbers.separators)))
-        if not np.isfinite(values).all():
-            raise ValueError("not within float32")
-    except ValueError:  # flawed or only unusual
+        values = to_float32(np.fromstring(text, sep=" "))
+    except ValueError:  # malformed, or valid in a less regular form
         rows = [line.values(_VALUES, "a frame", _VALUES) for line in _whole_lines(content, file)]
         values = np.array(rows).astype(np.float32)
     return values.reshape(-1, *_SHAPE)
 
 
 def parse_labels(content: bytes, file: str, num_frames: int) -> list[Interval]:
-    """Reads the labels of a video: rows `action,start,end,confidence`, action 1-based.
+    """Parses the labels of a video: rows `action,start,end,confidence`, action 1-based.
 
     Args:
         content: the bytes of the file.
@@ -66,19 +64,15 @@ def parse_labels(content: bytes, file: str, num_frames: int) -> list[Interval]:
         num_frames: length of the video.
 
     Raises:
-        BadFile: names the first row that is not as it must be.
+        BadFile: names the first malformed row.
     """
     intervals: list[Interval] = []
     for line in _whole_lines(content, file):
         fields = [field.strip(b" ") for field in b" ".join(line.words).split(b",")]
         if len(fields) != 4:
             raise line.bad(f"found {len(fields)} fields where action,start,end,confidence has 4")
-        action, start, stop, confidence = (
-            line.count_in(field, what)
-            for field, what in zip(
-                fields, ("the action", "the start", "the end", "the confidence"), strict=True
-            )
-        )
+        columns = ("the action", "the start", "the end", "the confidence")
+        action, start, stop, confidence = map(line.count_in, fields, columns)
         if not 1 <= action <= NUM_ACTIONS:
             raise line.bad(f"found action {action} where 1-{NUM_ACTIONS} was expected")
         if not start < stop <= num_frames:
@@ -95,17 +89,17 @@ def parse_labels(content: bytes, file: str, num_frames: int) -> list[Interval]:
 
 
 def parse_split(content: bytes, file: str) -> dict[str, list[str]]:
-    """Reads a split: two headings, each followed by a line of names (commas, blanks between).
+    """Parses a split: two headings, each followed by a line of names with commas or blanks between.
 
     Args:
         content: the bytes of the file.
         file: where it is, for messages.
 
     Returns:
-        The names of the videos, in order, of "train" and "test".
+        The names of the videos of "train" and "test", in file order.
 
     Raises:
-        BadFile: names the first line that is not as it must be.
+        BadFile: names the first malformed line.
     """
     reader = Reader(_whole_lines(content, file), file)
     split: dict[str, list[str]] = {}
@@ -135,7 +129,7 @@ def parse_split(content: bytes, file: str) -> dict[str, list[str]]:
 
 
 def _whole_lines(content: bytes, file: str) -> Iterator[Line]:
-    """The lines but for blank ones at the end. Raises BadFile for others, and if none is left."""
+    """The lines without trailing blank ones. Raises BadFile for other blank ones, and for none."""
     every = list(lines(content, file))
     while every and not every[-1].words:
         every.pop()

@@ -1,6 +1,7 @@
 """Each raw format read one line after another, in plain Python, to hold the parsers against.
 
-Nothing here is shared with `tfds_builders`. Each function returns the content or raises `Flaw`.
+Nothing here is shared with `pcm3_jax.data.formats`. Each function returns the content or raises
+`Flaw`.
 """
 
 import re

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from pcm3_jax.data.formats.arrays import read_skeleton
 from pcm3_jax.data.joint_layouts import LAYOUTS
-from pcm3_jax.data.skeleton_arrays import read_skeleton
 
 
 def test_kinect_v2_stays_as_it_is():

@@ -5,12 +5,12 @@ import random
 import numpy as np
 import pytest
 
-from tests.tfds_builders.mutants import mutant
-from tests.tfds_builders.plain_parsers import Flaw, plain_labels, plain_split, plain_video
-from tests.tfds_builders.raw_writers import labels_text, split_text, video_text
-from tfds_builders.pku_mmd import text_files
-from tfds_builders.pku_mmd.text_files import Interval, parse_labels, parse_split, parse_video
-from tfds_builders.raw_files import BadFile
+from pcm3_jax.data.formats import pku_mmd
+from pcm3_jax.data.formats.pku_mmd import Interval, parse_labels, parse_split, parse_video
+from pcm3_jax.data.formats.raw_files import BadFile
+from tests.data.formats.mutants import mutant
+from tests.data.formats.plain_parsers import Flaw, plain_labels, plain_split, plain_video
+from tests.data.formats.raw_writers import labels_text, split_text, video_text
 
 FILE = "PKU_Skeleton_Renew.zip/0002-L.txt"
 NUM_FRAMES = 900
@@ -44,7 +44,7 @@ PARSERS = {
 def test_a_video_is_read_at_once(monkeypatch, crlf):
     skeleton = some_video(300)
     content = video_text(skeleton, crlf)
-    monkeypatch.delattr(text_files, "_whole_lines")  # genuine files take the fast way
+    monkeypatch.delattr(pku_mmd, "_whole_lines")  # genuine files take the fast way
     actual = parse_video(content, FILE)
     assert actual.dtype == np.float32
     np.testing.assert_array_equal(actual, plain_video(content))
@@ -86,7 +86,7 @@ def test_labels_are_zero_based_half_open_intervals():
         SPLIT + b"\n \n",
     ],
 )
-def test_splits(content):
+def test_splits_list_the_videos_of_each_heading(content):
     assert parse_split(content, FILE) == {"train": TRAIN, "test": TEST}
 
 

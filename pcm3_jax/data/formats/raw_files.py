@@ -1,4 +1,4 @@
-"""What users downloaded: finding files in folders and archives, and refusing bad ones."""
+"""Raw files in folders and archives, and the error for one that cannot be used."""
 
 import functools
 import lzma
@@ -21,7 +21,7 @@ class BadFile(UserError):
 
     Attributes:
         file: where it is, for messages: a path, or `archive.zip/path/in/it`.
-        line: 1-based number of the offending line; None where it is the file as a whole.
+        line: 1-based number of the offending line; None for the file as a whole.
         reason: what was found and what was expected, as one clause without a full stop.
     """
 
@@ -44,9 +44,9 @@ class RawFile:
     Attributes:
         file: where it is, for messages: a path, or `archive.zip/path/in/it`.
         stamp: changes when the content does.
-        archive: the zip archive that it is in.
-        member: its path there.
-        content: its bytes, of a file in a tar archive, which has no random access.
+        archive: the zip archive that holds it.
+        member: its path in `archive`.
+        content: its bytes, if it comes from a tar archive, which has no random access.
     """
 
     file: str
@@ -59,15 +59,11 @@ class RawFile:
     def name(self) -> str:
         return Path(self.file).name
 
-    def read(self) -> bytes:
-        """The content; raises BadFile if it cannot be read."""
-        return self.read_head(-1)
-
-    def read_head(self, size: int) -> bytes:
-        """The first `size` bytes; raises BadFile if they cannot be read."""
+    def read(self, size: int = -1) -> bytes:
+        """The first `size` bytes, by default all; raises BadFile if they cannot be read."""
         try:
             if self.content is not None:
-                return self.content[: None if size < 0 else size]
+                return self.content if size < 0 else self.content[:size]
             if self.archive is not None and self.member is not None:
                 with _zip(self.archive).open(self.member) as file:
                     return file.read(size)
@@ -84,9 +80,9 @@ def _zip(path: str) -> zipfile.ZipFile:
 
 
 def find_files(source: Path, suffix: str | tuple[str, ...]) -> list[RawFile]:
-    """The files with that suffix, or one of those, in a folder or archive, sorted by path.
+    """The files with (one of) the suffixes in a folder or archive, at any depth, sorted by path.
 
-    At any depth; archives in a folder are looked into, too; nothing is unpacked.
+    Archives in a folder are searched, too; nothing is unpacked to disk.
 
     Raises:
         UserError: if an archive cannot be read or there is no such file.

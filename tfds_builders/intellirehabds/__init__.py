@@ -1,1 +1,0 @@
-"""IntelliRehabDS: rehabilitation movements recorded with Kinect v2."""

@@ -1,1 +1,0 @@
-"""Your own sequences: array files and one table of labels, in any declared joint layout."""

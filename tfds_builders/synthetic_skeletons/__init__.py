@@ -1,1 +1,0 @@
-"""Generated skeleton clips for tests, examples and runs without any download."""

@@ -1,1 +1,0 @@
-"""A builder to copy: see docs/own_data.md."""
