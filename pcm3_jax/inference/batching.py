@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from pcm3_jax.augment.pipeline import Clips, central_view
-from pcm3_jax.data.skeleton import missing_joints, seen_in_stream, to_stream
+from pcm3_jax.augment.pipeline import central_view
+from pcm3_jax.data.batch import Clips
+from pcm3_jax.data.skeleton import missing_joints, to_stream, visible_in_stream
 from pcm3_jax.inference.validation import Sequence
+from pcm3_jax.settings import Views
 
 # Batches have one of these many rows, and sequences are padded to a power of two.
 _ROWS = (1, 4, 16, 64)
@@ -21,9 +23,9 @@ _MIN_FRAMES = 16
 class InputViews:
     """What an encoder of some ``views`` settings is to see of sequences."""
 
-    def __init__(self, views: ConfigDict, max_frames: int) -> None:
+    def __init__(self, views: Views, max_frames: int) -> None:
         self._views, self._max_frames = views, max_frames
-        self._joints = ConfigDict(views.to_dict() | {"stream": "joint"})
+        self._joints = dataclasses.replace(views, stream="joint")
         self._central = jax.jit(self._central_views)
 
     def central(self, sequences: list[Sequence]) -> Iterator[tuple[jax.Array, jax.Array, int]]:
@@ -51,15 +53,15 @@ class InputViews:
         """The frames of one sequence in the configured stream, (1, T or more, 2, 25, 3)."""
         length = len(sequence.poses)
         poses, visible = _padded([sequence], 1, _bucket(length) if pad else length)
-        missing = jnp.asarray(~visible | missing_joints(poses))
-        return np.asarray(to_stream(jnp.asarray(poses), missing, self._views.stream))
+        seen = jnp.asarray(visible & ~missing_joints(poses))
+        return np.asarray(to_stream(jnp.asarray(poses), seen, self._views.stream))
 
     def _central_views(
         self, poses: jax.Array, visible: jax.Array, clips: Clips
     ) -> tuple[jax.Array, jax.Array]:
         # A joint is visible where all frames that it is interpolated from show it.
         shares = central_view(visible[..., None].astype(jnp.float32), clips, self._joints)[..., 0]
-        seen = seen_in_stream(shares > 1 - 1e-6, self._views.stream)
+        seen = visible_in_stream(shares > 1 - 1e-6, self._views.stream)
         poses = central_view(poses, clips, self._views)
         return jnp.where(seen[..., None], poses, 0), seen
 

@@ -19,31 +19,19 @@ from typing import TextIO
 
 import numpy as np
 
-from pcm3_jax.data.joint_layouts import layout_named
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import skeleton_files
-from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import replaced, shown
 
 
 def run(argv: list[str]) -> None:
     """The command line.  Raises UserError for what cannot be read or written."""
-    parser = commands.Arguments(
-        prog="python -m pcm3_jax.embed", description=__doc__, formatter_class=commands.AS_WRITTEN
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--model", required=True, type=Path)
+    parser = skeleton_files.arguments("embed", __doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument(
-        "--normalized", action="store_true", help="the files are normalised already"
-    )
-    commands.add_layout(parser)
     flags = parser.parse_args(argv)
     if flags.out and flags.out.suffix not in (".npz", ".csv"):
         raise UserError(f"--out={shown(str(flags.out))} must end in .npz or .csv.")
-    if flags.layout is not None:
-        layout_named(flags.layout)
     model = library.load(flags.model)
     names, features = [], []
     for file in flags.files:
@@ -56,7 +44,11 @@ def run(argv: list[str]) -> None:
 
 
 def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
-    """Writes features (N, 2H) to a file as its name says, or to standard output as CSV."""
+    """Writes features (N, 2H) to a file as its name says, or to standard output as CSV.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     if out is None:
         write_csv(sys.stdout, names, features)
         return

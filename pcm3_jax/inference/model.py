@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from pcm3_jax.data.normalization import no_normalization, normalization_of
-from pcm3_jax.data.skeleton import flatten_frames, unflatten_frames
+from pcm3_jax.data.skeleton import flatten_frames
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file
 from pcm3_jax.inference.batching import InputViews
-from pcm3_jax.inference.online import Stream, build_step
+from pcm3_jax.inference.online import OnlineEncoder, build_step
 from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
 from pcm3_jax.inference.weights import Weights
 from pcm3_jax.methods.state import build_model
 from pcm3_jax.models.pcm3 import PCM3
+from pcm3_jax.settings import Config
 
 # Of one sequence that is encoded as it is: the features of every frame are in memory at once.
 MAX_FRAMES_AS_THEY_ARE = 16_384
@@ -74,7 +74,7 @@ class Model:
     """
 
     def __init__(self, weights: Weights) -> None:
-        self.config: ConfigDict = weights.config
+        self.config: Config = weights.config
         self.classes: tuple[str, ...] = weights.classes
         self._classifier = weights.tree.get("classifier")
         self._variables = jax.device_put({k: weights.tree[k] for k in ("params", "batch_stats")})
@@ -83,7 +83,7 @@ class Model:
         self._encode = jax.jit(lambda v, poses: self._network.apply(v, poses, method=PCM3.embed))
         self._encode_prefix = jax.jit(self._feature_after)
         self._predict = jax.jit(
-            lambda v, poses: self._network.apply(v, poses, method=_frozen_prediction)
+            lambda v, poses: self._network.apply(v, poses, method=PCM3.reconstruct)
         )
         self._step = build_step(self._network)
 
@@ -151,7 +151,7 @@ class Model:
         return self.labels(self.embed(skeletons, mask, layout=layout, normalize=normalize), k)
 
     def labels(self, features: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
-        """As `classify`, from features (N, 2H) that `embed` or a stream gave."""
+        """As `classify`, from features (N, 2H) of `embed` or an `OnlineEncoder`."""
         if self._classifier is None:
             raise UserError(
                 "This model has no classifier: load the workdir of a linear evaluation "
@@ -193,8 +193,8 @@ class Model:
             parts.append((np.where(seen[..., None], np.asarray(views)[:rows], predicted), ~seen))
         return Reconstruction(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def stream(self, *, normalize: bool = True) -> Stream:
-        """Starts an online sequence: `Stream.push` takes a frame and gives the feature so far.
+    def online(self, *, normalize: bool = True) -> OnlineEncoder:
+        """Starts a sequence whose frames arrive one by one, with a feature after each.
 
         The work of a frame does not grow with time.  Frames go to the network as they are, without
         the crop and the resizing of `embed`; a classifier of sequences thus sees another pace.
@@ -208,7 +208,7 @@ class Model:
           UserError: the model's recurrence is bidirectional.
         """
         normalization = normalization_of(self.config.data.name) if normalize else None
-        return Stream(self._step, self._variables, self.config, normalization)
+        return OnlineEncoder(self._step, self._variables, self.config, normalization)
 
     def _prepare(
         self,
@@ -229,7 +229,7 @@ class Model:
             if length > MAX_FRAMES_AS_THEY_ARE:
                 raise UserError(
                     f"Sequence {index} has {length:,} frames, of which {MAX_FRAMES_AS_THEY_ARE:,} "
-                    "can be encoded as they are; use resample=True, or stream() frame by frame."
+                    "can be encoded as they are; use resample=True, or online() frame by frame."
                 )
             # What reads from the end must not begin in the padding.
             poses = self._views.as_they_are(sequence, pad=self._network.recurrence == "causal")
@@ -240,7 +240,7 @@ class Model:
 
     def _feature_after(self, variables: Any, poses: jax.Array, last: jax.Array) -> jax.Array:
         def encode(network: PCM3, poses: jax.Array) -> jax.Array:
-            states = network.encoder.frozen(flatten_frames(poses))
+            states = network.encoder(flatten_frames(poses))
             if network.recurrence == "causal":
                 return states[last]
             return network.encoder.sequence_feature(states)
@@ -252,9 +252,3 @@ class Model:
         # float32 is to mean float32 on devices that would take shortcuts.
         with jax.default_matmul_precision("highest"):
             return np.asarray(function(self._variables, views))[:rows]
-
-
-def _frozen_prediction(network: PCM3, poses: jax.Array) -> jax.Array:
-    """The decoder's prediction of poses (N, T, 2, 25, 3), from running statistics."""
-    features = network.encoder.frozen(flatten_frames(poses))
-    return unflatten_frames(network.decoder.frozen(features))

@@ -13,28 +13,31 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pcm3_jax.config import PRETRAINING, complete_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.weights import TRAINING, Weights, check, template
+from pcm3_jax.methods import METHODS
 from pcm3_jax.methods.state import random_encoder
 from pcm3_jax.runtime.files import replaced
-from pcm3_jax.train.checkpoint import latest_checkpoint, read_config, restore_arrays
+from pcm3_jax.settings import Config, Stream
+from pcm3_jax.train.checkpoint import latest_checkpoint, restore_arrays
+from pcm3_jax.train.workdir import read_config
 
 _FORMAT = "pcm3_jax"
+# What a linear evaluation leaves.
+CLASSIFIER_FILE = "classifier.npz"
 
 
-def load(path: Path, *, training: bool = False, stream: str | None = None) -> Weights:
+def load(path: Path, *, training: bool = False, stream: Stream | None = None) -> Weights:
     """Reads a model.
 
     Args:
       path: the workdir of a pretraining run (its last checkpoint is taken) or of a linear
         evaluation, one checkpoint ``WORKDIR/checkpoints/STEP``, or a file that `save` wrote.
       training: whether to read the parts of `TRAINING` as well, where there are any.
-      stream: whose encoder to take from a run of the task ``cmd``, instead of
+      stream: whose encoder to take from a run that trained one of each, instead of
         ``config.views.stream``'s.
 
     Raises:
@@ -46,23 +49,25 @@ def load(path: Path, *, training: bool = False, stream: str | None = None) -> We
         return _read(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():
         run = path.parent.parent
-        return _of_run(read_config(run), path.absolute(), training, stream)
-    config = read_config(path)
-    if config.task == "linear_eval":
+        return _of_run(read_config(run, Config), path.absolute(), training, stream)
+    config = read_config(path, Config)
+    if (path / CLASSIFIER_FILE).exists():
         return _of_evaluation(path, config)
-    if config.task not in PRETRAINING:
-        raise UserError(
-            f"The run in {path} is of task {config.task!r}, which leaves no model; name the "
-            f"workdir of a run of {', '.join(PRETRAINING)} or linear_eval."
-        )
     latest = latest_checkpoint(path)
     if latest is None:
-        raise UserError(f"The run in {path} has not saved a checkpoint yet.")
+        raise UserError(
+            f"The run in {path}, of task {config.task!r}, has left no model, or not yet: name the "
+            "workdir of a pretraining run with a checkpoint or of a finished linear evaluation."
+        )
     return _of_run(config, latest, training, stream)
 
 
 def save(path: Path, weights: Weights) -> None:
-    """Writes a model to a safetensors file, whole or not at all."""
+    """Writes a model to a safetensors file, whole or not at all.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     flat = flatten_dict(weights.tree, sep="/")
     metadata = {
         "format": _FORMAT,
@@ -85,7 +90,7 @@ def _read(path: Path) -> Weights:
                 )
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tree = unflatten_dict(flat, sep="/")
-        config = complete_config(json.loads(metadata["config"]))
+        config = Config.from_dict(json.loads(metadata["config"]))
         classes = tuple(map(str, json.loads(metadata["classes"])))
     except (SafetensorError, OSError) as error:
         raise UserError(
@@ -97,35 +102,31 @@ def _read(path: Path) -> Weights:
     return check(Weights(config, tree, classes), str(path))
 
 
-def _of_run(config: ConfigDict, path: Path, training: bool, stream: str | None) -> Weights:
-    wanted = template(config)
+def _of_run(config: Config, path: Path, training: bool, stream: Stream | None) -> Weights:
+    method = METHODS.get(config.method.name)
+    if method is None:
+        raise UserError(f"{path} is of a method, {config.method.name!r}, that is not known here.")
+    if method.every_stream and stream:
+        config.views.stream = stream
+    wanted = method.loadable(template(config))
     if not training:
         wanted = {name: part for name, part in wanted.items() if name not in TRAINING}
-    one_of_many = config.task == "cmd"
-    if one_of_many:
-        config.views.stream = stream or config.views.stream
-        variables = ("params", "batch_stats")
-        wanted = {name: {"encoder": wanted[name]["encoder"]} for name in variables}
-    tree = restore_arrays(path, wanted, config.views.stream if one_of_many else None)
+    tree = method.encoder_of(restore_arrays(path, wanted), config)
     return check(Weights(config, tree), f"Checkpoint {path}")
 
 
-def _of_evaluation(workdir: Path, config: ConfigDict) -> Weights:
-    path = workdir / "classifier.npz"
+def _of_evaluation(workdir: Path, config: Config) -> Weights:
+    path = workdir / CLASSIFIER_FILE
     try:
         with np.load(path, allow_pickle=False) as file:
             classifier = {name: file[name] for name in ("kernel", "bias")}
             classes = tuple(map(str, file["classes"]))
-    except FileNotFoundError:
-        raise UserError(
-            f"The run in {workdir} has left no {path.name}: run its command again."
-        ) from None
     except Exception as error:  # a damaged archive raises anything
         raise UserError(f"{path} is damaged ({error}): run its command again.") from error
     if config.encoder:
         encoder = load(Path(config.encoder), stream=config.views.stream)
         # A classifier's input is what it was trained on, which may be another data set.
-        encoder.config.update({"data": config.data, "views": config.views})
+        encoder.config.data, encoder.config.views = config.data, config.views
         config, tree = encoder.config, encoder.tree
     else:
         tree = jax.tree.map(np.asarray, random_encoder(config))

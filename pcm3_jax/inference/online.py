@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from pcm3_jax.data.normalization import SPINE
 from pcm3_jax.data.skeleton import (
@@ -18,23 +17,24 @@ from pcm3_jax.data.skeleton import (
     Array,
     flatten_frames,
     missing_joints,
-    seen_in_stream,
+    visible_in_stream,
 )
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.validation import Sequence, read_sequence
 from pcm3_jax.models.pcm3 import PCM3
+from pcm3_jax.settings import Config
 
 # (variables, state (L, 2, H), pose (2, 25, 3)) → the state and the feature (2H,) after it.
 Step = Callable[[Any, jax.Array, Array], tuple[jax.Array, jax.Array]]
 
 
 def build_step(model: PCM3) -> Step:
-    """The recurrence of one frame, compiled once for all streams of a model."""
+    """The recurrence of one frame, compiled once for all encoders of a model."""
 
     @jax.jit
-    def step(variables, state, pose):
+    def step(variables: Any, state: jax.Array, pose: jax.Array) -> tuple[jax.Array, jax.Array]:
         normalised: Any = model.apply(
-            variables, flatten_frames(pose), method=lambda m, x: m.encoder.input_norm.frozen(x)
+            variables, flatten_frames(pose), method=lambda m, x: m.encoder.input_norm(x)
         )
         layers = variables["params"]["encoder"]["gru"]
         inputs, states = normalised.astype(model.dtype), []
@@ -49,7 +49,7 @@ def build_step(model: PCM3) -> Step:
 def _cell(params: Any, state: jax.Array, inputs: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """PyTorch's GRU cell for the directions (D, H) of one layer; ``inputs`` (F,)."""
 
-    def product(x, kernel):
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
         # One vector for each direction, even where both are the same: a CPU would otherwise
         # turn the kernel round first, which takes seven times as long.
         return jnp.einsum(
@@ -67,8 +67,8 @@ def _cell(params: Any, state: jax.Array, inputs: jax.Array, dtype: jnp.dtype) ->
     return n + z * (state - n)
 
 
-class Stream:
-    """Features of a sequence while it happens, from `Model.stream`.
+class OnlineEncoder:
+    """Features of a sequence while it happens, from `Model.online`.
 
     Memory and the work of a frame stay the same however long it goes on.
 
@@ -80,7 +80,7 @@ class Stream:
         self,
         step: Step,
         variables: Any,
-        config: ConfigDict,
+        config: Config,
         normalization: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         """Raises UserError where one direction would have to wait for the end."""
@@ -112,7 +112,7 @@ class Stream:
 
         Returns:
           (2H,) float32, what ``model.embed(frames, normalize=False, resample=False)`` gives for
-          all normalised frames so far.  None while a stream that normalises has not yet seen the
+          all normalised frames so far.  None while an encoder that normalises has not yet seen the
           first person's spine.
 
         Raises:
@@ -122,8 +122,8 @@ class Stream:
         what = f"Frame {self.frames}"
         if frame.ndim != 3:
             raise UserError(f"{what} has shape {frame.shape}; it must be (persons, 25, 3).")
-        missing = None if mask is None else np.asarray(mask)
-        now = read_sequence(frame[None], what, missing, may_be_empty=True)
+        mask = None if mask is None else np.asarray(mask)
+        now = read_sequence(frame[None], what, mask, may_be_empty=True)
         if self._normalize is not None:
             pose = self._normalize(now.poses[0])
             if pose is None:
@@ -135,7 +135,7 @@ class Stream:
         self.frames += 1
         with jax.default_matmul_precision("highest"):
             if self._stream != "motion":
-                seen = seen_in_stream(now.visible, self._stream)
+                seen = visible_in_stream(now.visible, self._stream)
                 poses = np.asarray(STREAMS[self._stream](now.poses))
                 self._state, feature = self._advance(poses * seen[..., None])
                 return np.asarray(feature)

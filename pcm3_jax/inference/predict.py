@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from pcm3_jax.data.joint_layouts import layout_named
 from pcm3_jax.data.normalization import MAX_METRES
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import skeleton_files
-from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import shown
 
 # Longer than any line of 150 numbers; what is longer has no end, perhaps.
@@ -33,23 +30,13 @@ _LONGEST_LINE = 1 << 16
 
 def run(argv: list[str]) -> None:
     """The command line.  Raises UserError for what cannot be read."""
-    parser = commands.Arguments(
-        prog="python -m pcm3_jax.predict", description=__doc__, formatter_class=commands.AS_WRITTEN
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--model", required=True, type=Path)
+    parser = skeleton_files.arguments("predict", __doc__)
     parser.add_argument("--k", type=int, default=5, help="how many actions")
-    parser.add_argument(
-        "--normalized", action="store_true", help="the skeletons are normalised already"
-    )
-    commands.add_layout(parser)
     flags = parser.parse_args(argv)
     if "-" in flags.files and flags.files != ["-"]:
         raise UserError("Standard input, -, cannot be read along with files.")
-    if flags.layout is not None:
-        layout_named(flags.layout)
-        if flags.files == ["-"]:
-            raise UserError("Standard input, -, has Kinect v2's joints; --layout is for files.")
+    if flags.layout is not None and flags.files == ["-"]:
+        raise UserError("Standard input, -, has Kinect v2's joints; --layout is for files.")
     model = library.load(flags.model)
     # Told before any file is read or frame is waited for.
     model.labels(np.zeros((1, model.features), np.float32), flags.k)
@@ -66,10 +53,10 @@ def run(argv: list[str]) -> None:
 
 def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> None:
     """Answers each frame with a line; on a terminal they are written over each other."""
-    stream = model.stream(normalize=not normalized)
+    encoder = model.online(normalize=not normalized)
     terminal = sys.stdout.isatty()
     for number, frame in read_frames(lines):
-        feature = stream.push(frame)
+        feature = encoder.push(frame)
         if feature is None:
             text = "nobody seen yet"
             if frame.any():

@@ -1,26 +1,43 @@
-"""Reads skeletons from files of the formats in use, for the commands that take any of them."""
+"""Reads skeletons from files of any supported format."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pcm3_jax.data import array_files
+from pcm3_jax.data.formats import intellirehabds, ntu_rgbd, pku_mmd
+from pcm3_jax.data.formats.arrays import read_arrays
+from pcm3_jax.data.formats.raw_files import BadFile
+from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.validation import read_sequence
+from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import shown
 
 FORMATS = ".skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz"
-# Published results go by the first frames of a .skeleton file, from before normalisation on.
+# Published results use the first frames of a .skeleton file only, also for normalisation.
 _NTU_FRAMES = 300
 _LARGEST = 2**31
-# The parser of IntelliRehabDS checks names too; here only the content matters.
-_ANY_IRDS_NAME = "101_1_0_1_1_stand.txt"
+
+
+def arguments(command: str, description: str | None) -> commands.Arguments:
+    """The command line of `pcm3_jax.embed` and `pcm3_jax.predict`, as far as they share it."""
+    parser = commands.Arguments(
+        prog=f"python -m pcm3_jax.{command}",
+        description=description,
+        formatter_class=commands.AS_WRITTEN,
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument(
+        "--normalized", action="store_true", help="the skeletons are normalised already"
+    )
+    parser.add_argument("--layout", help=f"joints of the files: one of {', '.join(LAYOUTS)}")
+    return parser
 
 
 class Recording(NamedTuple):
@@ -40,63 +57,49 @@ def read(name: str, layout: str | None = None) -> list[Recording]:
       UserError: file, line and flaw.
     """
     path = Path(name)
-    readers: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-        ".skeleton": _ntu,
-        ".txt": _text,
-        ".npy": functools.partial(_arrays, array_files.read_npy),
-        ".npz": functools.partial(_arrays, array_files.read_npz),
-    }
-    reader = readers.get(path.suffix.lower())
+    reader = {".skeleton": _ntu, ".txt": _text, ".npy": _arrays, ".npz": _arrays}.get(
+        path.suffix.lower()
+    )
     if reader is None:
         raise UserError(f"{shown(name)} is of no known format; there are {FORMATS}.")
     try:
-        arrays = reader(path)
+        found = reader(path)
     except OSError as error:
         raise UserError(f"{shown(name)} cannot be read: {error.strerror or error}.") from error
     recordings = []
-    for key, array in arrays.items():
+    for key, array in found.items():
         label = f"{name}:{key}" if key else name
         if array.ndim == 5:
-            found = [Recording(f"{label}[{i}]", part) for i, part in enumerate(array)]
+            recordings += [Recording(f"{label}[{i}]", part) for i, part in enumerate(array)]
         else:
-            found = [Recording(label, array)]
-        for recording in found:
-            read_sequence(recording.skeletons, shown(recording.name), layout=layout)
-        recordings += found
+            recordings.append(Recording(label, array))
+    for recording in recordings:
+        read_sequence(recording.skeletons, shown(recording.name), layout=layout)
     if not recordings:
         raise UserError(f"{shown(name)} holds no sequence.")
     return recordings
 
 
 def _ntu(path: Path) -> dict[str, np.ndarray]:
-    from tfds_builders.ntu_rgbd.skeleton_file import parse
-
-    slots = _parsed(path, lambda content: parse(content, str(path)).skeleton)
+    slots = _parsed(path, lambda content, file: ntu_rgbd.parse(content, file).skeleton)
     return {"": select_bodies(slots)[:_NTU_FRAMES]}
 
 
 def _text(path: Path) -> dict[str, np.ndarray]:
-    # Not before they are needed: the builders bring TensorFlow Datasets along.
-    from tfds_builders.intellirehabds import intellirehabds_dataset_builder as irds
-    from tfds_builders.pku_mmd.text_files import parse_video
-
-    def parse(content: bytes) -> np.ndarray:
+    def parse(content: bytes, file: str) -> np.ndarray:
         # Only IntelliRehabDS has commas.
         if b"," in content.lstrip().partition(b"\n")[0]:
-            recording = irds.parse_recording(_ANY_IRDS_NAME, content)
-            return irds.bridge_lost_joints(recording.skeleton)[:, None]
-        return parse_video(content, str(path))
+            return intellirehabds.parse(content, file)[:, None]
+        return pku_mmd.parse_video(content, file)
 
     return {"": _parsed(path, parse)}
 
 
-def _parsed(path: Path, parse: Callable[[bytes], np.ndarray]) -> np.ndarray:
-    from tfds_builders.raw_files import BadFile
-
+def _parsed(path: Path, parse: Callable[[bytes, str], np.ndarray]) -> np.ndarray:
     if path.stat().st_size > _LARGEST:
         raise UserError(f"{shown(str(path))} has more than 2 GB; no recording is that long.")
     try:
-        return parse(path.read_bytes())
+        return parse(path.read_bytes(), str(path))
     except BadFile as flaw:
         line = "" if flaw.line is None else f", line {flaw.line}"
         raise UserError(
@@ -104,8 +107,8 @@ def _parsed(path: Path, parse: Callable[[bytes], np.ndarray]) -> np.ndarray:
         ) from flaw
 
 
-def _arrays(read: Callable, path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        return read(path)
+        return read_arrays(path)
     except ValueError as error:
         raise UserError(f"{shown(str(path))} {error}.") from error

@@ -1,30 +1,278 @@
 """PyTorch's checkpoint files as named NumPy arrays, read and written without PyTorch.
 
-A file of today is a zip archive: ``NAME/data.pkl`` describes the tensors, and each storage's
-bytes are the member ``NAME/data/KEY``.  An old one is a row of pickles followed by the storages.
+Since PyTorch 1.6 a checkpoint is a zip archive: ``NAME/data.pkl`` describes the tensors, and
+``NAME/data/KEY`` holds the bytes of one storage.  Before, it was a row of pickles followed by the
+storages.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import pickle
+import pickletools
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import torch_pickle
-from pcm3_jax.inference.torch_pickle import Refused, Storage, Tensor
 
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
 # Under which name programs save the tensors, where they save something else besides.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
-# Any date will do, as long as the same tensors give the same bytes.
+# A fixed date, so that the same tensors give the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
-_STORAGE_NAMES = {np.dtype(np.float32): "FloatStorage", np.dtype(np.int64): "LongStorage"}
+# One byte of a pickle can take 100 bytes of memory; a tensor's description has about 200 bytes.
+_LARGEST_PICKLE = 2**25
+# Tensors may share a storage, but not so often that a small file fills the memory once copied.
+_MOST_SHARING = 8
+_MOST_AXES = 64  # of a NumPy array
+
+_STORAGES = {
+    "torch.FloatStorage": "f4",
+    "torch.DoubleStorage": "f8",
+    "torch.HalfStorage": "f2",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "i8",
+    "torch.IntStorage": "i4",
+    "torch.ShortStorage": "i2",
+    "torch.CharStorage": "i1",
+    "torch.ByteStorage": "u1",
+    "torch.BoolStorage": "b1",
+}
+_DICT = "collections.OrderedDict"
+_TENSOR = "torch._utils._rebuild_tensor_v2"
+_OLD_TENSOR = "torch._utils._rebuild_tensor"
+_PARAMETER = "torch._utils._rebuild_parameter"
+_NAMES = {_DICT, _TENSOR, _OLD_TENSOR, _PARAMETER, *_STORAGES}
+_NUMBERS = (
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
+    "complex64 complex128"
+)
+# What programs save beside tensors: settings, schedules, statistics, random states.
+_IGNORED_NAMES = {
+    f"{module}.{name}"
+    for module, names in {
+        "argparse": "Namespace",
+        "builtins": "bool bytearray bytes complex dict float frozenset int list object range set "
+        "slice str tuple xrange",
+        "_codecs": "encode",  # bytes, in protocol 2
+        "collections": "Counter defaultdict deque",
+        "datetime": "date datetime time timedelta timezone",
+        "decimal": "Decimal",
+        "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "types": "SimpleNamespace",
+        "numpy": f"dtype ndarray bool_ {_NUMBERS}",
+        "numpy.core.multiarray": "_reconstruct scalar",
+        "torch": f"Size device bfloat16 {_NUMBERS}",
+        "torch.serialization": "_get_layout",
+    }.items()
+    for name in names.split()
+}
+# Modules that have, or had, another name in some versions of Python and NumPy.
+_MODULES = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}
+
+
+class Refused(Exception):
+    """Why a file is not read, as one clause."""
+
+
+class Name(str):
+    """The full name of a known class or function, which is never imported."""
+
+
+class Storage(NamedTuple):
+    """A row of numbers: its dtype (a value of `_STORAGES`), its place in the file, its length."""
+
+    dtype: str
+    key: str
+    count: int  # type: ignore[assignment]  # hides tuple.count
+
+
+class Tensor(NamedTuple):
+    """The view of a storage that is a tensor; offset and strides count elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _Dict(dict):
+    """Keeps the entries whose key is a string; the reader needs no others.
+
+    The hash of a nested tuple can take longer than the program runs.
+    """
+
+    __slots__ = ()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if type(key) is str:
+            super().__setitem__(key, value)
+
+
+class _Ignored:
+    """Stands for each object of `_IGNORED_NAMES`, and keeps nothing of what is put into it."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+    append = add = extend
+
+
+_IGNORED = _Ignored()
+
+
+class _Instructions(dict):
+    def __missing__(self, code: int) -> Any:
+        name = next(opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code))
+        raise Refused(f"its pickle uses the instruction {name}, which no checkpoint needs")
+
+
+# Those that only make numbers, strings, lists and tuples, or call the methods below.
+_INSTRUCTIONS = """
+PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE
+INT LONG LONG1 LONG4 BININT BININT1 BININT2 FLOAT BINFLOAT
+STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES
+UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
+EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS SETITEM SETITEMS ADDITEMS
+PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID
+"""
+
+
+class _Unpickler(pickle._Unpickler):
+    """Reads a pickle in which every class and function is a `Name` or `_IGNORED`.
+
+    The instructions that call, or that set attributes, are replaced, so there is nothing that a
+    file could call or change.  This needs Python's unpickler: in C, instructions cannot be
+    replaced, a memo index of four bytes allocates gigabytes, keys of dictionaries and sets are
+    hashed whatever they are, and classes of copyreg's extension cache bypass `find_class`.
+    """
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, stream: BinaryIO, storages: dict[str, Storage]) -> None:
+        # Python 2's strings have no encoding; Latin-1 takes any byte.
+        super().__init__(stream, encoding="latin-1")
+        self._storages = storages
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{_MODULES.get(module, module)}.{name}"
+        if full in _IGNORED_NAMES:
+            return _IGNORED
+        if full not in _NAMES:
+            raise Refused(f"its pickle asks for {ascii(full)[:60]}, which no checkpoint needs")
+        return Name(full)
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, storage_type, key, _, count = _expect(pid, tuple)[:5]
+        if kind != "storage" or not _is_size(count):
+            raise ValueError("not a storage")
+        storage = Storage(_STORAGES[_expect(storage_type, Name)], _expect(key, str), count)
+        self._storages[storage.key] = storage
+        return storage
+
+    def load_reduce(self) -> None:
+        arguments = _expect(self.stack.pop(), tuple)
+        self.stack.append(_call(self.stack.pop(), arguments))
+
+    def load_build(self) -> None:
+        # Attributes are not kept: PyTorch gives dictionaries version numbers.
+        self.stack.pop()
+        _expect(self.stack[-1], (dict, _Ignored))
+
+    def load_empty_dictionary(self) -> None:
+        self.stack.append(_Dict())
+
+    def load_empty_set(self) -> None:
+        self.stack.append(_IGNORED)
+
+    def load_frozenset(self) -> None:
+        self.pop_mark()
+        self.stack.append(_IGNORED)
+
+    dispatch = _Instructions(
+        {
+            code[0]: pickle._Unpickler.dispatch[code[0]]
+            for code in (getattr(pickle, name) for name in _INSTRUCTIONS.split())
+        }
+        | {
+            pickle.REDUCE[0]: load_reduce,
+            pickle.NEWOBJ[0]: load_reduce,
+            pickle.BUILD[0]: load_build,
+            pickle.EMPTY_DICT[0]: load_empty_dictionary,
+            pickle.EMPTY_SET[0]: load_empty_set,
+            pickle.FROZENSET[0]: load_frozenset,
+        }
+    )
+
+
+def _call(function: Any, arguments: tuple) -> Any:
+    """What stands for the result of a call that a pickle asks for."""
+    if function is _IGNORED:
+        return _IGNORED
+    _expect(function, Name)
+    if function == _DICT:
+        made = _Dict()
+        # Python 2 passes the items.  They are used up: a small file could copy them for ever.
+        (items,) = arguments or ([],)
+        for key, value in _expect(items, list):
+            made[key] = value
+        items.clear()
+        return made
+    if function in (_TENSOR, _OLD_TENSOR):
+        storage, offset, shape, strides = arguments[:4]
+        if not len(_expect(shape, tuple)) == len(_expect(strides, tuple)) <= _MOST_AXES:
+            raise ValueError("not a tensor's shape")
+        if not all(map(_is_size, (offset, *shape, *strides))):
+            raise ValueError("not a tensor's shape")
+        return Tensor(_expect(storage, Storage), offset, shape, strides)
+    if function == _PARAMETER:
+        return _expect(arguments[0], Tensor)
+    raise TypeError("a storage's type cannot be called")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _expect(value: Any, kind: type | tuple[type, ...]) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError("a value of another type")
+    return value
+
+
+def _unpickled(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
+    """The value of the pickle at the stream's position, which moves past it.
+
+    Args:
+      stream: not longer than `_LARGEST_PICKLE`.
+      storages: receives every storage of the pickle, by key.
+
+    Returns:
+      Numbers, strings, tuples, lists, dictionaries, `Tensor`s and objects to ignore.
+
+    Raises:
+      Refused: it holds something else, or is damaged.
+    """
+    try:
+        return _Unpickler(stream, {} if storages is None else storages).load()
+    except Refused:
+        raise
+    # A malformed pickle can make the unpickler raise anything.
+    except Exception as error:
+        raise Refused(f"it is no pickle, or a damaged one ({type(error).__name__})") from error
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -33,17 +281,20 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Nothing in the file is executed.
 
     Raises:
-      UserError: it is damaged, or holds something else than tensors.
+      UserError: it is damaged, or holds classes or functions that no checkpoint needs.
     """
     try:
         with open(path, "rb") as file:
+            size = path.stat().st_size
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
-                    return _arrays(*_read_zip(archive, path.stat().st_size))
+                    return _arrays(*_read_zip(archive, size), size)
             file.seek(0)
-            return _arrays(*_read_old(file, path.stat().st_size))
+            if file.read(4) == b"PK\x03\x04":
+                raise EOFError("the end of the archive is missing; copy the file again")
+            return _arrays(*_read_old(file, size), size)
     except Refused as refusal:
-        raise UserError(f"{path} is not taken: {refusal}; save its state_dict anew.") from refusal
+        raise UserError(f"{path} is refused: {refusal}; save only its state_dict.") from refusal
     # Archives and shapes can be wrong in ways that raise any of these.
     except (
         OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OverflowError
@@ -53,13 +304,18 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_zip(archive: zipfile.ZipFile, size: int) -> tuple[Any, Callable[[Storage], bytes], str]:
-    # PyTorch does not compress; what does, or what overlaps, could unfold to any size.
-    if sum(entry.file_size for entry in archive.infolist()) > size:
+    entries = archive.infolist()
+    # Members that are compressed, or that overlap, could unfold to any size.
+    if sum(entry.file_size for entry in entries) > size:
         raise Refused("its parts are larger than the file, and PyTorch does not compress")
-    pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise Refused("its parts are compressed, which PyTorch does not do")
+    pickles = [entry for entry in entries if entry.filename.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
         raise Refused("the archive has no data.pkl, as PyTorch's have")
-    folder = pickles[0].removesuffix("data.pkl")
+    if pickles[0].file_size > _LARGEST_PICKLE:
+        raise Refused(f"its pickle is larger than {_LARGEST_PICKLE} bytes")
+    folder = pickles[0].filename.removesuffix("data.pkl")
 
     def member(name: str) -> bytes:
         try:
@@ -69,21 +325,24 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> tuple[Any, Callable[[Stora
 
     has_order = f"{folder}byteorder" in archive.namelist()
     order = ">" if has_order and member("byteorder") == b"big" else "<"
-    value = torch_pickle.read(io.BytesIO(member("data.pkl")))
+    value = _unpickled(io.BytesIO(member("data.pkl")))
     return value, lambda storage: member(f"data/{storage.key}"), order
 
 
 def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[Storage], bytes], str]:
-    if torch_pickle.read(file) != _OLD_MAGIC:
+    file.seek(0)
+    pickles = io.BytesIO(file.read(_LARGEST_PICKLE))
+    if _unpickled(pickles) != _OLD_MAGIC:
         raise Refused("it is no PyTorch checkpoint")
-    torch_pickle.read(file)  # the protocol's version
-    system = torch_pickle.read(file)
+    _unpickled(pickles)  # the protocol's version
+    system = _unpickled(pickles)
     order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
     storages: dict[str, Storage] = {}
-    value = torch_pickle.read(file, storages)
-    keys = torch_pickle.read(file)
+    value = _unpickled(pickles, storages)
+    keys = _unpickled(pickles)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise Refused("it has no list of its storages")
+    file.seek(pickles.tell())
     places = {}
     for key in keys:
         head = file.read(8)
@@ -103,7 +362,9 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[Storage], bytes
     return value, content, order
 
 
-def _arrays(value: Any, content: Callable[[Storage], bytes], order: str) -> dict[str, np.ndarray]:
+def _arrays(
+    value: Any, content: Callable[[Storage], bytes], order: str, size: int
+) -> dict[str, np.ndarray]:
     storages: dict[Storage, np.ndarray] = {}
     arrays = {}
     for name, tensor in _tensors(value):
@@ -113,6 +374,8 @@ def _arrays(value: Any, content: Callable[[Storage], bytes], order: str) -> dict
         arrays[name.removeprefix("module.")] = _view(storages[storage], tensor, name)
     if not arrays:
         raise Refused("it holds no named tensors")
+    if sum(array.nbytes for array in arrays.values()) > _MOST_SHARING * size:
+        raise Refused(f"its tensors are more than {_MOST_SHARING} times as large as the file")
     return arrays
 
 
@@ -160,50 +423,66 @@ def _view(numbers: np.ndarray, tensor: Tensor, name: str) -> np.ndarray:
     )
 
 
+class _Pickler(pickle._Pickler):
+    """Writes `Storage`s and `Tensor`s as PyTorch does, but names its functions unimported."""
+
+    save: Callable[[Any], None]
+    write: Callable[[bytes], Any]
+
+    def persistent_id(self, obj: Any) -> Any:
+        if not isinstance(obj, Storage):
+            return None
+        name = next(name for name, dtype in _STORAGES.items() if dtype == obj.dtype)
+        return "storage", Name(name), obj.key, "cpu", obj.count
+
+    def save_name(self, name: Name) -> None:
+        module, _, last = name.rpartition(".")
+        self.write(pickle.GLOBAL + f"{module}\n{last}\n".encode())
+
+    def save_tensor(self, tensor: Tensor) -> None:
+        self.save(Name(_TENSOR))
+        # Without a gradient and without hooks.
+        self.save((*tensor, False, OrderedDict()))
+        self.write(pickle.REDUCE)
+
+    dispatch: ClassVar[dict[type, Any]] = pickle._Pickler.dispatch | {
+        Name: save_name,
+        Tensor: save_tensor,
+    }
+
+
+def _pickled(value: Any) -> bytes:
+    stream = io.BytesIO()
+    pickler = _Pickler(stream, protocol=2)
+    # No memo, so that the bytes do not depend on which equal strings are one object.
+    pickler.fast = True
+    pickler.dump(value)
+    return stream.getvalue()
+
+
+def _described(tensors: Mapping[str, np.ndarray], epoch: int) -> dict[str, Any]:
+    """What `torch.save` pickles: storage KEY holds the tensor number KEY in C order."""
+    state = OrderedDict()
+    for key, (name, array) in enumerate(tensors.items()):
+        storage = Storage(array.dtype.str[1:], str(key), array.size)
+        strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
+        state[name] = Tensor(storage, 0, array.shape, strides)
+    return {"epoch": epoch, "state_dict": state}
+
+
 def write(path: Path, tensors: Mapping[str, np.ndarray], epoch: int) -> None:
     """Writes ``{"epoch": …, "state_dict": …}`` as `torch.save` does.
 
     Args:
-      path: a file that does not matter if this fails.
+      path: a new file, or one that may be lost if this fails.
       tensors: float32 or int64 arrays by name.
-      epoch: how many the training has seen.
+      epoch: the number of epochs of the training.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("model/data.pkl", _DATE), _pickle(tensors, epoch))
-        for name, text in (("byteorder", "little"), ("version", "3\n")):
-            archive.writestr(zipfile.ZipInfo(f"model/{name}", _DATE), text)
+        parts = {"data.pkl": _pickled(_described(tensors, epoch))}
+        parts |= {"byteorder": b"little", "version": b"3\n"}
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(f"model/{name}", _DATE), content)
         for key, array in enumerate(tensors.values()):
             content = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
             archive.writestr(zipfile.ZipInfo(f"model/data/{key}", _DATE), content)
-
-
-def _pickle(tensors: Mapping[str, np.ndarray], epoch: int) -> bytes:
-    """The description of the tensors, in the instructions of pickle's protocol 2."""
-    items = b"".join(
-        _text(name) + _tensor(str(key), array) for key, (name, array) in enumerate(tensors.items())
-    )
-    state = b"ccollections\nOrderedDict\n)R(" + items + b"u"
-    return b"\x80\x02}(" + _text("epoch") + _integer(epoch) + _text("state_dict") + state + b"u."
-
-
-def _tensor(key: str, array: np.ndarray) -> bytes:
-    kind = b"ctorch\n" + _STORAGE_NAMES[array.dtype].encode() + b"\n"
-    storage = _text("storage") + kind + _text(key) + _text("cpu") + _integer(array.size)
-    shape = b"".join(map(_integer, array.shape))
-    strides, step = b"", 1
-    for length in reversed(array.shape):
-        strides = _integer(step) + strides
-        step *= length
-    layout = _integer(0) + b"(" + shape + b"t(" + strides + b"t"
-    # No gradient, no hooks.
-    no_more = b"\x89ccollections\nOrderedDict\n)R"
-    return b"ctorch._utils\n_rebuild_tensor_v2\n((" + storage + b"tQ" + layout + no_more + b"tR"
-
-
-def _text(text: str) -> bytes:
-    content = text.encode()
-    return b"X" + struct.pack("<I", len(content)) + content
-
-
-def _integer(number: int) -> bytes:
-    return b"J" + struct.pack("<i", number)

@@ -1,27 +1,51 @@
-"""The authors' names for their networks' tensors, and which network a set of tensors is."""
+"""The names and layouts of the authors' PyTorch networks, to and from those of this package.
+
+Recurrent layers stack the two directions here; PyTorch keeps them apart (suffix ``_reverse``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from pcm3_jax.config import default_config
 from pcm3_jax.data.skeleton import FEATURES
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.weights import Weights
-from pcm3_jax.methods.state import key_part
+from pcm3_jax.inference.weights import Weights, check
+from pcm3_jax.methods.state import TrainState, key_part
 from pcm3_jax.models.encoder import unit_length
+from pcm3_jax.settings import Config, Stream
 
-GRU_LEAVES = {
+_DIRECTIONS = ["", "_reverse"]
+_DECODER_GRU = "recons_decoder.decoder"
+_DENSE = {"kernel": "weight", "bias": "bias"}
+_NORM = {"scale": "weight", "bias": "bias"}
+_STATISTICS = {"mean": "running_mean", "variance": "running_var"}
+_GRU = {
     "input_kernel": "weight_ih",
     "recurrent_kernel": "weight_hh",
     "input_bias": "bias_ih",
     "recurrent_bias": "bias_hh",
 }
-PROMPTS = {
+# Each module here, its leaves here and there, and the module there (of encoder_q or encoder_k).
+_MODULES = (
+    ("params/encoder/input_norm", _NORM, "{}.input_norm"),
+    ("batch_stats/encoder/input_norm", _STATISTICS, "{}.input_norm"),
+    ("params/encoder/gru", _GRU, "{}.encoder.gru"),
+    ("params/projector/inner", _DENSE, "{}.fc.0"),
+    ("params/projector/outer", _DENSE, "{}.fc.2"),
+    ("params/decoder/reduce", _DENSE, "linear.0"),
+    ("params/decoder/norm", _NORM, "linear.1"),
+    ("batch_stats/decoder/norm", _STATISTICS, "linear.1"),
+    ("params/decoder/mix", _DENSE, "linear.3"),
+    ("params/decoder/gru", _GRU, _DECODER_GRU),
+    ("params/decoder/reconstruct", _DENSE, "recons_decoder.reconstruction"),
+)
+_PROMPTS = {
     "domain_intra": "base_prompt",
     "domain_mask": "mask_prompt",
     "domain_predict": "recons_prompt",
@@ -65,14 +89,14 @@ def renamed(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, np.ndarr
     return named, None
 
 
-def config_of(tensors: Tensors, stream: str) -> ConfigDict:
+def config_of(tensors: Tensors, stream: Stream) -> Config:
     """The default configuration with the sizes of `renamed` tensors.
 
     Raises:
       KeyError: a tensor is missing.
       IndexError: one has another number of axes.
     """
-    config = default_config()
+    config = Config()
     config.views.stream = stream
     model, method = config.model, config.method
     gru = "encoder_q.encoder.gru"
@@ -82,7 +106,7 @@ def config_of(tensors: Tensors, stream: str) -> ConfigDict:
         model.projection = tensors["encoder_q.fc.2.weight"].shape[0]
     if "linear.0.weight" in tensors:
         model.decoder_hidden = tensors["linear.0.weight"].shape[0]
-        model.decoder_layers = _layers(tensors, "recons_decoder.decoder")
+        model.decoder_layers = _layers(tensors, _DECODER_GRU)
     method.domain_prompts = "base_prompt" in tensors
     method.task_prompts = "cl_prompt" in tensors
     # Offsets are drawn below hidden: an encoder alone need not have room for the default.
@@ -92,6 +116,119 @@ def config_of(tensors: Tensors, stream: str) -> ConfigDict:
     if "queue" in tensors:
         method.queue_size = tensors["queue"].shape[1]
     return config
+
+
+def params_from_torch(tensors: Tensors, encoder: str = "encoder_q") -> Any:
+    """Parameters of `PCM3` from PyTorch-named arrays, as far as they are there.
+
+    Args:
+      tensors: arrays by PyTorch name.
+      encoder: "encoder_q" for the whole network, "encoder_k" for the key encoder's part.
+
+    Raises:
+      KeyError: a part lacks a tensor.
+    """
+    params = _from_torch(tensors, encoder, "params")
+    if "decoder" in params:
+        params["prompts"] = {
+            ours: tensors[name].reshape(-1) for ours, name in _PROMPTS.items() if name in tensors
+        }
+    return params
+
+
+def batch_stats_from_torch(tensors: Tensors, encoder: str = "encoder_q") -> Any:
+    """Running statistics of `PCM3` from PyTorch-named arrays.
+
+    Raises:
+      KeyError: a part lacks a tensor.
+    """
+    return _from_torch(tensors, encoder, "batch_stats")
+
+
+def _from_torch(tensors: Tensors, encoder: str, collection: str) -> Any:
+    parts = {"encoder"}
+    if f"{encoder}.fc.0.weight" in tensors:
+        parts.add("projector")
+    if encoder == "encoder_q" and "linear.0.weight" in tensors:
+        parts.add("decoder")
+    flat = {}
+    layers = (_layers(tensors, gru) for gru in (f"{encoder}.encoder.gru", _DECODER_GRU))
+    for path, names in _places(encoder, *layers):
+        if path[0] == collection and path[1] in parts:
+            arrays = [tensors[name].T for name in names]
+            flat[path] = np.stack(arrays) if "gru" in path else arrays[0]
+    return unflatten_dict(flat)[collection]
+
+
+def _places(
+    encoder: str, layers: int, decoder_layers: int
+) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Path here and names there of each array; a recurrent one has a name for each direction.
+
+    All arrays are transposed there.
+    """
+    for module, leaves, theirs in _MODULES:
+        path, name = tuple(module.split("/")), theirs.format(encoder)
+        if leaves is not _GRU:
+            yield from (((*path, ours), [f"{name}.{leaf}"]) for ours, leaf in leaves.items())
+            continue
+        count, directions = (decoder_layers, [""]) if "decoder" in path else (layers, _DIRECTIONS)
+        for index, (ours, leaf) in itertools.product(range(count), leaves.items()):
+            names = [f"{name}.{leaf}_l{index}{direction}" for direction in directions]
+            yield (*path, f"layer_{index}", ours), names
+
+
+def _layers(tensors: Tensors, gru: str) -> int:
+    return next(i for i in itertools.count() if f"{gru}.weight_ih_l{i}" not in tensors)
+
+
+def state_from_torch(tensors: Tensors, template: TrainState) -> TrainState:
+    """A training state from a whole PyTorch ``state_dict``; the optimizer starts afresh."""
+    return template.replace(
+        params=_like(template.params, params_from_torch(tensors)),
+        batch_stats=batch_stats_from_torch(tensors),
+        key_params=params_from_torch(tensors, "encoder_k"),
+        key_batch_stats=batch_stats_from_torch(tensors, "encoder_k"),
+        queue=np.ascontiguousarray(tensors["queue"].T),
+        queue_pointer=np.int32(tensors["queue_ptr"].item()),
+    )
+
+
+def weights_from_torch(tensors: Tensors, stream: Stream, what: str) -> Weights:
+    """A model from the program's tensors: a whole network, an encoder, or a linear probe.
+
+    Args:
+      tensors: arrays by PyTorch name.
+      stream: what the encoder was trained on, which the tensors do not tell.
+      what: where they are from, for messages.
+
+    Raises:
+      UserError: they are another network's.
+    """
+    try:
+        tensors, classifier = renamed(tensors)
+        config = config_of(tensors, stream)
+        tree = {
+            "params": params_from_torch(tensors),
+            "batch_stats": batch_stats_from_torch(tensors),
+        }
+        if "encoder_k.fc.0.weight" in tensors and "queue" in tensors:
+            tree |= {
+                "key_params": params_from_torch(tensors, "encoder_k"),
+                "key_batch_stats": batch_stats_from_torch(tensors, "encoder_k"),
+                "queue": tensors["queue"].T,
+                "queue_pointer": np.int32(np.sum(tensors.get("queue_ptr", 0))),
+            }
+    except KeyError as error:
+        raise UserError(f"{what} lacks the tensor {error}, which PCM³'s networks have.") from error
+    except (ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"{what} has tensors of other shapes than PCM³'s: {error}.") from error
+    if classifier:
+        tree["classifier"] = classifier
+    # Half precision is for storage only.
+    tree = jax.tree.map(lambda x: x.astype("f4") if x.dtype.kind == "f" else np.array(x), tree)
+    classes = tuple(f"class {i}" for i in range(len(classifier["bias"]))) if classifier else ()
+    return check(Weights(config, tree, classes), what)
 
 
 def tensors_to_torch(weights: Weights) -> dict[str, np.ndarray]:
@@ -112,13 +249,13 @@ def tensors_to_torch(weights: Weights) -> dict[str, np.ndarray]:
             "whole networks only: convert one from a pretraining run."
         )
     model = weights.config.model
-    prompts = {ours: np.zeros(2 * model.prompt_width) for ours in PROMPTS}
-    prompts |= {ours: np.zeros(FEATURES) for ours in PROMPTS if ours.startswith("domain")}
+    prompts = {ours: np.zeros(2 * model.prompt_width) for ours in _PROMPTS}
+    prompts |= {ours: np.zeros(FEATURES) for ours in _PROMPTS if ours.startswith("domain")}
     prompts |= params.get("prompts", {})
     shapes = {"domain": (1, 1, -1), "task": (1, -1)}
     named = {
         theirs: np.reshape(prompts[ours], shapes[ours.partition("_")[0]])
-        for ours, theirs in PROMPTS.items()
+        for ours, theirs in _PROMPTS.items()
     }
     queue = tree.get("queue")
     if queue is None:
@@ -128,46 +265,20 @@ def tensors_to_torch(weights: Weights) -> dict[str, np.ndarray]:
     named["queue_ptr"] = np.reshape(tree.get("queue_pointer", 0), 1).astype(np.int64)
     keys = tree.get("key_params", key_part(params)), tree.get("key_batch_stats", stats)
     for encoder, (p, s) in (("encoder_q", (params, stats)), ("encoder_k", keys)):
-        named |= _gru_out(p["encoder"]["gru"], f"{encoder}.encoder.gru", ("", "_reverse"))
-        named |= _dense_out(p["projector"]["inner"], f"{encoder}.fc.0")
-        named |= _dense_out(p["projector"]["outer"], f"{encoder}.fc.2")
-        name = f"{encoder}.input_norm"
-        named |= _norm_out(p["encoder"]["input_norm"], s["encoder"]["input_norm"], name)
-    decoder = params["decoder"]
-    named |= _dense_out(decoder["reduce"], "linear.0")
-    named |= _norm_out(decoder["norm"], stats["decoder"]["norm"], "linear.1")
-    named |= _dense_out(decoder["mix"], "linear.3")
-    named |= _gru_out(decoder["gru"], "recons_decoder.decoder", ("",))
-    named |= _dense_out(decoder["reconstruct"], "recons_decoder.reconstruction")
+        flat = flatten_dict({"params": p, "batch_stats": s})
+        for path, names in _places(encoder, model.layers, model.decoder_layers):
+            if path in flat:
+                arrays = flat[path] if "gru" in path else [flat[path]]
+                named |= {name: array.T for name, array in zip(names, arrays, strict=True)}
+            if path in flat and path[-1] == "mean":
+                # Of no use with a fixed momentum, but `strict` asks for it.
+                count = names[0].replace("running_mean", "num_batches_tracked")
+                named[count] = np.zeros((), np.int64)
     return {k: v if v.dtype == np.int64 else v.astype("f4") for k, v in named.items()}
 
 
-def _layers(tensors: Tensors, name: str) -> int:
-    count = 0
-    while f"{name}.weight_ih_l{count}" in tensors:
-        count += 1
-    return count
-
-
-def _dense_out(params, name):
-    return {f"{name}.weight": params["kernel"].T, f"{name}.bias": params["bias"]}
-
-
-def _norm_out(params, stats, name):
-    return {
-        f"{name}.weight": params["scale"],
-        f"{name}.bias": params["bias"],
-        f"{name}.running_mean": stats["mean"],
-        f"{name}.running_var": stats["variance"],
-        # Of no use with a fixed momentum, but `strict` asks for it.
-        f"{name}.num_batches_tracked": np.zeros((), np.int64),
-    }
-
-
-def _gru_out(layers, name, suffixes):
-    return {
-        f"{name}.{theirs}_l{index}{suffix}": layers[f"layer_{index}"][ours][direction].T
-        for index in range(len(layers))
-        for direction, suffix in enumerate(suffixes)
-        for ours, theirs in GRU_LEAVES.items()
-    }
+def _like(template: Any, params: Any) -> Any:
+    """Leaves out what the template lacks: the program keeps prompts that it does not use."""
+    if not isinstance(template, Mapping):
+        return params
+    return {name: _like(template[name], params[name]) for name in template}

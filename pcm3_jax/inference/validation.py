@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pcm3_jax.data.formats.arrays import read_skeleton
 from pcm3_jax.data.joint_layouts import Layout, layout_named
 from pcm3_jax.data.normalization import MAX_METRES, SPINE, apply_around_missing, no_normalization
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS
-from pcm3_jax.data.skeleton_arrays import read_skeleton
 from pcm3_jax.errors import UserError
 
 
@@ -47,27 +47,20 @@ def read_sequences(
     Raises:
       UserError: names the sequence that cannot be used, and why.
     """
-    if isinstance(skeletons, (list, tuple)):
-        arrays: list[np.ndarray] | np.ndarray = [
-            _array(array, f"Sequence {i}") for i, array in enumerate(skeletons)
-        ]
-        masks: Any = mask if isinstance(mask, (list, tuple)) else [mask] * len(arrays)
-        if len(masks) != len(arrays):
-            raise UserError(f"There are {len(masks)} masks for {len(arrays)} sequences.")
-    else:
+    if not isinstance(skeletons, (list, tuple)):
         array = _array(skeletons, "The array of skeletons")
-        if array.ndim not in (4, 5):
-            raise UserError(
-                f"The array of skeletons has shape {array.shape}; it must be (sequences, frames, "
-                f"persons, {JOINTS}, {COORDINATES}) or that of one sequence."
-            )
-        whole = _mask(mask, array.shape[:-1], "The array of skeletons")
-        arrays, masks = (array, whole) if array.ndim == 5 else (array[None], whole[None])
-    if not len(arrays):
+        if array.ndim == 5:
+            skeletons, mask = [*array], [*_mask(mask, array.shape[:-1], "The array of skeletons")]
+        else:
+            skeletons, mask = [array], [mask]
+    masks = mask if isinstance(mask, (list, tuple)) else [mask] * len(skeletons)
+    if len(masks) != len(skeletons):
+        raise UserError(f"There are {len(masks)} masks for {len(skeletons)} sequences.")
+    if not skeletons:
         raise UserError("There is no sequence: hand in at least one.")
     return [
         read_sequence(array, f"Sequence {i}", part, keep_masked=keep_masked, layout=layout)
-        for i, (array, part) in enumerate(zip(arrays, masks, strict=True))
+        for i, (array, part) in enumerate(zip(skeletons, masks, strict=True))
     ]
 
 
@@ -157,16 +150,14 @@ def _array(value: Any, what: str) -> np.ndarray:
 def _mask(mask: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
     if mask is None:
         return np.zeros(shape, bool)
-    array = np.asarray(mask)
+    array, name = np.asarray(mask), f"The mask of {what[0].lower()}{what[1:]}"
     if array.dtype != bool:
         raise UserError(
-            f"The mask of {what[0].lower()}{what[1:]} is of type {array.dtype}; it must be bool, "
-            "True where a joint is missing."
+            f"{name} is of type {array.dtype}; it must be bool, True where a joint is missing."
         )
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
         raise UserError(
-            f"The mask of {what[0].lower()}{what[1:]} has shape {array.shape}, which does not "
-            f"broadcast to {shape}."
+            f"{name} has shape {array.shape}, which does not broadcast to {shape}."
         ) from None

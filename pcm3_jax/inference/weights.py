@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
-from pcm3_jax.config import validate
 from pcm3_jax.errors import UserError
 from pcm3_jax.methods.state import build_model, init_variables, key_part
+from pcm3_jax.settings import Config
 
 # What a file may hold of a training state, besides the network itself.
 TRAINING = ("key_params", "key_batch_stats", "queue", "queue_pointer")
@@ -30,12 +29,12 @@ class Weights:
       classes: names of the classifier's classes.
     """
 
-    config: ConfigDict
+    config: Config
     tree: dict[str, Any]
     classes: tuple[str, ...] = ()
 
 
-def template(config: ConfigDict) -> dict[str, Any]:
+def template(config: Config) -> dict[str, Any]:
     """Shapes of every part that a model of this configuration may have, but the classifier."""
     model = build_model(config)
     params, stats = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
@@ -58,7 +57,7 @@ def check(weights: Weights, what: str) -> Weights:
     """
     try:
         try:
-            validate(weights.config)
+            weights.config.check()
         except UserError as error:
             raise UserError(f"{what} cannot be used: {error}") from error
         model, params = weights.config.model, weights.tree["params"]

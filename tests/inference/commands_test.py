@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -13,11 +14,11 @@ import pytest
 
 from pcm3_jax.data.normalization import normalize_sequence, select_bodies
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert, embed, model_file, predict, skeleton_files
+from pcm3_jax.inference import embed, model_file, predict, skeleton_files, torch_layout
 from pcm3_jax.inference import model as library
 from pcm3_jax.runtime import commands
 from tests import golden_vectors
-from tests.tfds_builders.raw_writers import skeleton_text, video_text
+from tests.data.formats.raw_writers import array_bytes, claimed, skeleton_text, video_text
 
 CLASSES = ("wave", "jump", "sit, down")
 
@@ -25,7 +26,8 @@ CLASSES = ("wave", "jump", "sit, down")
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
     """The golden network with a classifier of three classes."""
-    weights = convert.weights_from_torch(golden_vectors.load_step("cutmix").init, "joint", "golden")
+    tensors = golden_vectors.load_step("cutmix").init
+    weights = torch_layout.weights_from_torch(tensors, "joint", "golden")
     kernel = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
     classifier = {"kernel": kernel, "bias": np.zeros(3, np.float32)}
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
@@ -168,8 +170,8 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
+from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import replaced
-from pcm3_jax.inference import commands
 
 def run(argv):
     with replaced(Path(argv[0])) as partial:
@@ -180,11 +182,10 @@ def run(argv):
 commands.main(run)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "out.html")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "written\n"
-    process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode == 143
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "written\n"
+        process.terminate()
+        assert process.wait(timeout=60) == 143
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,19 +230,6 @@ def with_nan():
     array = moves(5)
     array[2, 0, 3, 0] = np.nan
     return array
-
-
-def array_bytes(array, save=np.save, **options):
-    buffer = io.BytesIO()
-    save(buffer, array, **options)
-    return buffer.getvalue()
-
-
-def claimed(shape):
-    """An array file whose header claims more than there is."""
-    return array_bytes(np.zeros(1)).replace(
-        b"(1,), }" + b" " * 20, f"{shape}, }}".encode().ljust(27)
-    )
 
 
 def zip_of(name, content):
@@ -339,12 +327,14 @@ def test_a_user_error_is_one_line_and_exit_code_1(monkeypatch):
     assert stop.value.code == "error: What, where, what to do."
 
 
-@pytest.mark.parametrize("module", [convert, embed, predict])
-def test_help_shows_how(module, capsys):
+@pytest.mark.parametrize("command", ["convert", "embed", "predict"])
+def test_help_shows_how(command, monkeypatch, capsys):
+    """By the module that `python -m` runs."""
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
     with pytest.raises(SystemExit) as stop:
-        module.run(["--help"])
+        runpy.run_module(f"pcm3_jax.{command}", run_name="__main__")
     assert stop.value.code == 0
-    assert f"python -m {module.__name__}" in capsys.readouterr().out
+    assert f"usage: python -m pcm3_jax.{command} " in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -1,11 +1,19 @@
 """PyTorch names, layouts and files, and exports. Golden steps prove the numbers."""
 
+import argparse
 import collections
+import copyreg
+import datetime
+import io
 import os
+import pathlib
 import pickle
+import random
 import struct
 import subprocess
 import sys
+import tracemalloc
+import types
 import zipfile
 
 import jax
@@ -15,9 +23,10 @@ import pytest
 from pcm3_jax.config import default_config
 from pcm3_jax.data.skeleton import flatten_frames
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert, model_file
+from pcm3_jax.inference import convert, model_file, torch_layout
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import torch_checkpoint as torch_file
+from pcm3_jax.inference.weights import Weights
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.state import build_model, create_state
 from tests import golden_vectors
@@ -28,7 +37,7 @@ def template(**method):
     config = default_config()
     config.model.update(hidden=16, projection=8, decoder_hidden=12, prompt_width=4)
     config.method.update(queue_size=40, **method)
-    model, optimizer = build_model(config), build_optimizer(config, 1)
+    model, optimizer = build_model(config), build_optimizer(config.optimizer, 1)
     return jax.eval_shape(lambda: create_state(model, optimizer, config))
 
 
@@ -40,7 +49,7 @@ def tensors():
 @pytest.mark.parametrize("prompts", [True, False])
 def test_a_state_has_the_shapes_of_ours(tensors, prompts):
     expected = template(domain_prompts=prompts, task_prompts=prompts)
-    state = convert.state_from_torch(tensors, expected)
+    state = torch_layout.state_from_torch(tensors, expected)
     shapes = lambda s: jax.tree.map(lambda x: (x.shape, str(x.dtype)), s)  # noqa: E731
     assert shapes(state) == shapes(expected)
 
@@ -49,7 +58,7 @@ def test_every_tensor_is_used_once(tensors):
     """Each tensor filled with its own number: all numbers arrive, none twice."""
     names = [name for name in tensors if not name.endswith("num_batches_tracked")]
     numbered = {n: np.full(tensors[n].shape, i, np.float32) for i, n in enumerate(names)}
-    state = convert.state_from_torch(numbered, template())
+    state = torch_layout.state_from_torch(numbered, template())
     parts = (state.params, state.batch_stats, state.key_params, state.key_batch_stats)
     found = [
         value
@@ -59,8 +68,8 @@ def test_every_tensor_is_used_once(tensors):
     assert sorted(found) == list(range(len(names)))
 
 
-def test_layouts(tensors):
-    params = convert.params_from_torch(tensors)
+def test_every_array_is_transposed_to_its_place(tensors):
+    params = torch_layout.params_from_torch(tensors)
     layer, gru = params["encoder"]["gru"]["layer_1"], "encoder_q.encoder.gru"
     for direction, suffix in enumerate(("", "_reverse")):
         for ours, theirs in (
@@ -78,11 +87,11 @@ def test_layouts(tensors):
 
 
 def test_the_key_encoder_is_its_own(tensors):
-    keys = convert.params_from_torch(tensors, "encoder_k")
+    keys = torch_layout.params_from_torch(tensors, "encoder_k")
     assert keys.keys() == {"encoder", "projector"}
     kernel = keys["projector"]["inner"]["kernel"]
     np.testing.assert_array_equal(kernel.T, tensors["encoder_k.fc.0.weight"])
-    stats = convert.batch_stats_from_torch(tensors, "encoder_k")
+    stats = torch_layout.batch_stats_from_torch(tensors, "encoder_k")
     assert stats.keys() == {"encoder"}
     variance = stats["encoder"]["input_norm"]["variance"]
     np.testing.assert_array_equal(variance, tensors["encoder_k.input_norm.running_var"])
@@ -90,7 +99,7 @@ def test_the_key_encoder_is_its_own(tensors):
 
 def test_the_queue_is_turned_and_the_pointer_kept(tensors):
     full = dict(tensors) | {"queue_ptr": np.array([7])}
-    state = convert.state_from_torch(full, template())
+    state = torch_layout.state_from_torch(full, template())
     np.testing.assert_array_equal(state.queue, tensors["queue"].T)
     assert state.queue.flags.c_contiguous
     assert state.queue_pointer == 7 and state.queue_pointer.dtype == np.int32
@@ -122,7 +131,7 @@ def old_file(tensors):
     head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
     keys = [str(key) for key in range(len(tensors))]
     content = b"".join(pickle.dumps(part, 2) for part in head)
-    content += torch_file._pickle(tensors, 3) + pickle.dumps(keys, 2)
+    content += torch_file._pickled(torch_file._described(tensors, 3)) + pickle.dumps(keys, 2)
     for array in tensors.values():
         content += struct.pack("<q", array.size) + array.tobytes()
     return content
@@ -201,8 +210,8 @@ def test_what_an_export_lacks_is_as_before_the_first_step(checkpoint, tmp_path):
     kept = {part: weights.tree[part] for part in ("params", "batch_stats")}
     del kept["params"]["prompts"]
     weights.config.method.update(domain_prompts=False, task_prompts=False)
-    model_file.save(tmp_path / "some.safetensors", convert.Weights(weights.config, kept))
-    state = convert.tensors_to_torch(model_file.load(tmp_path / "some.safetensors"))
+    model_file.save(tmp_path / "some.safetensors", Weights(weights.config, kept))
+    state = torch_layout.tensors_to_torch(model_file.load(tmp_path / "some.safetensors"))
     shapes = {name: array.shape for name, array in torch_file.read(checkpoint).items()}
     assert {name: array.shape for name, array in state.items()} == shapes
     np.testing.assert_allclose(np.linalg.norm(state["queue"], axis=0), 1, rtol=1e-5)
@@ -272,6 +281,71 @@ def test_the_exported_program_runs_without_this_package(checkpoint, poses, tmp_p
     np.testing.assert_allclose(np.load(tmp_path / "one.npy"), expected[:1], atol=1e-5)
 
 
+# What programs save beside the tensors.
+
+
+class TorchObject:
+    """Pickles as a call of a class of PyTorch, which need not be installed."""
+
+    def __init__(self, name, *arguments):
+        self.call = torch_file.Name(f"torch.{name}"), arguments
+
+
+class ExtrasPickler(torch_file._Pickler):
+    def save_object(self, value):
+        name, arguments = value.call
+        self.save(name)
+        self.save(arguments)
+        self.write(pickle.REDUCE)
+
+    dispatch = torch_file._Pickler.dispatch | {TorchObject: save_object}
+
+
+EXTRAS = {
+    "namespace": argparse.Namespace(lr=0.1, milestones=[350], path=pathlib.Path("/data/ntu")),
+    "simple namespace": types.SimpleNamespace(epoch=3),
+    "counter": collections.Counter([350, 400]),
+    "default dictionary": collections.defaultdict(list, loss=[0.1, 0.2]),
+    "ordered dictionary": collections.OrderedDict(loss=0.1),
+    "deque": collections.deque([0.1, 0.2], maxlen=20),
+    "sets": [{1, 2}, frozenset("ab"), set(), {(0, 1)}],
+    "builtins": [range(3), slice(1), 1 + 2j, b"bytes", bytearray(b"x"), 10**30, None, True, -1.5],
+    "keys": {1: "a", (0, 1): "b", None: "c", 0.5: "d"},
+    "dates": [datetime.datetime(2024, 1, 2), datetime.date(2024, 1, 2), datetime.timedelta(1),
+              datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)],
+    "numpy": [np.float64(71.5), np.int64(3), np.arange(6.0).reshape(2, 3), np.dtype("f4"),
+              np.float32, np.array(["a", None], object)],
+    "random states": [random.getstate(), np.random.RandomState(0).get_state()],
+    "torch": [TorchObject("Size", (3, 4)), TorchObject("device", "cuda", 0),
+              torch_file.Name("torch.float32"), torch_file.Name("torch.bfloat16")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", EXTRAS)
+def test_harmless_objects_beside_the_tensors_are_ignored(tmp_path, name, protocol):
+    tensor = torch_file.Tensor(torch_file.Storage("f4", "0", 4), 0, (4,), (1,))
+    extra, stream = EXTRAS[name], io.BytesIO()
+    value = {"before": extra, "state_dict": {"x": tensor, "extra": extra}, "after": [extra]}
+    ExtrasPickler(stream, protocol).dump(value)
+    zip_file(tmp_path / "x.pth", stream.getvalue(), **{"0": np.ones(4, "<f4").tobytes()})
+    arrays = torch_file.read(tmp_path / "x.pth")
+    assert arrays.keys() == {"x"}
+    np.testing.assert_array_equal(arrays["x"], np.ones(4))
+    # None of the real objects is made.
+    read = torch_file._unpickled(io.BytesIO(stream.getvalue()))
+    assert types_of(read) <= {
+        dict, list, tuple, str, bytes, int, float, bool, type(None),
+        torch_file._Dict, torch_file._Ignored, torch_file.Tensor, torch_file.Storage,
+    }  # fmt: skip
+
+
+def types_of(value):
+    parts = tuple(value.values()) if isinstance(value, dict) else value
+    parts = parts if isinstance(parts, (list, tuple)) else ()
+    return {type(value)}.union(*map(types_of, parts))
+
+
 # Files that are not what they say.
 
 
@@ -296,18 +370,115 @@ def hostile_pickles(target):
     yield b"\x80\x04\x8c\x0btorch._utils\x8c\x08os.system\x93\x8c\x01x\x85R."
     yield b"\x80\x02ccollections\nOrderedDict\n)\x81}b."
     yield f"\x80\x02ctorch\nFloatStorage\n(V{command}\ntR.".encode("latin-1")
+    # Attributes of names that are known, and the means to reach others.
+    yield b"\x80\x04\x8c\x08builtins\x8c\x0cdict.get.get\x93."
+    yield b"\x80\x04\x8c\x0bcollections\x8c\x1eOrderedDict.__init__.__globals__\x93."
+    yield b"\x80\x02c__builtin__\ngetattr\n."
+    yield b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b."
+    # Classes that bypass names: of an extension, and by instructions that make objects.
+    yield b"\x80\x02\x82\xc8" + pickle.dumps((command,), 2)[2:-1] + b"R."
+    yield f"(cos\nsystem\nS'{command}'\no.".encode()
+    yield b"\x80\x02(cargparse\nNamespace\no."
+    yield b"\x80\x04cargparse\nNamespace\n)}\x92."
+    yield b"\x80\x05\x97."
 
 
-@pytest.mark.parametrize("number", range(13))
+@pytest.fixture
+def extension():
+    """The number 200 stands for `os.system` in every pickle that this process reads."""
+    copyreg.add_extension("os", "system", 200)
+    copyreg._extension_cache[200] = os.system
+    yield
+    copyreg.remove_extension("os", "system", 200)
+
+
+@pytest.mark.parametrize("number", range(22))
 @pytest.mark.parametrize("form", ["zip", "old"])
-def test_nothing_in_a_pickle_is_executed(tmp_path, number, form):
+def test_nothing_in_a_pickle_is_executed(tmp_path, number, form, extension):
     target, path = tmp_path / "executed", tmp_path / "model.pth"
     pickled = list(hostile_pickles(target))[number]
     zip_file(path, pickled) if form == "zip" else path.write_bytes(pickled)
-    with pytest.raises(UserError, match="model.pth is not taken: ") as error:
+    with pytest.raises(UserError, match="model.pth is refused: ") as error:
         convert.run(["from_torch", str(path), str(tmp_path / "out.safetensors")])
     assert "\n" not in str(error.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pth"]
+
+
+ORDERED_DICT, FROZENSET = b"ccollections\nOrderedDict\n", b"c__builtin__\nfrozenset\n"
+# The tuple of a tuple twice, of a tuple twice: 2**60 steps to hash.
+TOWER = b")" + b"q\x00h\x00\x86" * 60
+ITEMS = b"".join(b"X\x04\x00\x00\x00%04dN\x86" % number for number in range(3000))
+BOMBS = {
+    "hashed key": b"}" + TOWER + b"Ns.",
+    "hashed keys": b"}(" + TOWER + b"Nu.",
+    "hashed items": ORDERED_DICT + b"](" + TOWER + b"N\x86e\x85R.",
+    "hashed members": b"\x8f(" + TOWER + b"\x90.",
+    "hashed frozen members": b"(" + TOWER + b"\x91.",
+    "hashed argument": FROZENSET + b"](" + TOWER + b"e\x85R.",
+    "copied items": b"]q\x00(" + ITEMS + b"e](" + (ORDERED_DICT + b"h\x00\x85R") * 3000 + b"e\x86.",
+    "memo index": b"Nr\xff\xff\xff\xff.",
+    "memo index as text": b"Np999999999999\n.",
+    "string": b"X\xff\xff\xff\xffshort.",
+    "long string": b"\x8d" + b"\xff" * 7 + b"\x00short.",
+    "array": b"\x96" + b"\xff" * 4 + b"\x00" * 4 + b"short.",
+    "frame": b"\x95" + b"\xff" * 7 + b"\x00N.",
+    "number": b"\x8b\xff\xff\xff\x7f\x01.",
+    "number as text": b"L" + b"9" * 10**6 + b"L\n.",
+    "range": b"c__builtin__\nrange\nL999999999999L\n\x85R.",
+    "bytes": b"c__builtin__\nbytearray\nL999999999999L\n\x85R.",
+    "lists in lists": b"]" * 10**5 + b"a" * (10**5 - 1) + b".",
+    "tuples in tuples": b")" + b"\x85" * 10**5 + b".",
+    "dictionaries in dictionaries": b"}X\x01\x00\x00\x00x" * 10**5 + b"N" + b"s" * 10**5 + b".",
+    "marks": b"(" * 10**5 + b".",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("form", ["zip", "old"])
+def test_small_pickles_take_little_time_and_memory(tmp_path, name, form):
+    path = tmp_path / "model.pth"
+    pickled = b"\x80\x02" + BOMBS[name]
+    zip_file(path, pickled) if form == "zip" else path.write_bytes(pickled)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="model.pth is refused: ") as error:
+            torch_file.read(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(error.value)
+    assert peak < 1e8
+
+
+def test_tensors_that_share_one_storage_many_times_are_refused(tmp_path):
+    """Converted, each would be a copy."""
+    tensor = torch_file.Tensor(torch_file.Storage("f4", "0", 10**5), 0, (10**5,), (1,))
+    path, content = tmp_path / "x.pth", bytes(4 * 10**5)
+    pickled = torch_file._pickled({str(number): tensor for number in range(2)})
+    zip_file(path, pickled, **{"0": content})
+    assert torch_file.read(path).keys() == {"0", "1"}
+    pickled = torch_file._pickled({str(number): tensor for number in range(20)})
+    zip_file(path, pickled, **{"0": content})
+    with pytest.raises(UserError, match="8 times as large as the file"):
+        torch_file.read(path)
+
+
+def test_a_pickle_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    """Its objects would take many times its size."""
+    monkeypatch.setattr(torch_file, "_LARGEST_PICKLE", 1000)
+    path, pickled = tmp_path / "x.pth", b"](" + b"}" * 1000 + b"e."
+    zip_file(path, pickled)
+    with pytest.raises(UserError, match="its pickle is larger than 1000 bytes"):
+        torch_file.read(path)
+    path.write_bytes(pickled)
+    with pytest.raises(UserError, match="damaged"):
+        torch_file.read(path)
+
+
+def test_a_cut_archive_is_said_to_be_cut(checkpoint):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="the end of the archive is missing; copy the file again"):
+        torch_file.read(checkpoint)
 
 
 def test_damaged_checkpoints_give_one_sentence(tmp_path, tensors):
@@ -340,12 +511,8 @@ def test_damaged_checkpoints_give_one_sentence(tmp_path, tensors):
 
 def tensor_pickle(count=4, offset=0, shape=(4,), strides=(1,), key="0"):
     """A pickle of one float tensor with that layout."""
-    integer, text = torch_file._integer, torch_file._text
-    numbers = lambda values: b"(" + b"".join(map(integer, values)) + b"t"  # noqa: E731
-    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu")
-    layout = integer(offset) + numbers(shape) + numbers(strides)
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + integer(count) + b"tQ" + layout
-    return b"\x80\x02}" + text("x") + tensor + b"\x89}tRs."
+    storage = torch_file.Storage("f4", key, count)
+    return torch_file._pickled({"x": torch_file.Tensor(storage, offset, shape, strides)})
 
 
 @pytest.mark.parametrize(
@@ -359,7 +526,8 @@ def tensor_pickle(count=4, offset=0, shape=(4,), strides=(1,), key="0"):
         ({"strides": (2,)}, "reaches beyond its storage"),
         ({"strides": (-1,)}, "damaged"),
         ({"shape": (100_000, 100_000), "strides": (0, 0)}, "reaches beyond its storage"),
-        ({"shape": (1,) * 70, "strides": (1,) * 70}, "cannot be read"),
+        ({"shape": (1,) * 70, "strides": (1,) * 70}, "damaged"),
+        ({"shape": (2**64,), "strides": (1,)}, "damaged"),
         ({"key": "../../../etc/passwd"}, "lacks 'archive/data/../../../etc/passwd'"),
     ],
 )
@@ -381,6 +549,12 @@ def test_compressed_archives_are_refused(tmp_path):
         archive.writestr("archive/data.pkl", tensor_pickle(10**6, shape=(10**6,)))
         archive.writestr("archive/data/0", bytes(4 * 10**6))
     with pytest.raises(UserError, match="larger than the file"):
+        torch_file.read(tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", tensor_pickle(), zipfile.ZIP_LZMA)
+        archive.writestr("archive/data/0", bytes(16))
+        archive.writestr("archive/padding", bytes(1000))
+    with pytest.raises(UserError, match="its parts are compressed"):
         torch_file.read(tmp_path / "x.pth")
 
 
@@ -426,7 +600,7 @@ def test_other_networks_are_refused(tensors, tmp_path, change, sentence):
 def test_safetensors_files_that_contradict_themselves_are_refused(
     tensors, tmp_path, change, sentence
 ):
-    weights = convert.weights_from_torch(tensors, "joint", "golden")
+    weights = torch_layout.weights_from_torch(tensors, "joint", "golden")
     change(weights)
     model_file.save(tmp_path / "x.safetensors", weights)
     with pytest.raises(UserError, match=sentence) as error:
