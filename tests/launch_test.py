@@ -1,6 +1,5 @@
 """The scripts in launch/: their dry runs, and whatever one machine can run for real."""
 
-import ast
 import contextlib
 import json
 import os
@@ -23,7 +22,7 @@ from absl.testing import flagsaver
 from pcm3_jax.config import command_line
 from pcm3_jax.report import summary
 from pcm3_jax.runtime import parallel
-from pcm3_jax.train.checkpoint import write_json
+from pcm3_jax.runtime.files import write_json
 from tests.running import assert_same_run, losses
 
 # ml_collections loads configuration files in a way that Python means to drop.
@@ -66,13 +65,11 @@ def test_the_quickstart_shows_what_it_would_do(tmp_path):
     build, compare = dry_run("quickstart.sh", str(folder))
     assert shlex.split(build)[-2:] == ["synthetic_skeletons", f"--data_dir={folder}/data"]
     script, *arguments = shlex.split(compare)[1:]
-    lines = [shlex.split(line) for line in dry_run(Path(script).name, *arguments, *AWKWARD)]
-    *runs, last = lines
-    # The baseline; and pretraining, then two evaluations of two encoders.
-    assert len(runs) == 1 + 1 + 2 * 2
-    assert all(line[2] == "pcm3_jax.main" and line[-2:] == list(AWKWARD) for line in runs)
-    assert f"--config.encoder={folder}/pretrain_0" in runs[-1]
-    assert last[2] == "pcm3_jax.summary"
+    (line,) = dry_run(Path(script).name, *arguments, *AWKWARD)
+    program, table = map(shlex.split, line.split(" && "))
+    assert program[2] == "pcm3_jax.main"
+    assert program[-3:] == [f"--config.data.dir={folder}/data", *AWKWARD]
+    assert table == ["cat", f"{folder}/table/results.md"]
     assert not folder.exists()
     *_, compare = dry_run("quickstart.sh", *AWKWARD)
     assert shlex.split(compare)[-len(AWKWARD) :] == list(AWKWARD)
@@ -161,38 +158,76 @@ def test_what_is_installed_is_for_the_gpu_and_its_driver(tmp_path, driver, extra
     assert "the first time this takes minutes" in result.stderr
 
 
-def test_compare():
-    """Each stream is pretrained and evaluated, and the last run of a seed fuses them."""
-    evaluations = [
-        f"{encoder}_{task}"
-        for task in ("retrieval", "linear_eval")
-        for encoder in ("random", "pretrained")
+def test_compare_makes_one_table():
+    def arguments(*given: str) -> list[str]:
+        (line,) = dry_run("compare.sh", "c.py", "/w w", *given)
+        program, table = line.split(" && ")
+        assert shlex.split(table) == ["cat", "/w w/table/results.md"]
+        return shlex.split(program)
+
+    start = [
+        *("python", "-m", "pcm3_jax.main", "--config=c.py", "--workdir=/w w/table"),
+        *("--config.task=table", "--config.tables.number=0", "--config.tables.runs=/w w"),
+    ]
+    assert arguments("3") == [*start, "--config.tables.seeds=(3,)"]
+    assert arguments(" 3  4 ", "--streams=motion bone", *AWKWARD) == [
+        *(*start, "--config.tables.seeds=(3,4,)", "--config.tables.streams=('motion','bone',)"),
+        *AWKWARD,
     ]
 
-    def runs(*arguments: str) -> dict[str, list[str]]:
-        *lines, last = dry_run("compare.sh", "c.py", "/w w", *arguments)
-        assert shlex.split(last)[:3] == ["python", "-m", "pcm3_jax.summary"]
-        words = [shlex.split(line) for line in lines]
-        return {line[4].removeprefix("--workdir=/w w/"): line[5:] for line in words}
 
-    own = runs("3")
-    assert [*own] == ["baseline", *(f"{name}_3" for name in ("pretrain", *evaluations))]
-    fused = runs("3 4", "--streams=motion bone", *AWKWARD)
-    assert all(tuple(words[-2:]) == AWKWARD for words in fused.values())
-    several = [
-        f"{name}_{stream}" for stream in ("motion", "bone") for name in ("pretrain", *evaluations)
-    ]
-    assert [*fused] == [
-        "baseline",
-        *(f"{n}_{s}" for s in (3, 4) for n in (*several, "fusion_motion_bone")),
-    ]
-    assert "--config.views.stream=bone" in fused["pretrain_bone_4"]
-    assert "--config.encoder=/w w/pretrain_bone_4" in fused["pretrained_linear_eval_bone_4"]
-    settings = dict(word.split("=", 1) for word in fused["fusion_motion_bone_4"])
-    assert ast.literal_eval(settings["--config.fusion.weights"]) == (1.0, 1.0)
-    assert ast.literal_eval(settings["--config.fusion.runs"]) == tuple(
-        f"/w w/pretrained_linear_eval_{stream}_4" for stream in ("motion", "bone")
+def test_compare_prints_the_table_of_its_runs(program, tmp_path):
+    arguments = (
+        *("compare.sh", str(program.config_file), str(tmp_path), "0"),
+        *("--config.optimizer.epochs=1", "--config.linear.epochs=1"),
     )
+    for _ in range(2):
+        result = launch(*arguments, **program.environment())
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.splitlines()
+        assert "| encoder | stream | 1-NN (%) | linear (%) | ridge (%) | runs |" in lines
+        assert sum(line.startswith("| pretrained encoder | joint | ") for line in lines) == 1
+    # The second time everything had finished.
+    assert not any(line.startswith("== ") for line in lines)
+    runs = [path.name.partition("_synthetic")[0] for path in tmp_path.iterdir()]
+    assert sorted(runs) == [
+        "baseline", "linear_eval", "linear_eval", "pretrain-pcm3", "retrieval", "retrieval",
+        "table",
+    ]  # fmt: skip
+    # A mistake ends it, with nothing but one sentence.
+    result = launch(*arguments, "--streams=bones", **program.environment())
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: config.views.stream is 'bones', but must be one of")
+
+
+def test_one_command_makes_all_tables_with_shared_runs(tmp_path):
+    assert dry_run("tables.sh", str(tmp_path), "--config.tables.scale=small") == [
+        f"python -m pcm3_jax.main --config=configs/tables/table{number}.py "
+        f"--workdir={tmp_path}/table{number} --config.tables.runs={tmp_path}/runs "
+        f"--config.tables.scale=small && cat {tmp_path}/table{number}/results.md"
+        for number in range(1, 11)
+    ]
+
+
+# A Python for which table 5 cannot be made, and which SIGTERM ends in table 7.
+TABLES_PYTHON = """
+(number,) = [arg[len("--config=configs/tables/table"):-3] for arg in args if arg.endswith(".py")]
+if number in ("5", "7"):
+    sys.exit({"5": 1, "7": 143}[number])
+print(number)
+"""
+
+
+def test_a_table_that_cannot_be_made_does_not_keep_the_next_from_it(tmp_path):
+    stand_in(tmp_path / "programs", "python", TABLES_PYTHON)
+    workdir = tmp_path / "work"
+    for number in range(1, 11):
+        (workdir / f"table{number}").mkdir(parents=True)
+        (workdir / f"table{number}" / "results.md").touch()
+    path = f"{tmp_path / 'programs'}:{os.environ['PATH']}"
+    result = launch("tables.sh", str(workdir), PATH=path)
+    assert result.returncode == 143
+    assert result.stdout.split() == ["1", "2", "3", "4", "6"]
 
 
 def test_gpu():

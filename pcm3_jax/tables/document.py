@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from pcm3_jax.runtime.files import write_json, write_text
 from pcm3_jax.tables.paper import Column, Table, published
@@ -16,18 +15,29 @@ _NO_VALUE = "–"
 
 
 def document(
-    config: ConfigDict,
+    number: int,
+    scale: str,
+    seeds: Sequence[int],
     spec: Table,
     columns: list[Column],
     measured: dict[tuple[str, str], dict[str, Any]],
+    folder: Path,
 ) -> dict[str, Any]:
-    """All that results.json holds: the rows in the paper's order, ours before the published."""
-    theirs = published(config.table)
+    """The content of results.json: rows in the paper's order, each of ours before the published.
+
+    Args:
+      number, scale, seeds: settings of the table.
+      spec: its definition.
+      columns: of the data sets that were measured.
+      measured: cells by (row, column).
+      folder: of the runs.
+    """
+    theirs = published(number)
     ours = {row.name: row for row in spec.rows}
     headings = [column.heading for column in columns]
     papers = [column.heading for column in spec.columns(spec.benchmarks)]
     rows = []
-    # What the paper does not have, such as a baseline that was added, comes first.
+    # Rows that the paper's table does not have come first.
     for name in [*(name for name in ours if name not in theirs), *theirs]:
         marks = list(ours[name].marks if name in ours and len(spec.marks) > 1 else [name])
         marks += [""] * (len(spec.marks) - len(marks))
@@ -41,34 +51,35 @@ def document(
             rows.append({**head, "source": source, "cells": cells})
     others = [h for h in headings if h not in papers]
     return {
-        "table": config.table,
+        "table": number,
         "title": spec.title,
-        "scale": config.scale,
-        "seeds": list(config.table_seeds),
+        "scale": scale,
+        "seeds": list(seeds),
+        "runs": str(folder),
         "marks": list(spec.marks),
         "columns": [*headings, *(h for h in papers if h not in headings)],
-        "notes": _notes(config, others),
+        "notes": _notes(scale, others) if theirs else [],
         "rows": rows,
     }
 
 
-def _notes(config: ConfigDict, others: list[str]) -> list[str]:
+def _notes(scale: str, others: list[str]) -> list[str]:
     notes = ["Rows marked published are the paper's own figures; the others were measured here."]
     if others:
         notes.append(
             f"Not on data sets of the paper's table: {', '.join(others)}. Compare the order of "
             "the methods there with the published order, not the numbers."
         )
-    if config.scale != "paper":
+    if scale != "paper":
         notes.append(
-            f"Measured at {config.scale} scale: smaller networks, shorter training and shorter "
+            f"Measured at {scale} scale: smaller networks, shorter training and shorter "
             "sequences than the paper's."
         )
     return notes
 
 
 def write(document: dict[str, Any], workdir: Path) -> None:
-    """The three files, each either as it was or complete."""
+    """Writes the three files; an interruption leaves each as it was or complete."""
     lines = grid(document)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
@@ -79,12 +90,17 @@ def write(document: dict[str, Any], workdir: Path) -> None:
 
 def grid(document: dict[str, Any]) -> list[list[str]]:
     """Heading and rows of the table as text."""
-    lines = [[*document["marks"], "source", "runs", *document["columns"]]]
+
+    def line(marks: list[str], source: str, runs: str, cells: list[str]) -> list[str]:
+        # Table 0 has no published rows.
+        return [*marks, source, runs, *cells] if document["table"] else [*marks, *cells, runs]
+
+    lines = [line(document["marks"], "source", "runs", document["columns"])]
     for row in document["rows"]:
         counts = sorted({cell["runs"] for cell in row["cells"].values() if cell.get("runs")})
         cells = [_text(row["cells"].get(heading)) for heading in document["columns"]]
         runs = "–".join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]])))
-        lines.append([*row["marks"], row["source"], runs, *cells])
+        lines.append(line(row["marks"], row["source"], runs, cells))
     return lines
 
 
@@ -99,17 +115,25 @@ def _text(cell: dict[str, Any] | None) -> str:
 
 def _markdown(document: dict[str, Any]) -> str:
     heading, *rows = grid(document)
-    marks = len(document["marks"])
-    rule = ["---"] * (marks + 1) + ["---:"] * (len(heading) - marks - 1)
+    texts = len(document["marks"]) + ("source" in heading)
+    rule = ["---"] * texts + ["---:"] * (len(heading) - texts)
     lines = [f"| {' | '.join(line)} |" for line in (heading, rule, *rows)]
     missing: dict[str, list[str]] = {}
+    folders = []
     for row in document["rows"]:
         for column, cell in row["cells"].items():
+            name = f"{row['method']}/{column}"
             for reason in cell.get("reasons", ()):
-                missing.setdefault(reason, []).append(f"{row['method']}/{column}")
-    parts = [f"# Table {document['table']}: {document['title']}", "\n".join(lines)]
+                missing.setdefault(reason, []).append(name)
+            for needs, runs in zip(cell.get("needs", ()), cell.get("folders", ()), strict=True):
+                chain = dict.fromkeys([*needs, *runs])
+                folders.append(f"- {name}: {', '.join(f'`{run}`' for run in chain)}")
+    number = f"Table {document['table']}: " if document["table"] else ""
+    parts = [f"# {number}{document['title']}", "\n".join(lines)]
     parts += document["notes"]
     if missing:
         parts.append("Not run, or not with every seed:")
         parts.append("\n".join(f"- {', '.join(cells)}: {why}" for why, cells in missing.items()))
+    if folders:
+        parts += [f"Runs of every seed, in {document['runs']}:", "\n".join(folders)]
     return "\n\n".join(parts) + "\n"

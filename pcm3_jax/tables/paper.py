@@ -1,7 +1,7 @@
 """The tables of the paper, as data: which encoders, evaluated how, and what was published.
 
 A row is a way to pretrain, a column a way to evaluate.  A data set is "NAME", or "A>B" where an
-encoder pretrained on A is evaluated on B.
+encoder pretrained on A is evaluated on B.  Table 0, `comparison`, is not the paper's.
 """
 
 from __future__ import annotations
@@ -24,18 +24,22 @@ class Row:
     """An encoder.
 
     Attributes:
-      name: how the table and `config.table_cells` call it.
-      pretraining: settings of its pretraining; None leaves it random.
-      task: that pretrains it.
-      fused: whether three streams are pretrained, evaluated and fused.
+      name: its name in the table and for `config.tables.cells`.
+      pretraining: settings of its pretraining; None is a random encoder.
+      method: name of the pretraining method.
+      stream: that it sees; None is that of the configuration.
+      fused: streams that are pretrained, evaluated and fused, with settings for each; {} for one.
+      task: evaluates it instead of the columns' tasks, without an encoder.
       metric: what it shows instead of the columns' metrics.
-      marks: what the paper's table has in place of a name.
+      marks: the texts of its first columns, where the table has several in place of a name.
     """
 
     name: str
     pretraining: Settings | None = dataclasses.field(default_factory=dict)
-    task: str = "pretrain"
-    fused: bool = False
+    method: str = "pcm3"
+    stream: str | None = None
+    fused: Mapping[str, Settings] = dataclasses.field(default_factory=dict)
+    task: str | None = None
     metric: str | None = None
     marks: tuple[str, ...] = ()
 
@@ -62,7 +66,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmarks:
-    """The data sets that the columns of a table are about, by what they can measure."""
+    """The data sets of a table's columns, by what is measured on them."""
 
     actions: tuple[str, ...] = ()
     motion: tuple[str, ...] = ()
@@ -85,7 +89,7 @@ NTU120 = ("ntu_rgbd/ntu120_xsub", "ntu_rgbd/ntu120_xset")
 NTU60 = (NTU60_XSUB, NTU60_XVIEW)
 PKU = "pku_mmd/part2_xsub"
 PKU_VIDEOS = f"{NTU60_XSUB}>pku_mmd/part1_xsub_untrimmed"
-# Small enough for a laptop; what a table evaluates at small scale.
+# The data sets of all tables at small scale.
 EMBEDDED = "synthetic_skeletons/default"
 EMBEDDED_VIDEOS = f"{EMBEDDED}>synthetic_skeletons/untrimmed"
 LABELS = {
@@ -98,12 +102,12 @@ LABELS = {
     EMBEDDED: "synthetic",
     "synthetic_skeletons/untrimmed": "synthetic videos",
 }
-# Data sets of videos with several actions are called so.
+# Part of the name of every data set of videos with several actions.
 UNTRIMMED = "untrimmed"
 
 
 def label(data: str) -> str:
-    """How headings call a data set."""
+    """The name of a data set in headings."""
     pretrained, _, evaluated = data.rpartition(">")
     name = LABELS.get(evaluated, evaluated)
     if data in (PKU_VIDEOS, EMBEDDED_VIDEOS) or pretrained in ("", evaluated):
@@ -137,7 +141,7 @@ def _retrieval(benchmarks: Benchmarks) -> list[Column]:
 
 def _occlusion(benchmarks: Benchmarks) -> list[Column]:
     columns = []
-    # Over other data sets than the paper's it is another column than the published one.
+    # On other data sets than the paper's, Δ is not comparable with the published column.
     names = "".join(f", {label(data)}" for data in benchmarks.actions)
     over = "" if benchmarks.actions == NTU60 else names
     for kind in ("spatial", "temporal"):
@@ -145,7 +149,7 @@ def _occlusion(benchmarks: Benchmarks) -> list[Column]:
             _accuracy(f"{kind} occlusion, ", data, occlusion__kind=kind)
             for data in benchmarks.actions
         ]
-        # Δ: how much lower than without occlusion, averaged over the data sets.
+        # Δ: the accuracy lost to occlusion, averaged over the data sets.
         lost = [
             dataclasses.replace(term, weight=sign * term.weight / len(occluded))
             for sign, columns_of in ((1, _linear(benchmarks)), (-1, occluded))
@@ -245,7 +249,7 @@ def _prompt_row(name: str, domain: bool, task: bool, placement: str | None = Non
 
 _RANDOM = Row("random encoder", None)
 _PCM3 = Row("PCM³")
-_CMD = Row("CMD", task="cmd")
+_CMD = Row("CMD", method="cmd")
 _MOCO = _ablation("MoCo-GRU", ["intra"], masked=False)
 _METHODS = (_RANDOM, _MOCO, _CMD, _PCM3)
 
@@ -255,7 +259,11 @@ TABLES = {
     1: Table(
         "Action recognition, linear evaluation of one stream and of three",
         Benchmarks(actions=(NTU60_XSUB, NTU60_XVIEW, *NTU120, PKU)),
-        (*_METHODS, Row("3s-CMD", task="cmd", fused=True), Row("3s-PCM³", fused=True)),
+        (
+            *_METHODS,
+            Row("3s-CMD", method="cmd", fused=STREAM_SETTINGS),
+            Row("3s-PCM³", fused=STREAM_SETTINGS),
+        ),
         _linear,
     ),
     2: Table(
@@ -344,12 +352,44 @@ TABLES = {
 }
 
 
+def comparison(data: str, method: str, streams: Sequence[str]) -> Table:
+    """Table 0: encoders of one data set beside its raw coordinates.
+
+    Args:
+      data: name of the data set.
+      method: that pretrains the encoders.
+      streams: of the encoders; several are also fused.
+    """
+
+    def row(encoder: str, shown: str, **settings: Any) -> Row:
+        return Row(f"{encoder}, {shown}", marks=(encoder, shown), **settings)
+
+    rows = [row("raw coordinates", "joint", pretraining=None, task="baseline")]
+    rows += [row("random encoder", stream, pretraining=None, stream=stream) for stream in streams]
+    rows += [row("pretrained encoder", stream, method=method, stream=stream) for stream in streams]
+    if len(streams) > 1:
+        fused = dict.fromkeys(streams, NOTHING)
+        rows.append(row("fused encoders", "+".join(streams), method=method, fused=fused))
+
+    def columns(_: Benchmarks) -> list[Column]:
+        return [
+            Column("1-NN (%)", (Term(data, "retrieval", "knn_accuracy"),)),
+            Column("linear (%)", (Term(data, "linear_eval", "top1"),)),
+            Column("ridge (%)", (Term(data, "baseline", "ridge_accuracy"),)),
+        ]
+
+    title = f"Encoders compared on {data}"
+    return Table(title, Benchmarks(), tuple(rows), columns, ("encoder", "stream"))
+
+
 @functools.cache
 def published(number: int) -> dict[str, dict[str, float]]:
     """What the paper's table says: row → heading of the paper's column → value.
 
     The file lists a row's values in the order of the table's columns on the paper's data sets.
     """
+    if number not in TABLES:
+        return {}
     rows = json.loads(Path(__file__).with_name("published.json").read_text())[str(number)]
     table = TABLES[number]
     headings = [column.heading for column in table.columns(table.benchmarks)]
@@ -368,9 +408,8 @@ def benchmarks(table: Table, names: Sequence[str], scale: str) -> Benchmarks:
 
     Args:
       table: what kinds it needs.
-      names: data sets of the user's; of a kind that none of them is, and where there are none at
-        all, the scale's are taken.
-      scale: "paper" stands for the paper's benchmarks, "small" for the embedded data.
+      names: data sets that the user chose; kinds that none of them has keep the scale's.
+      scale: "paper" for the paper's benchmarks, "small" for the embedded data.
     """
     chosen = table.benchmarks
     pretrained = NTU60_XSUB
@@ -382,7 +421,7 @@ def benchmarks(table: Table, names: Sequence[str], scale: str) -> Benchmarks:
     if actions:
         chosen = dataclasses.replace(chosen, actions=actions, motion=actions)
     if videos:
-        # Detection takes an encoder that was pretrained on recordings of single actions.
+        # Detection evaluates an encoder that was pretrained on recordings of single actions.
         pretrained = (*actions, pretrained)[0].partition(">")[0]
         videos = tuple(name if ">" in name else f"{pretrained}>{name}" for name in videos)
         chosen = dataclasses.replace(chosen, detection=videos)

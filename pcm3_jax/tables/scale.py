@@ -1,13 +1,11 @@
-"""Small settings: those that let every table of the paper run on two CPU cores in an hour."""
+"""Settings for small networks: every table of the paper takes an hour on two CPU cores."""
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from pcm3_jax.settings import Config
 
-from pcm3_jax.config import default_config, leaf, validate
-
-# Half the frames and a fraction of the width of the paper.  In a short run the key encoder has
-# to follow faster, the queue to be fresher, and SGD would need far more steps.
+# Half the frames and a fraction of the paper's width.  A short run needs a key encoder that follows
+# faster, a fresher queue, and an optimizer that takes fewer steps than SGD.
 SMALL = {
     "views.frames": 32,
     "views.min_crop_frames": 32,
@@ -21,8 +19,8 @@ SMALL = {
     "method.key_momentum": 0.99,
     "method.queue_size": 1024,
     "cmd.neighbours": 512,
-    # One-person actions leave the second person's coordinates constant: BatchNorm blows up what
-    # prompts before it leave there once they are dropped for evaluation.
+    # In one-person actions the second person's coordinates are constant: BatchNorm would amplify
+    # the offset that prompts before it leave there, once evaluation drops the prompts.
     "method.prompt_placement": "after_norm",
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 1e-3,
@@ -50,20 +48,9 @@ SMALL = {
 }
 
 
-def scaled(config: ConfigDict) -> ConfigDict:
-    """A copy with what ``config.scale`` asks for.
-
-    "paper" changes nothing.  "small" puts the settings of `SMALL` in place of those that have
-    the paper's value; any other value was chosen and stays.
-
-    Raises:
-      UserError: what was chosen does not go together with the small settings.
-    """
-    config = config.copy_and_resolve_references()
-    if config.scale == "small":
-        paper = default_config()
-        config.update_from_flattened_dict(
-            {key: value for key, value in SMALL.items() if leaf(config, key) == leaf(paper, key)}
-        )
-        validate(config)
-    return config
+def scaled(config: Config) -> Config:
+    """A copy with the values of `SMALL` for all settings that still have the paper's value."""
+    scaled = config.copy()
+    ours, papers = config.flat(), type(config)().flat()
+    scaled.update_from_flattened_dict({k: v for k, v in SMALL.items() if ours[k] == papers[k]})
+    return scaled
