@@ -1,1 +1,1 @@
-"""Finished and running runs as one page: what they learnt, how they differ, and what they see."""
+"""Finished and running runs as one page: what they learned and how they differ."""

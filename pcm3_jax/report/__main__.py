@@ -5,7 +5,7 @@ python -m pcm3_jax.report WORKDIR … [--out=report.html] [--figures=DIR]
 WORKDIR: of runs of any task, finished or not, and of benchmarks.  The page has curves, result
 tables, confusion matrices, maps of the embeddings, nearest neighbours, masked predictions,
 augmented views, throughput, and what differs between the runs.  --figures also writes them as PNG
-and GIF files, which needs pip install "pcm3_jax[report]".
+and GIF files, which needs pip install "pcm3_jax[report]" and Chromium.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ def run(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     if flags.out.is_dir():
         raise UserError(f"--out={shown(str(flags.out))} is a folder; name a file.")
-    figures = _import_figures() if flags.figures else None
+    if flags.figures:
+        try:
+            from pcm3_jax.report import figures
+        except ModuleNotFoundError as error:
+            message = '--figures needs playwright and pillow; pip install "pcm3_jax[report]".'
+            raise UserError(message) from error
     runs, benchmarks = read_runs(flags.workdirs)
     splits = None if flags.curves_only else Splits(flags.data_dir)
     with jax.default_matmul_precision("highest"):
@@ -49,21 +54,9 @@ def run(argv: list[str]) -> None:
     page.write(flags.out, found)
     size = flags.out.stat().st_size / 1e6
     print(f"{shown(str(flags.out))}: {len(runs)} runs, {size:.1f} MB")
-    if figures:
-        written = figures.write(flags.figures, found)
+    if flags.figures:
+        written = figures.write(flags.figures, flags.out)
         print(f"{shown(str(flags.figures))}: {len(written)} figures")
-
-
-def _import_figures():
-    try:
-        from pcm3_jax.report import figures
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "PIL"):
-            raise
-        raise UserError(
-            '--figures needs matplotlib and pillow; pip install "pcm3_jax[report]".'
-        ) from error
-    return figures
 
 
 if __name__ == "__main__":

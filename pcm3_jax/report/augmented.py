@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from pcm3_jax.augment.pipeline import Batch, Clips, draw_views
+from pcm3_jax.augment.pipeline import Views, draw_views
+from pcm3_jax.data.batch import Batch, Clips
 from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.methods import method_of
 from pcm3_jax.report.masked import examples, joint_views
 from pcm3_jax.report.runs import Run
-from pcm3_jax.report.sequences import FRAME_RATE, Pool, packed, packed_flags
+from pcm3_jax.report.sequences import FRAME_RATE, Pool, encoded, packed
+from pcm3_jax.settings import Views as ViewSettings
 
 
 def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
@@ -20,9 +23,9 @@ def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
 
     All are shown as joints, before they become bones or motion.
     """
-    if run.config.task != "pretrain":
+    if not run.task.pretrains or not method_of(run.config).decodes:
         return None
-    config = ConfigDict(run.config.views.to_dict() | {"stream": "joint"})
+    config = dataclasses.replace(run.config.views, stream="joint")
     chosen = (examples(train) * 2)[:2]
     drawn = jax.device_get(_draw(train, chosen, config, run.config.seed))
     originals = jax.device_get(joint_views(train, chosen, config))
@@ -30,33 +33,28 @@ def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
     seconds = max(int(train.length[chosen[0]]) / FRAME_RATE, 1.0)
     name = train.data_name
     query = drawn.query
+    hidden = encoded(query.visible[:, 0] == 0, "u1")
     panels = [
-        ("Sequence", "as evaluation sees it", originals[0]),
-        ("Query view", "crop, then shear or jitter", query.intra[0]),
-        ("Key view", "another draw of the same", drawn.key[0]),
-        ("Target", "crop and shear", query.target[0]),
-        ("Masked view", "the target, hidden in part", query.target[0]),
-        ("Partner", "mixed in", originals[1]),
-        ("Mixed view", f"λ = {float(drawn.mix_share):.2f} of the partner", query.inter[0]),
+        ("Sequence", "as evaluation sees it", originals[0], None),
+        ("Query view", "crop, then shear or jitter", query.intra[0], None),
+        ("Key view", "another draw of the same", drawn.key[0], None),
+        ("Target", "crop and shear", query.target[0], None),
+        ("Masked view", "the target, hidden in part", query.target[0], hidden),
+        ("Partner", "mixed in", originals[1], None),
+        ("Mixed view", f"λ = {float(drawn.mix_share):.2f} of the partner", query.inter[0], None),
     ]
-    hidden = packed_flags(query.visible[:, 0] == 0)
     return {
         "name": train.name[chosen[0]],
         "label": train.classes[train.label[chosen[0]]],
         "partner": train.classes[train.label[chosen[1]]],
         "panels": [
-            {
-                "title": title,
-                "text": text,
-                "sequence": pool.add(poses, name, seconds),
-                "hidden": hidden if title == "Masked view" else None,
-            }
-            for title, text, poses in panels
+            {"title": t, "text": text, "sequence": pool.add(p, name, seconds), "hidden": h}
+            for t, text, p, h in panels
         ],
     }
 
 
-def _draw(train: Recordings, chosen: list[int], config: ConfigDict, seed: int):
+def _draw(train: Recordings, chosen: list[int], config: ViewSettings, seed: int) -> Views:
     frames, clips = packed(train, chosen)
     order = np.array([0, 1], np.int32)
     batch = Batch(

@@ -1,62 +1,48 @@
-"""How runs differ in what made them: code, packages, devices, data and commands."""
+"""Runs side by side: their settings, what they were made with, and how these differ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
 from typing import Any
 
+from pcm3_jax.config import default_config
 from pcm3_jax.report.runs import Run
 
-_Start = dict[str, Any]
-# Packages named one by one; a page is no lock file.
-_MOST_PACKAGES = 8
+# What every start has of its own, or what the settings tell.
+_NOT_COMPARED = {"time", "command", "encoder"}
 
 
-def _code(start: _Start) -> str:
-    commit = start.get("commit")
-    return f"{start.get('version')} {f'at {commit}' if commit else 'outside git'}"
+def settings(runs: list[Run]) -> dict[str, Any]:
+    """Every setting, with the paper's value as "default" and each run's as "values".
+
+    "differs" tells whether the runs differ in it, "changed" whether one differs from the default.
+    """
+    configs = [default_config().flat(), *(run.config.flat() for run in runs)]
+    rows = []
+    for key in configs[0]:
+        default, *values = [str(config[key]) for config in configs]
+        differs, changed = len(set(values)) > 1, any(value != default for value in values)
+        row = {"key": key, "default": default, "values": values}
+        rows.append(row | {"differs": differs, "changed": changed})
+    return {"runs": [run.name for run in runs], "rows": rows}
 
 
-def _device(start: _Start) -> str:
-    return (
-        f"{start.get('devices')} × {start.get('device')}, {start.get('processes')} "
-        f"process{'es' if start.get('processes') != 1 else ''}"
-    )
-
-
-def _data(start: _Start) -> str | None:
-    data = start.get("data", "unknown")
-    return f"{data.get('name')} {data.get('fingerprint')}" if isinstance(data, dict) else data
-
-
-def _command(start: _Start) -> str:
-    """The command without its workdir, in which all runs differ."""
-    words = start.get("command")
-    words = list(map(str, words)) if isinstance(words, list) else ["unknown"]
-    kept, skip = [], False
-    for word in words:
-        if not skip and not word.startswith("--workdir="):
-            kept += [] if word == "--workdir" else [word]
-        skip = word == "--workdir"
-    return " ".join(kept)
-
-
-# None where a run has no such thing: the fusion of other runs reads no data.
-ASPECTS: dict[str, Callable[[_Start], str | None]] = {
-    "Code version": _code,
-    "Python": lambda start: str(start.get("python")),
-    "Device": _device,
-    "Data": _data,
-    "Command": _command,
-}
+def provenance(runs: list[Run]) -> dict[str, Any] | None:
+    """What made each run, of its last start; None where no run tells."""
+    known = [run for run in runs if run.starts]
+    if not known:
+        return None
+    starts = [_flat(run.starts[-1]) | {"starts": str(len(run.starts))} for run in known]
+    keys = dict.fromkeys(key for start in starts for key in start)
+    rows = [[key, *(start.get(key, "–") for start in starts)] for key in keys]
+    return {"columns": ["", *(run.name for run in known)], "rows": rows}
 
 
 def warnings(runs: list[Run]) -> list[str]:
-    """One sentence for everything in which the runs, or the starts of one run, are unlike."""
+    """What keeps the runs, or the starts of one run, from being compared."""
     known = [run for run in runs if run.starts]
     found = [
-        f"{run.name} has no provenance.json: its code version, packages, device, data and command "
-        "cannot be compared."
+        f"{run.name} has no provenance.json: what made it cannot be compared."
         for run in runs
         if not run.starts
     ]
@@ -65,70 +51,30 @@ def warnings(runs: list[Run]) -> list[str]:
         found.append(f"Started with changes that were not committed: {', '.join(changed)}.")
     for run in known:
         starts = {f"start {i}": start for i, start in enumerate(run.starts, 1)}
-        found += [f"{run.name} was continued differently. {text}" for text in _unlike(starts)]
-    return found + _unlike({run.name: run.starts[-1] for run in known})
+        found += [f"{run.name} was continued differently: {text}." for text in _differing(starts)]
+    last = {run.name: run.starts[-1] for run in known}
+    return found + [f"The runs differ in {text}." for text in _differing(last)]
 
 
-def _unlike(starts: dict[str, _Start]) -> list[str]:
-    found = []
-    for name, aspect in ASPECTS.items():
-        values = {who: value for who, start in starts.items() if (value := aspect(start))}
-        kinds = len(set(values.values()))
-        if kinds > 2:
-            found.append(f"{name} differs in {kinds} ways, which the provenance tells.")
-        elif kinds == 2:
-            found.append(f"{name} differs: {_grouped(values)}.")
-    return found + _unlike_packages(starts)
-
-
-def _unlike_packages(starts: dict[str, _Start]) -> list[str]:
-    packages = {who: packages_of(start) for who, start in starts.items()}
-    differing = []
-    for package in sorted(set().union(*packages.values())):
-        versions = {who: found.get(package, "not installed") for who, found in packages.items()}
-        if len(set(versions.values())) > 1:
-            differing.append(f"{package} {_grouped(versions)}")
-    if not differing:
-        return []
-    more = len(differing) - _MOST_PACKAGES
-    rest = f"; and {more} more" if more > 0 else ""
-    return [f"Packages differ: {'; '.join(differing[:_MOST_PACKAGES])}{rest}."]
-
-
-def packages_of(start: _Start) -> dict[str, str]:
-    """Versions by package; {} where they are not known."""
-    packages = start.get("packages")
-    if not isinstance(packages, dict):
-        return {}
-    return {str(name): str(version) for name, version in packages.items()}
-
-
-def _grouped(values: dict[str, str]) -> str:
-    """ "value (who, who) – value (who)"."""
-    groups: dict[str, list[str]] = {}
-    for who, value in values.items():
-        groups.setdefault(value, []).append(who)
-    return " – ".join(f"{value} ({', '.join(who)})" for value, who in groups.items())
-
-
-def table(runs: list[Run]) -> dict[str, Any] | None:
-    """What made each run, of its last start; None where no run tells."""
-    known = [run for run in runs if run.starts]
-    if not known:
-        return None
-    rows = [
-        ["Started", *(str(run.starts[0].get("time")) for run in known)],
-        ["Continued", *(_times(len(run.starts) - 1) for run in known)],
-        *(
-            [name, *(aspect(run.starts[-1]) or "–" for run in known)]
-            for name, aspect in ASPECTS.items()
-        ),
+def _differing(starts: dict[str, dict[str, Any]]) -> list[str]:
+    """ "key value (who, who) – value (who)" for every key that two starts tell differently."""
+    values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for who, start in starts.items():
+        for key, value in _flat(start).items():
+            values[key][value].append(who)
+    return [
+        f"{key}: " + " – ".join(f"{value} ({', '.join(who)})" for value, who in groups.items())
+        for key, groups in values.items()
+        if len(groups) > 1 and key not in _NOT_COMPARED
     ]
-    packages = [packages_of(run.starts[-1]) for run in known]
-    for package in sorted(set().union(*packages)):
-        rows.append([package, *(found.get(package, "–") for found in packages)])
-    return {"columns": ["", *(run.name for run in known)], "rows": rows}
 
 
-def _times(count: int) -> str:
-    return {0: "never", 1: "once"}.get(count, f"{count} times")
+def _flat(start: dict[str, Any]) -> dict[str, str]:
+    """A start as text, by keys such as "commit" and "packages.jax"."""
+    flat = {}
+    for key, value in start.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        for name, fact in inner.items():
+            text = " ".join(map(str, fact)) if isinstance(fact, list) else str(fact)
+            flat[f"{key}.{name}".rstrip(".")] = "none" if fact is None else text
+    return flat

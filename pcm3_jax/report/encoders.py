@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from pcm3_jax.config import PRETRAINING
+from pcm3_jax.config import Config
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
-from pcm3_jax.report.projection import plane
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
 from pcm3_jax.runtime.parallel import Devices
-from pcm3_jax.tasks import inputs
+from pcm3_jax.tasks import common
 from pcm3_jax.tasks.knn import nearest_neighbours
 
-_WITH_ENCODER = (*PRETRAINING, "linear_eval", "retrieval")
 # Sequences on a map, and the frames of those that it shows one at a time.
 _MOST_PLACES, _PLACE_FRAMES = 1200, 16
 _QUERIES, _NEIGHBOURS, _GALLERY_FRAMES = 12, 5, 40
@@ -56,18 +54,18 @@ class Splits:
         self._data_dir = data_dir
         self._read: dict[str, tuple[Recordings, Recordings]] = {}
 
-    def of(self, config: ConfigDict) -> tuple[Recordings, Recordings]:
+    def of(self, config: Config) -> tuple[Recordings, Recordings]:
         """The training and the test split of a configuration.
 
         Raises:
           UserError: they are not there.
         """
         if self._data_dir is not None:
-            config = ConfigDict(config.to_dict())
+            config = config.copy()
             config.data.dir = self._data_dir
         key = json.dumps([config.data.to_dict(), config.mapping])
         if key not in self._read:
-            self._read[key] = inputs.read_splits(config, Devices(config.mapping))
+            self._read[key] = common.read_splits(config, Devices(config.mapping))
         return self._read[key]
 
 
@@ -77,41 +75,36 @@ def embed(run: Run, splits: Splits) -> Embedded:
     Raises:
       UserError: the encoder or the data set is not there, or does not fit.
     """
-    config = run.config
-    if config.task in PRETRAINING:
-        config = ConfigDict(config.to_dict())
-        config.encoder = str(run.path)
+    config = run.config.copy()
+    config.encoder = run.task.shown_encoder(config, run.path) or ""
     train, test = splits.of(config)
-    embedder, variables = inputs.encoder(config, Devices(config.mapping))
+    embedder, variables = common.encoder(config, Devices(config.mapping))
     gallery, queries = (embedder.central(variables, split) for split in (train, test))
     return Embedded(train, test, gallery, queries, nearest_neighbours(gallery, queries))
 
 
 def reason_for_none(run: Run, runs: list[Run]) -> str | None:
     """Why the report has no part about a run's encoder; None where it has one."""
-    task = run.config.task
-    if task not in _WITH_ENCODER:
-        return f"{run.name}: a run of {task} leaves no encoder to look at."
-    if task in PRETRAINING:
+    shown = _shown_encoder(run)
+    if shown is None:
+        return f"{run.name}: a run of {run.config.task} leaves no encoder to look at."
+    if run.task.pretrains:
         return None if run.checkpoints else f"{run.name}: no checkpoint has been saved yet."
-    encoder = Path(run.config.encoder)
-    if run.config.encoder and not encoder.exists():
-        return f"{run.name}: its encoder, {encoder}, is not there."
-    twin = next((other for other in runs if _same_encoder(run, other)), None)
-    return f"{run.name}: its encoder is that of {twin.name}." if twin else None
+    if run.config.encoder and not Path(run.config.encoder).exists():
+        return f"{run.name}: its encoder, {run.config.encoder}, is not there."
+    for other in runs:
+        if other.task.pretrains and other.checkpoints and shown == _shown_encoder(other):
+            return f"{run.name}: its encoder is that of {other.name}."
+    return None
 
 
-def _same_encoder(run: Run, other: Run) -> bool:
-    ours, theirs = run.config, other.config
-    return (
-        theirs.task in PRETRAINING
-        and bool(ours.encoder)
-        and Path(ours.encoder).resolve() == other.path.resolve()
-        and ours.occlusion.kind == "none"
-        and ours.views.stream == theirs.views.stream
-        and ours.data.name == theirs.data.name
-        and bool(other.checkpoints)
-    )
+def _shown_encoder(run: Run) -> tuple[str, ...] | None:
+    """What a report of the run looks at: its encoder, and what that encodes."""
+    config, encoder = run.config, run.task.shown_encoder(run.config, run.path)
+    if encoder is None:
+        return None
+    path = str(Path(encoder).resolve()) if encoder else ""
+    return path, config.data.name, config.views.stream, config.occlusion.kind
 
 
 def confusion(labels: np.ndarray, found: np.ndarray, classes: list[str], by: str) -> dict[str, Any]:
@@ -122,14 +115,10 @@ def confusion(labels: np.ndarray, found: np.ndarray, classes: list[str], by: str
       classes: names of all classes.
       by: what found them, for the caption.
     """
-    present = np.unique(np.concatenate([labels, found]))
-    matrix = np.zeros((len(classes), len(classes)), int)
-    np.add.at(matrix, (labels, found), 1)
-    return {
-        "by": by,
-        "classes": [classes[i] for i in present],
-        "matrix": matrix[np.ix_(present, present)].tolist(),
-    }
+    present, cells = np.unique([labels, found], return_inverse=True)
+    matrix = np.zeros((len(present), len(present)), int)
+    np.add.at(matrix, tuple(cells), 1)
+    return {"by": by, "classes": [classes[i] for i in present], "matrix": matrix.tolist()}
 
 
 def classifier_confusion(run: Run) -> dict[str, Any] | None:
@@ -138,7 +127,7 @@ def classifier_confusion(run: Run) -> dict[str, Any] | None:
     Raises:
       UserError: its files cannot be read.
     """
-    if run.config.task != "linear_eval" or run.results is None:
+    if not run.results or not (run.path / "scores.npz").exists():
         return None
     try:
         with np.load(run.path / "scores.npz", allow_pickle=False) as file:
@@ -156,9 +145,7 @@ def classifier_confusion(run: Run) -> dict[str, Any] | None:
 def class_map(embedded: Embedded, pool: Pool) -> dict[str, Any]:
     """The test split on a plane, with a skeleton and the nearest neighbour of every sequence."""
     test, train = embedded.test, embedded.train
-    chosen = np.arange(len(test))
-    if len(test) > _MOST_PLACES:
-        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:_MOST_PLACES])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:_MOST_PLACES])
     places, method = plane(embedded.queries[chosen])
     present = np.unique(test.label[chosen])
     return {
@@ -175,53 +162,73 @@ def class_map(embedded: Embedded, pool: Pool) -> dict[str, Any]:
     }
 
 
+def plane(features: np.ndarray) -> tuple[np.ndarray, str]:
+    """Lays features (S, F) out on a plane by their cosine similarity: t-SNE, or else PCA.
+
+    Returns:
+      (S, 2), each axis within [0, 1], and the name of the method.
+    """
+    unit = _unit(features)
+    left, values, _ = np.linalg.svd(unit - unit.mean(0), full_matrices=False)
+    # Even a single sequence has two coordinates.
+    components = np.pad((left * values)[:, :50], ((0, 0), (0, 2)))
+    try:
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError:
+        TSNE = None
+    # With fewer points there are no neighbourhoods to keep.
+    if TSNE is None or len(features) < 10:
+        places, method = components[:, :2], "PCA"
+    else:
+        tsne = TSNE(perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=0)
+        # Its threads wait for each other in every one of a thousand short steps.
+        with threadpool_limits(1):
+            places, method = tsne.fit_transform(components), "t-SNE"
+    span = np.ptp(places, axis=0)
+    return (places - places.min(0)) / np.where(span > 0, span, 1), method
+
+
 def gallery(embedded: Embedded, pool: Pool) -> list[dict[str, Any]]:
     """Queries, up to half of them mistakes, with their nearest sequences of the training split."""
     test, train = embedded.test, embedded.train
+    features, queries = _unit(embedded.gallery), _unit(embedded.queries)
     rows = []
     for index in _queries(embedded.right, test.label):
-        cosine = _cosine(embedded.gallery, embedded.queries[index])
-        best = np.argsort(-cosine, kind="stable")[:_NEIGHBOURS]
-        rows.append(
+        cosine = features @ queries[index]
+        neighbours = [
             {
-                **_shown(test, index, pool),
-                "neighbours": [
-                    {
-                        **_shown(train, i, pool),
-                        "cosine": round(float(cosine[i]), 4),
-                        "right": bool(train.label[i] == test.label[index]),
-                    }
-                    for i in best
-                ],
+                **_shown(train, i, pool),
+                "cosine": round(float(cosine[i]), 4),
+                "right": bool(train.label[i] == test.label[index]),
             }
-        )
+            for i in np.argsort(-cosine, kind="stable")[:_NEIGHBOURS]
+        ]
+        rows.append({**_shown(test, index, pool), "neighbours": neighbours})
     return rows
 
 
 def _queries(right: np.ndarray, labels: np.ndarray) -> list[int]:
     """Mistakes and others in turn, each kind of as many classes as can be."""
     order = np.random.default_rng(0).permutation(len(right))
-    mistakes = _spread(order[~right[order]], labels)
-    others = _spread(order[right[order]], labels)
-    half = min(_QUERIES // 2, len(mistakes))
-    chosen = [*others[: _QUERIES - half], *mistakes[:half]]
+    mistakes = _spread(order[~right[order]], labels)[: _QUERIES // 2]
+    others = _spread(order[right[order]], labels)[: _QUERIES - len(mistakes)]
     # By class, for reading.
-    return sorted(chosen, key=lambda i: (labels[i], not right[i]))
+    return sorted([*others, *mistakes], key=lambda i: (labels[i], not right[i]))
 
 
 def _spread(indices: np.ndarray, labels: np.ndarray) -> list[int]:
     """The indices so that all classes come once before any comes twice, and so on."""
-    seen: dict[int, int] = {}
+    seen: Counter[int] = Counter()
     rounds = []
-    for index in indices.tolist():
-        count = seen[labels[index]] = seen.get(labels[index], 0) + 1
-        rounds.append((count, index))
-    return [index for _, index in sorted(rounds, key=lambda pair: pair[0])]
+    for label in labels[indices].tolist():
+        seen[label] += 1
+        rounds.append(seen[label])
+    return indices[np.argsort(rounds, kind="stable")].tolist()
 
 
-def _cosine(features: np.ndarray, query: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(query)
-    return features @ query / np.maximum(lengths, 1e-12)
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
 def _shown(recordings: Recordings, index: int, pool: Pool) -> dict[str, Any]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from pcm3_jax.augment.masking import random_visibility
 from pcm3_jax.augment.pipeline import central_view
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.data.skeleton import PARENTS, seen_in_stream
+from pcm3_jax.data.skeleton import PARENTS, visible_in_stream
 from pcm3_jax.inference import model_file
 from pcm3_jax.inference.model import Model
 from pcm3_jax.inference.weights import Weights
+from pcm3_jax.methods import method_of
 from pcm3_jax.report.runs import Run
-from pcm3_jax.report.sequences import FRAME_RATE, Pool, packed, packed_flags
+from pcm3_jax.report.sequences import FRAME_RATE, Pool, encoded, packed
+from pcm3_jax.settings import Views
 
 _CHECKPOINTS, _SEQUENCES = 4, 3
-_ROOT = int(np.flatnonzero(np.arange(len(PARENTS)) == PARENTS)[0])
 
 
 def predictions(run: Run, test: Recordings, pool: Pool) -> dict[str, Any] | None:
@@ -31,19 +33,17 @@ def predictions(run: Run, test: Recordings, pool: Pool) -> dict[str, Any] | None
     Raises:
       UserError: a checkpoint is damaged.
     """
-    config = run.config
-    if config.task != "pretrain" or not config.method.masked_prediction or not run.checkpoints:
+    config, views = run.config, run.config.views
+    decodes = method_of(config).decodes and config.method.masked_prediction
+    if not run.task.pretrains or not decodes or not run.checkpoints:
         return None
     chosen = examples(test)
-    joints = jax.device_get(joint_views(test, chosen, config.views))
-    views = config.views
-    visible = np.asarray(
-        random_visibility(
-            jax.random.key(0), views.frames, views.mask_clip_frames, views.mask_strategy,
-            views.mask_ratio,
-        )
+    joints = jax.device_get(joint_views(test, chosen, views))
+    drawn = random_visibility(
+        jax.random.key(0), views.frames, views.mask_clip_frames, views.mask_strategy,
+        views.mask_ratio,
     )  # fmt: skip
-    visible = np.broadcast_to(visible > 0, joints.shape[:-1])
+    visible = np.broadcast_to(np.asarray(drawn) > 0, joints.shape[:-1])
     shown = _shown_joints(visible, views.stream)
     hold = hold_last_seen(joints, shown)
     steps = _spread(run.checkpoints)
@@ -51,13 +51,13 @@ def predictions(run: Run, test: Recordings, pool: Pool) -> dict[str, Any] | None
     rows = []
     for row, index in enumerate(chosen):
         seconds = int(test.length[index]) * views.eval_crop_ratio / FRAME_RATE
-        add = lambda poses, s=seconds: pool.add(poses, test.data_name, s)  # noqa: E731
+        add = functools.partial(pool.add, data_name=test.data_name, seconds=seconds)
         rows.append(
             {
                 "name": test.name[index],
                 "label": test.classes[test.label[index]],
                 "truth": add(joints[row]),
-                "hidden": packed_flags(~shown[row, :, 0]),
+                "hidden": encoded(~shown[row, :, 0], "u1"),
                 "holding": _error(hold[row], joints[row], shown[row]),
                 "predicted": [add(predicted[step][row]) for step in steps],
                 "errors": [_error(predicted[step][row], joints[row], shown[row]) for step in steps],
@@ -73,17 +73,16 @@ def examples(recordings: Recordings) -> list[int]:
     return order[np.sort(first)][:_SEQUENCES].tolist()
 
 
-def joint_views(recordings: Recordings, indices: list[int], views: ConfigDict) -> jax.Array:
+def joint_views(recordings: Recordings, indices: list[int], views: Views) -> jax.Array:
     """The views of evaluation (N, T, 2, 25, 3) as joints, whatever the stream."""
     frames, clips = packed(recordings, indices)
-    joints = ConfigDict(views.to_dict() | {"stream": "joint"})
-    return central_view(frames, clips, joints)
+    return central_view(frames, clips, dataclasses.replace(views, stream="joint"))
 
 
 def _predict(run: Run, step: int, joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """Poses (N, T, 2, 25, 3), the hidden joints as the checkpoint predicts them."""
     weights = model_file.load(run.path / "checkpoints" / str(step))
-    config = ConfigDict(weights.config.to_dict())
+    config = weights.config.copy()
     # The sequences are cropped and resized already.
     config.views.eval_crop_ratio = 1.0
     config.data.max_frames = max(config.data.max_frames, joints.shape[1])
@@ -113,20 +112,16 @@ def poses_of_stream(
             hidden = ~visible[:, t, ..., None]
             poses[:, t + 1] = np.where(hidden, poses[:, t] + stream[:, t], joints[:, t + 1])
         return poses
-    placed = [_ROOT]
-    while len(placed) < len(PARENTS):
-        for joint in np.flatnonzero(np.isin(PARENTS, placed)):
-            if joint not in placed:
-                moved = poses[..., PARENTS[joint], :] + stream[..., joint, :]
-                # Where the whole chain is known this is the truth but for rounding.
-                poses[..., joint, :] = moved
-                placed.append(int(joint))
+    bones = np.flatnonzero(np.arange(len(PARENTS)) != PARENTS)
+    # Each round is right one bone further from the root.
+    for _ in bones:
+        poses[..., bones, :] = poses[..., PARENTS[bones], :] + stream[..., bones, :]
     return poses
 
 
 def _shown_joints(visible: np.ndarray, stream: str) -> np.ndarray:
     """Where (N, T, M, V) the place of a joint follows from what the network sees."""
-    seen = seen_in_stream(visible, stream)
+    seen = visible_in_stream(visible, stream)
     if stream == "bone":
         # A bone places its joint only where its parent is placed.
         for _ in range(len(PARENTS)):

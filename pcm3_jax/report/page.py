@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from pcm3_jax.runtime.files import replaced
@@ -34,32 +34,19 @@ def render(contents: dict[str, Any]) -> str:
     element, and the program puts them into the page as text only.
     """
     names = ", ".join(run["name"] for run in contents["runs"])
-    parts = {
-        "title": html.escape(f"{names} – PCM³ report" if names else "PCM³ report"),
-        "style": _asset("page.css"),
-        "data": embedded_json(contents),
-        "script": "\n".join(map(_asset, _SCRIPTS)),
-    }
-    page = _asset("page.html")
-    before, *rest = page.split("<!-- insert ")
-    for piece in rest:
-        name, _, after = piece.partition(" -->")
-        before += parts[name] + after
-    return before
+    return Template(_asset("page.html")).substitute(
+        title=html.escape(f"{names} – PCM³ report" if names else "PCM³ report"),
+        style=_asset("page.css"),
+        data=_embedded_json(contents),
+        script="\n".join(map(_asset, _SCRIPTS)),
+    )
 
 
-def embedded_json(content: Any) -> str:
+def _embedded_json(content: Any) -> str:
     """JSON that may stand inside a script element; numbers that are not finite become null."""
-    text = json.dumps(_finite(content), allow_nan=False, separators=(",", ":"))
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    text = json.dumps(finite, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _finite(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {str(key): _finite(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _asset(name: str) -> str:

@@ -2,45 +2,173 @@
 
 from __future__ import annotations
 
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from pcm3_jax.report import summary
+from pcm3_jax.config import Config, read_config
+from pcm3_jax.registry import TASKS
 from pcm3_jax.report.runs import Run
-from pcm3_jax.tables import document as paper_tables
+from pcm3_jax.tables import document
+from pcm3_jax.tasks.fusion import Fused
+from pcm3_jax.tasks.task import Metric
+from pcm3_jax.train.workdir import CONFIG_FILE, free_keys
 
+Grid = list[list[str]]
 Table = dict[str, Any]
+# Keys of settings, and their values as JSON.
+Settings = frozenset[tuple[str, str]]
 
-_PER_CENT = ("knn_accuracy", "ridge_accuracy", "top1", "top5", "top1_std", "frame_accuracy")
-_NAMES = {
-    "knn_accuracy": "1-NN",
-    "ridge_accuracy": "ridge",
-    "top1_std": "± top1",
-    "frame_accuracy": "frames",
-    "zero_velocity": "standing still",
-}
+# Settings in which runs of one row may differ, besides those that change no figure.  Runs that
+# ``encoder`` and ``fusion.runs`` name are compared by their settings, not by their paths.
+_SEED_KEYS = {"seed", "task", "encoder", "fusion.runs"}
+# Figures without a unit as text.
+_TEXT = Metric("", "").text
+# The order of rows; other encoders come after.
+_ORDER = ("raw coordinates", "random encoder", "pretrained encoder", "fused encoders")
 
 
 def tables(runs: list[Run], benchmarks: dict[str, dict[str, Any]]) -> list[Table]:
     """Tables with "title", "columns", "rows" of text, and "notes"."""
     found = []
-    evaluations = summary.grid([run.path for run in runs])
-    if len(evaluations) > 1:
+    heading, *rows = compared(runs)
+    if rows:
         note = "Runs that differ in their seed alone share a row: mean ± standard deviation."
-        found.append(_table("Encoders compared", evaluations[0], evaluations[1:], [note]))
-    for task in dict.fromkeys(run.config.task for run in runs):
-        of_task = [run for run in runs if run.config.task == task]
-        found += _paper_tables(of_task) if task == "table" else _results(task, of_task)
+        found.append(_table("Encoders compared", heading, rows, [note]))
+    of_task: dict[str, list[Run]] = defaultdict(list)
+    papers = [run for run in runs if "rows" in run.results]
+    for run in runs:
+        if run.results and run not in papers:
+            of_task[run.config.task].append(run)
+    found += [_results(task, finished) for task, finished in of_task.items()]
+    found += [_paper_table(run) for run in papers]
     if benchmarks:
         found.append(_benchmarks(benchmarks))
     return found
 
 
-def _table(title: str, columns: list[str], rows: list[list[str]], notes: Any = ()) -> Table:
+def compared(runs: list[Run]) -> Grid:
+    """Heading and rows of the finished evaluations: data set, encoder, stream, figures, runs.
+
+    Runs that differ in their seed alone share a row, with mean ± standard deviation.  Rows that
+    would read alike also name the settings in which they differ.
+    """
+    tasks, found = list(TASKS), []
+    # Of each encoder and task, the different settings of the task.
+    ways: dict[tuple, set[Settings]] = defaultdict(set)
+    # Columns are in the order of the tasks, whichever run came first.
+    for run in sorted(runs, key=lambda run: tasks.index(run.config.task)):
+        encoder = run.task.compared(run.config)
+        if encoder is not None and run.results:
+            what, settings = (run.config.data.name, *encoder), _settings(run.config)
+            found.append((run, what, settings))
+            ways[what, settings, run.config.task].add(_task_settings(run))
+    values: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run, what, settings in found:
+        several = len(ways[what, settings, run.config.task]) > 1
+        row = values[what, settings | (_task_settings(run) if several else frozenset())]
+        for key, metric in metrics_of(run, run.results).items():
+            if metric.compared:
+                row[metric.heading].append(metric.number(run.results[key]))
+    columns = list(dict.fromkeys(heading for row in values.values() for heading in row))
+    lines = [["data set", "encoder", "stream", *columns, "runs"]]
+    ordered = sorted(values.items(), key=lambda item: (*_ORDER, item[0][0][1]).index(item[0][0][1]))
+    for (what, settings), row in ordered:
+        alike = [other for others, other in values if others == what]
+        differing = set().union(*alike) - set.intersection(*map(set, alike))
+        named = ", ".join(sorted("=".join(pair) for pair in settings & differing))
+        data, encoder, stream = what
+        stream = f"{stream} ({named})" if named else stream
+        count = max(map(len, row.values()), default=0)
+        lines.append([data, encoder, stream, *(_mean(row[c]) for c in columns), str(count)])
+    return lines
+
+
+def _mean(numbers: list[float]) -> str:
+    if not numbers:
+        return "–"
+    mean = f"{statistics.mean(numbers):.1f}"
+    return f"{mean} ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else mean
+
+
+def _settings(config: Config) -> Settings:
+    """What tells encoders, and the data they are evaluated on, apart: all but tasks' settings."""
+    found = set(
+        _some_settings(
+            config,
+            vars(config).keys() - {name for task in TASKS.values() for name in task.settings},
+        )
+    )
+    named = {f"run {number}": run for number, run in enumerate(config.of(Fused).runs, 1)}
+    for prefix, path in {"encoder": config.encoder, **named}.items():
+        run = Path(path)
+        if path and run.parent.name == "checkpoints":
+            found.add((f"{prefix}.step", run.name))
+            run = run.parents[1]
+        if path and (run / CONFIG_FILE).exists():
+            of_run = read_config(run)
+            found.add((f"{prefix}.task", json.dumps(of_run.task)))
+            found |= {(f"{prefix}.{key}", value) for key, value in _settings(of_run)}
+        elif run.suffix == ".safetensors":
+            # An exported file, of whose training this tells nothing.
+            found.add((prefix, json.dumps(path)))
+    return frozenset(found)
+
+
+def _task_settings(run: Run) -> Settings:
+    return _some_settings(run.config, {*run.task.settings})
+
+
+def _some_settings(config: Config, sections: set[str]) -> Settings:
+    return frozenset(
+        (key, json.dumps(value))
+        for key, value in config.flat().items()
+        if key.partition(".")[0] in sections and key not in free_keys(config) | _SEED_KEYS
+    )
+
+
+def markdown(grid: Grid, texts: int = 3) -> str:
+    """A Markdown table whose first ``texts`` columns are aligned as text."""
+    heading, *rows = grid
+    rule = ["---"] * texts + ["---:"] * (len(heading) - texts)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heading, rule, *rows))
+
+
+def _table(title: str, columns: list[str], rows: Grid, notes: Any = ()) -> Table:
     return {"title": title, "columns": columns, "rows": rows, "notes": list(notes)}
 
 
+def metrics_of(run: Run, figures: dict[str, Any]) -> dict[str, Metric]:
+    """The metrics of a run's figures that are shown; errors by frame are too many."""
+    numbers = [key for key, value in figures.items() if isinstance(value, (int, float))]
+    metrics = {key: run.task.metric(key) for key in numbers}
+    return {k: metric for k, metric in metrics.items() if not ("@" in k and metric.unit == "mm")}
+
+
+def _results(task: str, runs: list[Run]) -> Table:
+    metrics: dict[str, Metric] = {}
+    for run in runs:
+        metrics |= metrics_of(run, run.results)
+    columns = ["run", "data set", *(metric.heading for metric in metrics.values())]
+    rows = [
+        [r.name, r.config.data.name, *(m.text(r.results.get(key)) for key, m in metrics.items())]
+        for r in runs
+    ]
+    return _table(f"Results of {task}", columns, rows)
+
+
+def _paper_table(run: Run) -> Table:
+    results = run.results
+    columns, *rows = document.grid(results)
+    number = f"Table {results['table']}: " if results["table"] else ""
+    return _table(f"{number}{results['title']} ({run.name})", columns, rows, results["notes"])
+
+
 def _benchmarks(benchmarks: dict[str, dict[str, Any]]) -> Table:
-    """A row for each benchmark; for one that compares with peers, a row for each contestant."""
+    """A row for each benchmark; for one that compares, a row for each contestant."""
     rows: dict[str, dict[str, Any]] = {}
     for name, figures in benchmarks.items():
         contestants = {side: cell for side, cell in figures.items() if isinstance(cell, dict)}
@@ -49,53 +177,18 @@ def _benchmarks(benchmarks: dict[str, dict[str, Any]]) -> Table:
         if not contestants:
             rows[name] = common
     columns = list(dict.fromkeys(key for cell in rows.values() for key in cell))
-    texts = [[name, *(_text(cell.get(key)) for key in columns)] for name, cell in rows.items()]
+    texts = [[name, *(_TEXT(cell.get(key)) for key in columns)] for name, cell in rows.items()]
     return _table("Benchmarks", ["", *columns], texts)
 
 
-def _results(task: str, runs: list[Run]) -> list[Table]:
-    finished = [(run, run.results) for run in runs if run.results is not None]
-    # Errors by frame and accuracies by draw are many; the curves and results.json have them.
-    keys = dict.fromkeys(
-        key
-        for _, results in finished
-        for key, value in results.items()
-        if isinstance(value, (int, float)) and not key.startswith(("mpjpe@", "zero_velocity@"))
-    )
-    if not keys:
-        return []
-    rows = [
-        [run.name, run.config.data.name, *(_value(key, results.get(key)) for key in keys)]
-        for run, results in finished
-    ]
-    return [_table(f"Results of {task}", ["run", "data set", *map(heading, keys)], rows)]
-
-
-def heading(key: str) -> str:
-    """The name and unit of a result."""
-    name = _NAMES.get(key, key)
-    if key in _PER_CENT or key.startswith("map_"):
-        return f"{name} (%)"
-    return f"{name} (mm)" if key in ("mpjpe", "zero_velocity") else name
-
-
-def _value(key: str, value: Any) -> str:
-    if isinstance(value, (int, float)) and (key in _PER_CENT or key.startswith("map_")):
-        return f"{100 * value:.1f}"
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _paper_tables(runs: list[Run]) -> list[Table]:
-    found = []
-    for run in runs:
-        if run.results is not None:
-            columns, *rows = paper_tables.grid(run.results)
-            title = f"Table {run.results['table']}: {run.results['title']} ({run.name})"
-            found.append(_table(title, columns, rows, run.results["notes"]))
-    return found
+def throughput(benchmarks: Iterable[dict[str, Any]]) -> Grid:
+    """Heading and rows of benchmarks of our step alone."""
+    columns = {
+        "device": "device", "type": "dtype", "devices": "devices", "batch size": "batch_size",
+        "samples/s per device": "samples_per_second_per_device", "step (s)": "step_seconds",
+        "memory (GB)": "peak_memory_gb",
+    }  # fmt: skip
+    # Comparisons with PyTorch are no runs of ours alone.
+    alone = [figures for figures in benchmarks if "step_seconds" in figures]
+    alone.sort(key=lambda figures: (figures["devices"], figures["batch_size"]))
+    return [list(columns), *([_TEXT(one[key]) for key in columns.values()] for one in alone)]

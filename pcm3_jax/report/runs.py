@@ -7,10 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from pcm3_jax.config import Config, read_config, task_of
 from pcm3_jax.errors import UserError
-from pcm3_jax.train.checkpoint import CONFIG_FILE, PROVENANCE_FILE, read_config
+from pcm3_jax.methods import METHODS
+from pcm3_jax.registry import TASKS
+from pcm3_jax.settings import require
+from pcm3_jax.tasks.task import Task
+from pcm3_jax.train.workdir import CONFIG_FILE, PROVENANCE_FILE, RESULTS_FILE
+
+METRICS_FILE, BENCHMARK_FILE = "metrics.jsonl", "benchmark.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,18 +28,27 @@ class Run:
       config: complete, younger settings at their defaults.
       metrics: the lines of ``metrics.jsonl`` of the run itself (""), and of each training inside
         it, by the name of its folder ("draw_0").
-      results: of a run that is through, else None.
+      results: of a run that is through, else {}.
       starts: the objects of ``provenance.json``, one a start; [] where it was not written.
       checkpoints: steps of which a checkpoint is kept, rising.
     """
 
     path: Path
     name: str
-    config: ConfigDict
+    config: Config
     metrics: dict[str, list[dict[str, Any]]]
-    results: dict[str, Any] | None
+    results: dict[str, Any]
     starts: list[dict[str, Any]]
     checkpoints: list[int]
+
+    @property
+    def task(self) -> Task:
+        return task_of(self.config)
+
+    @property
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of all metrics."""
+        return [line for lines in self.metrics.values() for line in lines]
 
 
 def read_runs(workdirs: list[Path]) -> tuple[list[Run], dict[str, dict[str, Any]]]:
@@ -43,16 +57,13 @@ def read_runs(workdirs: list[Path]) -> tuple[list[Run], dict[str, dict[str, Any]
     Raises:
       UserError: one is missing, holds neither run nor benchmark, or has a file that is damaged.
     """
-    names = short_names(workdirs)
     runs, benchmarks = [], {}
-    for path, name in zip(workdirs, names, strict=True):
-        if not path.is_dir():
-            raise UserError(f"There is no folder {path}: name the workdirs of runs.")
-        figures = _optional_object(path / "benchmark.json")
-        if figures is not None:
+    for path, name in zip(workdirs, short_names(workdirs), strict=True):
+        require(path.is_dir(), f"There is no folder {path}: name the workdirs of runs.")
+        if figures := _read(path / BENCHMARK_FILE):
             benchmarks[name] = figures
-        if figures is None or (path / CONFIG_FILE).exists():
-            runs.append(_read_run(path, name))
+        if not figures or (path / CONFIG_FILE).exists():
+            runs.append(read_run(path, name))
     return runs, benchmarks
 
 
@@ -63,33 +74,38 @@ def short_names(paths: list[Path]) -> list[str]:
       UserError: a path is named twice.
     """
     parts = [path.resolve().parts for path in paths]
-    for index, path in enumerate(parts):
-        if path in parts[:index]:
-            raise UserError(f"{paths[index]} is named twice.")
     names = []
-    for own in parts:
-        others = [path for path in parts if path != own]
+    for path, own in zip(paths, parts, strict=True):
+        require(parts.count(own) == 1, f"{path} is named twice.")
         count = 1
-        while any(path[-count:] == own[-count:] for path in others):
+        while sum(other[-count:] == own[-count:] for other in parts) > 1:
             count += 1
         names.append("/".join(own[-count:]))
     return names
 
 
-def _read_run(path: Path, name: str) -> Run:
+def read_run(path: Path, name: str) -> Run:
+    """One run; raises UserError where it cannot be read."""
     config = read_config(path)
-    inner = sorted(path.glob("draw_*/metrics.jsonl"))
-    files = {"": path / "metrics.jsonl"} | {file.parent.name: file for file in inner}
-    folders = (path / "checkpoints").glob("*/state")
-    steps = [folder.parent.name for folder in folders if folder.parent.name.isdigit()]
+    require(
+        config.task in TASKS and config.method.name in METHODS,
+        f"{path} is a run of task {config.task!r} and method {config.method.name!r}, which are not "
+        "known here.",
+    )
+    files = [path / METRICS_FILE, *sorted(path.glob(f"*/{METRICS_FILE}"))]
+    checkpoints = [state.parent.name for state in (path / "checkpoints").glob("*/state")]
     return Run(
         path=path,
         name=name,
         config=config,
-        metrics={key: read_metrics(file) for key, file in files.items() if file.exists()},
-        results=_optional_object(path / "results.json"),
-        starts=_read_starts(path / PROVENANCE_FILE),
-        checkpoints=sorted(map(int, steps)),
+        metrics={
+            file.parent.relative_to(path).name: read_metrics(file)
+            for file in files
+            if file.exists()
+        },
+        results=_read(path / RESULTS_FILE) or {},
+        starts=_read(path / PROVENANCE_FILE, several=True) or [],
+        checkpoints=sorted(int(step) for step in checkpoints if step.isdigit()),
     )
 
 
@@ -99,48 +115,28 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
       UserError: names the line that is no metrics.
     """
-    lines = _text(path).splitlines(keepends=True)
     metrics = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
         try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict) or type(entry.get("step")) is not int:
-                raise ValueError("an object with a step is expected")
-        except ValueError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise UserError(f"{path}, line {number}, holds no metrics: {error}.") from error
-        metrics.append(entry)
+            metrics.append(json.loads(line))
+            valid = type(metrics[-1]["step"]) is int
+        except (ValueError, TypeError, KeyError):
+            valid = False
+        require(valid, f"{path}, line {number}, holds no metrics.")
     return metrics
 
 
-def _read_starts(path: Path) -> list[dict[str, Any]]:
-    starts = _optional_json(path)
-    if starts is None:
-        return []
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
-        raise UserError(f"{path} is no list with one object a start.")
-    return starts
-
-
-def _optional_object(path: Path) -> dict[str, Any] | None:
-    content = _optional_json(path)
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object.")
-    return content
-
-
-def _optional_json(path: Path) -> Any:
-    if not path.exists():
+def _read(path: Path, several: bool = False) -> Any:
+    """A file's JSON object, or its list of several; None where there is no file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
         return None
-    try:
-        return json.loads(_text(path))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable as JSON: {error}.") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+    objects = content if several else [content]
+    valid = isinstance(objects, list) and all(isinstance(item, dict) for item in objects)
+    require(valid, f"{path} holds no {'list of objects' if several else 'JSON object'}.")
+    return content

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pcm3_jax.augment.pipeline import Clips
+from pcm3_jax.data.batch import Clips
 from pcm3_jax.data.normalization import normalization_of, normalize_sequence
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.data.skeleton import poses_at
@@ -29,21 +28,18 @@ class Pool:
 
     def __init__(self) -> None:
         self.sequences: list[dict[str, Any]] = []
-        self._numbers: dict[Hashable, int] = {}
+        self._numbers: dict[tuple[str, int, int], int] = {}
 
-    def add(self, poses: np.ndarray, data_name: str, seconds: float, key: Hashable = None) -> int:
-        """Adds a sequence, or finds the one that was added under the same key.
+    def add(self, poses: np.ndarray, data_name: str, seconds: float) -> int:
+        """Adds a sequence, and returns its number.
 
         Args:
           poses: (T, M, V, 3) metres; a second person who is absent is left out.
           data_name: of the data set, which tells how coordinates lie.
           seconds: how long the sequence lasts.
-          key: of a sequence that several parts of the page show; None for another.
         """
-        if key is not None and key in self._numbers:
-            return self._numbers[key]
         poses = np.asarray(poses, np.float32)
-        if poses.shape[1] > 1 and not poses[:, 1:].any():
+        if not poses[:, 1:].any():
             poses = poses[:, :1]
         scale = max(float(np.abs(poses).max()), 1e-6) / np.iinfo(np.int16).max
         upright = normalization_of(data_name) is normalize_sequence
@@ -54,22 +50,20 @@ class Pool:
                 "scale": scale,
                 "seconds": round(max(seconds, 0.1), 2),
                 "up": 2 if upright else 1,
-                "data": _packed(np.round(poses / scale), "<i2"),
+                "data": encoded(np.round(poses / scale), "<i2"),
             }
         )
-        if key is not None:
-            self._numbers[key] = len(self.sequences) - 1
         return len(self.sequences) - 1
 
     def add_recording(self, recordings: Recordings, index: int, frames: int) -> int:
-        """Adds a sequence of a split, thinned out to so many frames."""
+        """Adds a sequence of a split, thinned out to so many frames, unless it is there."""
         key = (recordings.split, index, frames)
-        if key in self._numbers:
-            return self._numbers[key]
-        poses = poses_of(recordings, index)
-        times = np.linspace(0, len(poses) - 1, min(frames, len(poses))).round().astype(int)
-        seconds = len(poses) / FRAME_RATE
-        return self.add(poses[times], recordings.data_name, seconds, key)
+        if key not in self._numbers:
+            poses = poses_of(recordings, index)
+            times = np.linspace(0, len(poses) - 1, min(frames, len(poses))).round().astype(int)
+            seconds = len(poses) / FRAME_RATE
+            self._numbers[key] = self.add(poses[times], recordings.data_name, seconds)
+        return self._numbers[key]
 
 
 def packed(recordings: Recordings, indices: list[int]) -> tuple[jax.Array, Clips]:
@@ -80,13 +74,9 @@ def packed(recordings: Recordings, indices: list[int]) -> tuple[jax.Array, Clips
     return jnp.asarray(np.concatenate(sequences)), clips
 
 
-def packed_flags(flags: np.ndarray) -> str:
-    """Booleans, a byte each, as base64."""
-    return _packed(flags, "u1")
-
-
-def _packed(values: np.ndarray, dtype: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values.astype(dtype)).tobytes()).decode()
+def encoded(values: np.ndarray, dtype: str) -> str:
+    """Values as base64."""
+    return base64.b64encode(values.astype(dtype).tobytes()).decode()
 
 
 def poses_of(recordings: Recordings, index: int) -> np.ndarray:

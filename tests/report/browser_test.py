@@ -1,15 +1,13 @@
 """The page in a real browser: it is drawn without errors, moves, and fits a phone."""
 
-import shutil
-
 import pytest
 
 from pcm3_jax.report import page
 from tests.report.report_test import HOSTILE
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+figures = pytest.importorskip("pcm3_jax.report.figures", reason="needs pillow")
+pytestmark = pytest.mark.skipif(figures.BROWSER is None, reason="needs Chromium")
 
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -21,7 +19,7 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as program:
-        browser = program.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
+        browser = program.chromium.launch(executable_path=figures.BROWSER, args=ARGUMENTS)
         yield browser
         browser.close()
 
@@ -70,7 +68,7 @@ def test_every_part_is_drawn_without_complaints(opened, report_contents, viewpor
     ]  # fmt: skip
     assert window.evaluate("document.documentElement.scrollWidth") == viewport["width"]
     assert window.locator("#learning svg path").count() > 5
-    assert window.locator(".confusion rect.cell").count() > 10
+    assert window.locator(".confusion .cell").count() > 10
     for canvas in ("#map canvas.places", "#neighbours canvas.stage", "#masked canvas.stage"):
         assert len(pixels(window, canvas)) > 1500
     assert window.complaints == []
@@ -109,7 +107,7 @@ def test_pointer_and_keyboard_tell_more(opened, report_contents):
     window.locator("#learning .chart[tabindex]").first.focus()
     window.keyboard.press("ArrowRight")
     assert "optimizer step: 1" in window.locator("#learning figure").first.inner_text()
-    window.locator("#confusions rect.cell").first.hover()
+    window.locator("#confusions .cell").first.hover()
     assert " of " in window.locator("#confusions .told").first.inner_text()
     window.get_by_label("Find a setting").fill("optimizer.epochs")
     assert window.locator("#settings tbody tr").count() == 1

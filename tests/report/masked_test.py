@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from pcm3_jax.data.skeleton import STREAMS
-from pcm3_jax.inference.batching import seen_in_stream
+from pcm3_jax.data.skeleton import STREAMS, visible_in_stream
 from pcm3_jax.report import masked
 
 
@@ -23,7 +22,7 @@ def visible():
 @pytest.mark.parametrize("stream", list(STREAMS))
 def test_a_perfect_prediction_gives_the_truth(poses, visible, stream):
     right = np.asarray(STREAMS[stream](poses))
-    seen = np.asarray(seen_in_stream(visible, stream))
+    seen = np.asarray(visible_in_stream(visible, stream))
     found = masked.poses_of_stream(right, seen, poses, stream)
     # Bones and displacements are added up.
     np.testing.assert_allclose(found, poses, atol=1e-5)
@@ -31,7 +30,7 @@ def test_a_perfect_prediction_gives_the_truth(poses, visible, stream):
 
 @pytest.mark.parametrize("stream", list(STREAMS))
 def test_a_wrong_prediction_moves_hidden_joints_alone(poses, visible, stream):
-    seen = np.asarray(seen_in_stream(visible, stream))
+    seen = np.asarray(visible_in_stream(visible, stream))
     wrong = np.where(seen[..., None], STREAMS[stream](poses), 7)
     found = masked.poses_of_stream(wrong, seen, poses, stream)
     off = np.abs(found - poses).max(-1) > 1e-4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax.config import default_config
-from pcm3_jax.report import curves, projection, results, settings
+from pcm3_jax.report import comparison, curves, encoders, results
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
 
@@ -20,7 +20,7 @@ def make_run(tmp_path, name="a", metrics=None, outcome=None, **changes):
     (path / "config.json").write_text(config.to_json())
     if outcome is not None:
         (path / "results.json").write_text(json.dumps(outcome))
-    return Run(path, name, config, metrics or {}, outcome, [], [])
+    return Run(path, name, config, metrics or {}, outcome or {}, [], [])
 
 
 def test_curves_have_units_and_leave_out_what_is_not_finite(tmp_path):
@@ -87,13 +87,15 @@ def test_results_in_their_units(tmp_path):
         make_run(tmp_path, "u", task="linear_eval"),
     ]
     compared, pretrained, retrieved, predicted = results.tables(runs, {})
-    data, encoder, stream, retrieval, *_ = compared["rows"][0]
-    assert (data, encoder, stream) == ("synthetic_skeletons", "pretrained encoder", "joint")
-    assert retrieval == "70.0 ± 14.1"
+    assert compared["columns"][3:] == ["1-NN (%)", "MPJPE (mm)", "runs"]
+    assert [row[1:] for row in compared["rows"]] == [
+        ["random encoder", "joint", "–", "71.2", "1"],
+        ["pretrained encoder", "joint", "70.0 ± 14.1", "–", "2"],
+    ]
     assert pretrained["columns"] == ["run", "data set", "steps", "1-NN (%)"]
     assert pretrained["rows"] == [["p", "synthetic_skeletons", "9", "50.0"]]
     assert [row[-1] for row in retrieved["rows"]] == ["60.0", "80.0"]
-    assert (predicted["columns"][-1], predicted["rows"][0][-1]) == ("mpjpe (mm)", "71.25")
+    assert (predicted["columns"][-1], predicted["rows"][0][-1]) == ("MPJPE (mm)", "71.2")
 
 
 def test_a_paper_table_and_a_benchmark_are_shown(tmp_path):
@@ -121,7 +123,7 @@ def test_a_comparison_with_peers_has_a_row_for_each_contestant():
 
 def test_settings_that_differ_are_marked(tmp_path):
     runs = [make_run(tmp_path), make_run(tmp_path, "b", **{"optimizer.epochs": 3})]
-    rows = {row["key"]: row for row in settings.table(runs)["rows"]}
+    rows = {row["key"]: row for row in comparison.settings(runs)["rows"]}
     epochs = rows["optimizer.epochs"]
     assert (epochs["default"], epochs["values"], epochs["differs"]) == ("451", ["451", "3"], True)
     assert rows["optimizer.decay_epochs"]["values"][0] == "(351,)"
@@ -133,9 +135,9 @@ def test_settings_that_differ_are_marked(tmp_path):
 def test_sequences_keep_a_tenth_of_a_millimetre_and_no_absent_person():
     poses = np.random.default_rng(0).normal(size=(7, 2, 25, 3)).astype(np.float32)
     pool = Pool()
-    assert pool.add(poses, "x/y_recorded", 2.0, key="k") == 0
+    assert pool.add(poses, "x/y_recorded", 2.0) == 0
     poses[:, 1] = 0
-    assert pool.add(poses, "x", 2.0) == 1 and pool.add(poses * 0, "x", 2.0, key="k") == 0
+    assert pool.add(poses, "x", 2.0) == 1
     both, one = pool.sequences
     assert (both["persons"], one["persons"]) == (2, 1) and (both["up"], one["up"]) == (1, 2)
     raw = np.frombuffer(base64.b64decode(one["data"]), "<i2")
@@ -147,7 +149,7 @@ def test_the_map_keeps_groups_apart(count):
     rng = np.random.default_rng(0)
     groups = np.arange(count) % 2
     features = rng.normal(size=(count, 20)) + 40 * (groups[:, None] == np.arange(20) // 10)
-    places, method = projection.plane(features.astype(np.float32))
+    places, method = encoders.plane(features.astype(np.float32))
     assert places.shape == (count, 2) and places.min() >= 0 and places.max() <= 1
     assert method == ("t-SNE" if count >= 10 else "PCA")
     if count > 2:

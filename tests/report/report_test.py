@@ -46,6 +46,10 @@ def test_the_gallery_has_the_nearest_first(report_contents):
         assert len(cosines) == 5 and cosines == sorted(cosines, reverse=True)
         assert query["neighbours"][0]["right"] == right[query["name"]]
     assert {right[query["name"]] for query in encoder["gallery"]} == {True, False}
+    # A sequence that is shown several times is stored once.
+    found = [(one["name"], one["sequence"]) for q in encoder["gallery"] for one in q["neighbours"]]
+    names, sequences = map(set, zip(*found, strict=True))
+    assert len(names) == len(sequences) < len(found)
 
 
 def test_predictions_of_every_checkpoint_and_all_views(report_contents, two_runs):
@@ -70,7 +74,8 @@ def test_the_command_writes_one_file_that_needs_nothing_else(two_runs, tmp_path,
     report.run([*map(str, two_runs), f"--out={out}", "--curves_only"])
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{out}: 2 runs, ")
-    assert "warning: Command differs: " in printed.err
+    # Their commands do, which is no warning.
+    assert "differ" not in printed.err
     text = out.read_text()
     assert re.findall(r"(?:src|href)=[\"'](?!#|data:)", text) == []
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
@@ -78,6 +83,15 @@ def test_the_command_writes_one_file_that_needs_nothing_else(two_runs, tmp_path,
     assert not found["encoders"] and "--curves_only" in found["notes"][0]
     assert [chart["name"] for chart in found["charts"]["learning"]][:2] == ["loss", "knn_accuracy"]
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_runs_made_differently_are_warned_of(two_runs, tmp_path, capsys):
+    shutil.copytree(two_runs[1], tmp_path / "other")
+    (start,) = json.loads((two_runs[1] / "provenance.json").read_text())
+    (tmp_path / "other" / "provenance.json").write_text(json.dumps([start | {"python": "2.7"}]))
+    folders = [str(two_runs[1]), str(tmp_path / "other")]
+    report.run([*folders, f"--out={tmp_path / 'page.html'}", "--curves_only"])
+    assert "warning: The runs differ in python: " in capsys.readouterr().err
 
 
 def test_the_report_is_small(report_contents):
@@ -172,7 +186,9 @@ def test_the_output_must_be_writable(two_runs, tmp_path):
 
 
 def test_figures_are_written(report_contents, tmp_path):
-    figures = pytest.importorskip("pcm3_jax.report.figures")
+    figures = pytest.importorskip("pcm3_jax.report.figures", reason="needs playwright")
+    if figures.BROWSER is None:
+        pytest.skip("needs Chromium")
     small = copy.deepcopy(report_contents)
     small["runs"][0]["name"] = "../$x"
     small["charts"]["learning"] = small["charts"]["learning"][:2]
@@ -182,7 +198,8 @@ def test_figures_are_written(report_contents, tmp_path):
     small["masked"][0]["rows"], small["views"] = [], []
     for sequence in small["sequences"]:
         sequence["seconds"] = 0.2
-    written = figures.write(tmp_path / "figures", small)
+    page.write(tmp_path / "page.html", small)
+    written = figures.write(tmp_path / "figures", tmp_path / "page.html")
     assert sorted(written) == sorted((tmp_path / "figures").iterdir())
     assert sorted(path.name for path in written) == [
         "confusion_.._x_nearest_neighbour.png",
@@ -198,3 +215,10 @@ def test_figures_are_written(report_contents, tmp_path):
             # Something is drawn, and a GIF moves.
             assert len(image.convert("L").getcolors(256)) > 4
             assert getattr(image, "n_frames", 1) == (3 if path.suffix == ".gif" else 1)
+
+
+def test_figures_without_a_browser_are_refused(monkeypatch, tmp_path):
+    figures = pytest.importorskip("pcm3_jax.report.figures", reason="needs playwright")
+    monkeypatch.setattr(figures, "BROWSER", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="needs Chromium: install it"):
+        figures.write(tmp_path / "figures", tmp_path / "page.html")

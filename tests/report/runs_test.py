@@ -5,7 +5,7 @@ import pytest
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.report import runs
-from pcm3_jax.train.checkpoint import write_json
+from pcm3_jax.runtime.files import write_json
 
 
 def workdir(folder, **settings):
@@ -24,8 +24,8 @@ def test_names_are_as_short_as_they_can_be(tmp_path):
 
 
 def test_a_run_that_has_only_begun(tmp_path):
-    (run,), benchmarks = runs.read_runs([workdir(tmp_path / "new", task="cmd")])
-    assert (run.name, run.config.task) == ("new", "cmd")
+    (run,), benchmarks = runs.read_runs([workdir(tmp_path / "new", task="fusion")])
+    assert (run.name, run.task.name) == ("new", "fusion")
     assert not (run.metrics or run.results or run.starts or run.checkpoints or benchmarks)
 
 
@@ -72,8 +72,8 @@ def test_a_benchmark_is_no_run(tmp_path):
         ("config.json", "[]", "config.json"),
         ("results.json", "{", "results.json is not readable as JSON"),
         ("results.json", "[]", "results.json holds no JSON object"),
-        ("provenance.json", "{}", "provenance.json is no list"),
-        ("provenance.json", "[1]", "provenance.json is no list"),
+        ("provenance.json", "{}", "provenance.json holds no list"),
+        ("provenance.json", "[1]", "provenance.json holds no list"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, text, message):

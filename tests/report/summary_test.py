@@ -6,7 +6,7 @@ import pytest
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.report import summary
-from pcm3_jax.train.checkpoint import write_json
+from pcm3_jax.runtime.files import write_json
 
 
 def finished_run(folder, results, **settings):
@@ -35,13 +35,16 @@ def test_one_row_an_encoder_and_stream_with_mean_and_deviation_over_seeds(tmp_pa
         finished_run(tmp_path / "f", {"top1": 0.875}, task="fusion"),
         tmp_path / "not_started",
     ]
-    rows = summary.table(runs).splitlines()[2:]
+    heading, _, *rows = summary.table(runs).splitlines()
+    assert heading == (
+        "| data set | encoder | stream | 1-NN (%) | linear (%) | finetuned (%) | ridge (%) | runs |"
+    )
     assert rows == [
-        "| synthetic_skeletons | raw coordinates | joint | 50.0 | – | 25.0 | 1 |",
-        "| synthetic_skeletons | random encoder | joint | 12.5 | – | – | 1 |",
-        "| synthetic_skeletons | pretrained encoder | joint | 85.0 ± 7.1 | 75.0 | – | 2 |",
-        "| synthetic_skeletons | pretrained encoder | bone | – | 50.0 | – | 1 |",
-        "| synthetic_skeletons | fused encoders | several | – | 87.5 | – | 1 |",
+        "| synthetic_skeletons | raw coordinates | joint | 50.0 | – | – | 25.0 | 1 |",
+        "| synthetic_skeletons | random encoder | joint | 12.5 | – | – | – | 1 |",
+        "| synthetic_skeletons | pretrained encoder | joint | 85.0 ± 7.1 | 75.0 | 0.0 | – | 2 |",
+        "| synthetic_skeletons | pretrained encoder | bone | – | 50.0 | – | – | 1 |",
+        "| synthetic_skeletons | fused encoders | several | – | 87.5 | – | – | 1 |",
     ]
 
 
@@ -62,19 +65,19 @@ def test_other_settings_are_another_row_and_named(tmp_path):
     rows = summary.table(runs).splitlines()[2:]
     start = "| synthetic_skeletons | pretrained encoder | joint "
     assert rows == [
-        start + '(occlusion.kind="none") | – | 55.0 ± 7.1 | – | 2 |',
-        start + '(occlusion.kind="spatial") | – | 30.0 ± 7.1 | – | 2 |',
+        start + '(occlusion.kind="none") | 55.0 ± 7.1 | 2 |',
+        start + '(occlusion.kind="spatial") | 30.0 ± 7.1 | 2 |',
     ]
 
 
 def test_encoders_of_other_training_are_other_rows(tmp_path):
     runs = []
-    for task in ("pretrain", "cmd"):
+    for method in ("pcm3", "cmd"):
         for seed in (0, 1):
-            encoder = finished_run(tmp_path / f"{task}{seed}", {}, task=task, seed=seed)
+            encoder = finished_run(tmp_path / f"{method}{seed}", {}, method__name=method, seed=seed)
             runs.append(
                 finished_run(
-                    tmp_path / f"on_{task}{seed}",
+                    tmp_path / f"on_{method}{seed}",
                     {"top1": 0.5 + seed / 10},
                     task="linear_eval",
                     encoder=str(encoder),
@@ -95,10 +98,10 @@ def test_encoders_of_other_training_are_other_rows(tmp_path):
     start = "| synthetic_skeletons | pretrained encoder | joint "
     fused = "| synthetic_skeletons | fused encoders | several "
     assert rows == [
-        start + '(encoder.task="pretrain") | – | 55.0 ± 7.1 | – | 2 |',
-        start + '(encoder.task="cmd") | – | 55.0 ± 7.1 | – | 2 |',
-        fused + '(run 1.encoder.task="pretrain") | – | 75.0 ± 0.0 | – | 2 |',
-        fused + '(run 1.encoder.task="cmd") | – | 75.0 | – | 1 |',
+        start + '(encoder.method.name="pcm3") | 55.0 ± 7.1 | 2 |',
+        start + '(encoder.method.name="cmd") | 55.0 ± 7.1 | 2 |',
+        fused + '(run 1.encoder.method.name="pcm3") | 75.0 ± 0.0 | 2 |',
+        fused + '(run 1.encoder.method.name="cmd") | 75.0 | 1 |',
     ]
 
 
@@ -113,9 +116,8 @@ def test_encoders_that_are_files_or_checkpoints_are_told_apart(tmp_path):
         for i, name in enumerate(named)
     ]
     rows = summary.table(runs).splitlines()[2:]
-    assert sorted(row.split(" | ")[-3:] for row in rows) == [
-        ["0.0", "–", "1 |"], ["10.0", "–", "1 |"], ["20.0", "–", "1 |"], ["30.0", "–", "1 |"],
-        ["45.0 ± 7.1", "–", "2 |"],
+    assert sorted(row.split(" | ")[-2:] for row in rows) == [
+        ["0.0", "1 |"], ["10.0", "1 |"], ["20.0", "1 |"], ["30.0", "1 |"], ["45.0 ± 7.1", "2 |"],
     ]  # fmt: skip
 
 
@@ -131,9 +133,10 @@ def test_comparisons_with_peers_are_no_runs(tmp_path):
     for name, figures in (("a", cell | ours), ("b", {"device": "cpu", "ours": ours})):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "benchmark.json", figures)
-    rows = summary.throughput([tmp_path / "a", tmp_path / "b"]).splitlines()[2:]
+    rows = summary.table([tmp_path / "a", tmp_path / "b"]).splitlines()[2:]
     assert rows == ["| cpu | float32 | 1 | 4 | 2 | 2 | 1 |"]
-    assert summary.throughput([tmp_path / "b"]) == ""
+    with pytest.raises(UserError, match="no finished evaluation"):
+        summary.table([tmp_path / "b"])
 
 
 def test_without_a_finished_evaluation_it_says_so(tmp_path):

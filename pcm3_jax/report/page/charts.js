@@ -21,18 +21,13 @@ function chart(spec) {
   const holder = h("div", {
     class: "chart", role: "img", tabindex: 0,
     "aria-label": `${spec.title} by ${spec.across}; last values: ${last.join(", ")}. Arrow keys move along the curves.`,
-    onpointermove: (event) => move(event), onpointerleave: () => set(null),
-    onkeydown: (event) => key(event), onblur: () => set(null),
+    onpointermove: move, onpointerleave: () => set(null), onkeydown: key, onblur: () => set(null),
   });
-  let across = null;
   const values = spec.series.map(() => h("b"));
-  const legend = h("ul", { class: "legend" }, spec.series.map((one, i) =>
-    h("li", {}, line(one.run), one.label, values[i])));
-  const unit = spec.unit ? ` (${spec.unit})` : "";
   const steps = [...new Set(spec.series.flatMap((one) => one.points.map((p) => p[0])))].sort((a, b) => a - b);
+  let across = null;
   let cursor = null;
   let width = 0;
-  const redraw = () => width && draw(width);
 
   function tell(step) {
     spec.series.forEach((one, i) => {
@@ -42,8 +37,8 @@ function chart(spec) {
     caption.textContent = step === null ? "last values" : `${spec.across}: ${step.toLocaleString("en")}`;
   }
 
-  function draw(newWidth) {
-    width = newWidth;
+  function draw() {
+    if (!width) return;
     const height = Math.max(170, Math.min(260, width * 0.56));
     const box = { left: 46, right: width - 10, top: 10, bottom: height - 38 };
     const all = spec.series.flatMap((one) => one.points);
@@ -76,7 +71,7 @@ function chart(spec) {
     if (step === cursor) return;
     cursor = step;
     tell(step);
-    redraw();
+    draw();
   }
   function move(event) {
     if (!across) return;
@@ -84,18 +79,19 @@ function chart(spec) {
     set(steps.reduce((best, step) => (Math.abs(across(step) - at) < Math.abs(across(best) - at) ? step : best)));
   }
   function key(event) {
-    const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const way = arrow(event);
     if (!way) return;
-    event.preventDefault();
     const at = cursor === null ? (way > 0 ? -1 : steps.length) : steps.indexOf(cursor);
     set(steps[Math.max(0, Math.min(steps.length - 1, at + way))]);
   }
 
   const caption = h("span", { class: "note", "aria-live": "off" });
   tell(null);
-  onWidth(holder, draw);
-  return h("figure", { class: "card" }, h("h3", {}, spec.title, h("span", { class: "note" }, unit)),
-    legend, holder, caption);
+  onWidth(holder, (pixels) => { width = pixels; draw(); });
+  return h("figure", { class: "card", "data-figure": `curve_${spec.name}.png` },
+    h("h3", {}, spec.title, h("span", { class: "note" }, spec.unit && ` (${spec.unit})`)),
+    h("ul", { class: "legend" }, spec.series.map((one, i) => h("li", {}, line(one.run), one.label, values[i]))),
+    holder, caption);
 }
 
 function nearest(points, step) {

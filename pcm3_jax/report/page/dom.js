@@ -12,9 +12,7 @@ function fill(node, attributes, children) {
       node.setAttribute(name, value === true ? "" : value);
     }
   }
-  for (const child of children.flat(Infinity)) {
-    if (child !== null && child !== undefined && child !== false) node.append(child);
-  }
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -36,6 +34,13 @@ function number(value) {
   if (size >= 1e6 || size < 1e-3) return value.toExponential(1).replace("e+", "e");
   if (size >= 1000) return Math.round(value).toLocaleString("en");
   return String(Number(value.toPrecision(3)));
+}
+
+// The way in which an arrow key goes through what is shown, or 0.
+function arrow(event) {
+  const way = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key] || 0;
+  if (way) event.preventDefault();
+  return way;
 }
 
 // Calls draw(width) now and whenever the element's width changes.
@@ -73,12 +78,13 @@ function choices(label, options, choose) {
 const known = new Map();
 function cssColour(name) {
   if (!known.has(name)) {
-    known.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+    document.head.style.color = `var(${name})`;
+    known.set(name, getComputedStyle(document.head).color);
   }
   return known.get(name);
 }
 
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const paper = window.matchMedia("print");
 const redraws = [() => known.clear()];
 const onTheme = (draw) => redraws.push(draw);
-dark.addEventListener("change", () => redraws.forEach((draw) => draw()));
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraws.forEach((draw) => draw()));

@@ -13,16 +13,15 @@ const empty = (text) => h("p", { class: "note" }, text);
 const grid = (items, kind = "") => (items.length ? h("div", { class: `grid ${kind}` }, items) : null);
 const isNumber = (text) => /^[–\-−\d.±\s,e]+$/.test(text);
 
-function table(spec, kind = "") {
-  const cell = (tag, text, column) => h(tag, {
-    class: column && spec.rows.every((row) => isNumber(String(row[column]))) ? "number" : null,
-    scope: tag === "th" ? "col" : null,
-  }, text);
-  return h("div", { class: `scroll ${kind}`, role: "region", tabindex: 0, "aria-label": spec.title || "table" },
-    h("table", {}, spec.title ? h("caption", {}, spec.title) : null,
-      h("thead", {}, h("tr", {}, spec.columns.map((text, i) => cell("th", text, i)))),
-      h("tbody", {}, spec.rows.map((row) => h("tr", {}, row.map((text, i) => cell("td", String(text), i)))))),
-    (spec.notes || []).map(empty));
+function table(spec) {
+  const kinds = spec.columns.map((_, i) => (i && spec.rows.every((row) => isNumber(row[i])) ? "number" : null));
+  return scrolled(spec.title || "table", "", spec.columns.map((text, i) => h("th", { scope: "col", class: kinds[i] }, text)),
+    spec.rows.map((row) => h("tr", {}, row.map((text, i) => h("td", { class: kinds[i] }, text)))), spec.title, spec.notes);
+}
+
+function scrolled(label, kind, heading, rows, title, notes = []) {
+  return h("div", { class: `scroll ${kind}`, role: "region", tabindex: 0, "aria-label": label },
+    h("table", {}, title && h("caption", {}, title), h("thead", {}, h("tr", {}, heading)), h("tbody", {}, rows)), notes.map(empty));
 }
 
 function runCard(run, index) {
@@ -48,11 +47,11 @@ function settings() {
     const word = search.value.trim().toLowerCase();
     // Who looks for a setting wants it wherever it is.
     const chosen = rows.filter((row) => (word ? row.key.toLowerCase().includes(word) : kinds[kind](row)));
-    holder.replaceChildren(chosen.length ? h("div", { class: "scroll settings", role: "region", tabindex: 0, "aria-label": "settings" },
-      h("table", {}, h("thead", {}, h("tr", {}, ["setting", "paper", ...runs].map((text) => h("th", { scope: "col" }, text)))),
-        h("tbody", {}, chosen.map((row) => h("tr", { class: row.differs ? "differs" : null },
-          h("th", { scope: "row", class: "mono" }, row.key), h("td", {}, row.default),
-          row.values.map((value) => h("td", { class: value !== row.default ? "changed" : null }, value))))))) : empty("No setting is like that."));
+    const lines = chosen.map((row) => h("tr", { class: row.differs ? "differs" : null },
+      h("th", { scope: "row", class: "mono" }, row.key), h("td", {}, row.default),
+      row.values.map((value) => h("td", { class: value !== row.default ? "changed" : null }, value))));
+    const heading = ["setting", "paper", ...runs].map((text) => h("th", { scope: "col" }, text));
+    holder.replaceChildren(lines.length ? scrolled("settings", "settings", heading, lines) : empty("No setting is like that."));
   }
   const count = (name) => rows.filter(kinds[name]).length;
   const options = [["changed", `Not the paper's, or different (${count("changed")})`], ["all", `All (${rows.length})`]];
@@ -70,14 +69,13 @@ function key(...names) {
 
 function masked(spec) {
   const rows = spec.rows.map((row) => {
-    const hidden = row.hidden;
-    const panel = (title, text, sequence, options) => h("figure", {},
-      stage(sequence, { height: 190, frame: row.truth, label: `${title}: ${readable(row.label)}`, ...options }),
-      h("figcaption", {}, h("b", {}, title), text));
-    return h("div", { class: "card" }, h("h3", { title: row.name }, readable(row.label)), h("div", { class: "panels" },
-      panel("Masked input", "what the network sees", row.truth, { hidden }),
-      spec.steps.map((step, i) => panel(`Step ${step.toLocaleString("en")}`, `off by ${row.errors[i].toFixed(1)} cm`, row.predicted[i], { hidden, predicted: true })),
-      panel("Truth", `standing still: off by ${row.holding.toFixed(1)} cm`, row.truth, {})));
+    const { hidden, truth } = row;
+    const shown = (title, text, sequence, options) =>
+      panel(sequence, { height: 190, frame: truth, label: `${title}: ${readable(row.label)}`, ...options }, h("b", {}, title), text);
+    return h("div", { class: "card", "data-figure": `masked_${runName(spec.run)}_${row.name}.gif` }, h("h3", { title: row.name }, readable(row.label)), h("div", { class: "panels" },
+      shown("Masked input", "what the network sees", truth, { hidden }),
+      spec.steps.map((step, i) => shown(`Step ${step.toLocaleString("en")}`, `off by ${row.errors[i].toFixed(1)} cm`, row.predicted[i], { hidden, predicted: true })),
+      shown("Truth", `standing still: off by ${row.holding.toFixed(1)} cm`, truth, {})));
   });
   const how = {
     joint: "",
@@ -90,29 +88,26 @@ function masked(spec) {
 function views(spec) {
   return [h("h3", {}, runName(spec.run)),
     h("p", { class: "note" }, `${readable(spec.label)} (${spec.name}), mixed with ${readable(spec.partner)}; shown as joints at one pace.`),
-    h("div", { class: "stack" }, h("div", { class: "card panels" }, spec.panels.map((panel) => h("figure", {},
-      stage(panel.sequence, { height: 190, hidden: panel.hidden, label: panel.title }),
-      h("figcaption", {}, h("b", {}, panel.title), panel.text)))))];
+    h("div", { class: "stack" }, h("div", { class: "card panels", "data-figure": `views_${runName(spec.run)}.gif` }, spec.panels.map((one) =>
+      panel(one.sequence, { height: 190, hidden: one.hidden, label: one.title }, h("b", {}, one.title), one.text))))];
 }
 
 function build() {
   const { runs, charts, tables } = REPORT;
   main.append(h("h1", {}, runs.length === 1 ? runs[0].name : "Runs side by side"),
     h("p", { class: "lead" }, `PCM³: ${[...new Set(runs.map((run) => run.data))].join(", ") || "benchmarks"} · ${runs.length} ${runs.length === 1 ? "run" : "runs"} · ${REPORT.created}`),
-    grid(runs.map(runCard)) ? h("div", { class: "grid runs" }, runs.map(runCard)) : "");
+    grid(runs.map(runCard), "runs") ?? "");
   if (REPORT.warnings.length) {
     main.append(h("div", { class: "card warnings", role: "note" }, h("h3", {}, "Before you compare"),
       h("ul", {}, REPORT.warnings.map((text) => h("li", {}, text)))));
   }
   if (REPORT.notes.length) main.append(h("ul", { class: "notes" }, REPORT.notes.map((text) => h("li", {}, text))));
-  const first = ["loss", "knn_accuracy"];
-  section("learning", "Learning", "", grid(charts.learning.filter((one) => first.includes(one.name)).map(chart)),
-    charts.learning.some((one) => !first.includes(one.name)) ? h("div", { style: "height:1rem" }) : null,
-    grid(charts.learning.filter((one) => !first.includes(one.name)).map(chart), "small"),
+  section("learning", "Learning", "", grid(charts.learning.filter((one) => one.large).map(chart)),
+    grid(charts.learning.filter((one) => !one.large).map(chart), "small"),
     charts.learning.length ? null : empty("No run has logged a step."));
   section("results", "Results", "", tables.length ? tables.map((one) => table(one)) : empty("No run has finished."));
   section("confusions", "Confusions", "", grid(REPORT.confusions.map(confusion), "wide"));
-  section("map", "Embeddings", "Hover or tap a point, or go through them by arrow keys, to see its sequence.", REPORT.encoders.map((one) => [classMap(one), h("div", { style: "height:1rem" })]));
+  section("map", "Embeddings", "Hover or tap a point, or go through them by arrow keys, to see its sequence.", REPORT.encoders.map(classMap));
   section("neighbours", "Neighbours", "Test sequences and the five training sequences nearest to them, by the cosine of their features.",
     REPORT.encoders.length ? key("left", "right", "trunk") : null, REPORT.encoders.map(gallery));
   section("masked", "Masked prediction", "Test sequences, the same masks at every kept checkpoint.",

@@ -3,7 +3,6 @@ const PARENTS = REPORT.skeleton.parents;
 const JOINTS = PARENTS.length;
 const LEFT = new Set(REPORT.skeleton.left);
 const RIGHT = new Set(REPORT.skeleton.right);
-const stages = new Set();
 const visible = new Set();
 const player = {
   playing: !window.matchMedia("(prefers-reduced-motion: reduce)").matches,
@@ -12,21 +11,15 @@ const player = {
 };
 
 function bytes(base64) {
-  const text = atob(base64);
-  const array = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) array[i] = text.charCodeAt(i);
-  return array;
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
 // Coordinates are unpacked when they are first seen.
 function unpacked(index) {
   const sequence = REPORT.sequences[index];
   if (!sequence.points) {
-    const raw = new DataView(bytes(sequence.data).buffer);
-    sequence.points = new Float32Array(raw.byteLength / 2);
-    for (let i = 0; i < sequence.points.length; i++) {
-      sequence.points[i] = raw.getInt16(2 * i, true) * sequence.scale;
-    }
+    const raw = new Int16Array(bytes(sequence.data).buffer);
+    sequence.points = Float32Array.from(raw, (value) => value * sequence.scale);
     sequence.box = boundingBox(sequence);
   }
   return sequence;
@@ -39,21 +32,12 @@ function oriented(sequence, at) {
 }
 
 function boundingBox(sequence) {
-  let reach = 0.2;
-  let low = Infinity;
-  let high = -Infinity;
-  let [left, right, front, back] = [Infinity, -Infinity, Infinity, -Infinity];
-  for (let at = 0; at < sequence.points.length; at += 3) {
-    const [x, y, z] = oriented(sequence, at);
-    [low, high] = [Math.min(low, y), Math.max(high, y)];
-    [left, right, front, back] = [Math.min(left, x), Math.max(right, x), Math.min(front, z), Math.max(back, z)];
-  }
-  const [cx, cz] = [(left + right) / 2, (front + back) / 2];
-  for (let at = 0; at < sequence.points.length; at += 3) {
-    const [x, , z] = oriented(sequence, at);
-    reach = Math.max(reach, Math.hypot(x - cx, z - cz));
-  }
-  return { cx, cz, low, high, reach };
+  const all = [];
+  for (let at = 0; at < sequence.points.length; at += 3) all.push(oriented(sequence, at));
+  const [low, high] = [Math.min, Math.max].map((end) => [0, 1, 2].map((axis) => end(...all.map((p) => p[axis]))));
+  const [cx, , cz] = low.map((value, axis) => (value + high[axis]) / 2);
+  const reach = Math.max(0.2, ...all.map(([x, , z]) => Math.hypot(x - cx, z - cz)));
+  return { cx, cz, low: low[1], high: high[1], reach };
 }
 
 // A canvas with a skeleton.  Options: height; hidden, flags (T × 25) of joints that are left out
@@ -63,32 +47,29 @@ function stage(index, options = {}) {
   const canvas = h("canvas", {
     class: "stage", role: "img", "aria-label": options.label || "animated skeleton",
     style: `height:${options.height || 150}px`,
+    onpointerdown: (event) => { player.turnedFrom = event.clientX; canvas.setPointerCapture(event.pointerId); },
+    onpointermove: turn,
   });
-  const one = { canvas, index, options, context: null, width: 0, flags: null };
+  const one = { canvas, index, options, context: null, width: 0, flags: null, seconds: REPORT.sequences[index].seconds };
   canvas.stage = one;
-  canvas.addEventListener("pointerdown", (event) => turn(event, canvas));
   onWidth(canvas, (width) => {
     one.width = width;
     one.context = sized(canvas, width, options.height || 150);
     render(one);
   });
   seen.observe(canvas);
-  stages.add(one);
   return canvas;
 }
 
-function turn(event, canvas) {
-  let last = event.clientX;
-  const move = (next) => {
-    player.yaw += (next.clientX - last) * 0.012;
-    last = next.clientX;
-    angle();
-  };
-  canvas.setPointerCapture(event.pointerId);
-  canvas.addEventListener("pointermove", move);
-  const end = () => canvas.removeEventListener("pointermove", move);
-  canvas.addEventListener("pointerup", end, { once: true });
-  canvas.addEventListener("pointercancel", end, { once: true });
+function panel(sequence, options, title, text, attributes = {}) {
+  return h("figure", attributes, stage(sequence, options), h("figcaption", {}, title, text));
+}
+
+function turn(event) {
+  if (!event.buttons) return;
+  player.yaw += (event.clientX - player.turnedFrom) * 0.012;
+  player.turnedFrom = event.clientX;
+  angle();
 }
 
 function angle() {
@@ -103,28 +84,23 @@ const seen = new IntersectionObserver((entries) => {
     if (isIntersecting) visible.add(target.stage);
     else visible.delete(target.stage);
     if (isIntersecting) render(target.stage);
-    if (!target.isConnected) visible.delete(target.stage);
   }
-  wake();
 }, { rootMargin: "80px" });
 
-let running = false;
-let before = 0;
-function wake() {
-  if (running || !player.playing || !visible.size || document.hidden) return;
-  running = true;
-  before = performance.now();
-  requestAnimationFrame(tick);
+// --figures calls it as well.
+function showAt(seconds) {
+  player.time = seconds;
+  visible.forEach(render);
 }
 
+let before = 0;
 function tick(now) {
-  player.time += Math.min(now - before, 100) / 1000;
+  // A page that was hidden goes on where it was.
+  if (player.playing) showAt(player.time + Math.min(now - before, 100) / 1000);
   before = now;
-  visible.forEach((one) => (one.canvas.isConnected ? render(one) : visible.delete(one)));
-  running = player.playing && visible.size > 0 && !document.hidden;
-  if (running) requestAnimationFrame(tick);
+  requestAnimationFrame(tick);
 }
-document.addEventListener("visibilitychange", wake);
+requestAnimationFrame(tick);
 onTheme(() => visible.forEach(render));
 
 // Joints between two frames of a sequence, as [across, up] in pixels.
@@ -200,7 +176,6 @@ function playerControls() {
     player.playing = playing;
     button.textContent = playing ? "❚❚ Pause" : "▶ Play";
     button.setAttribute("aria-label", playing ? "Pause all animations" : "Play all animations");
-    wake();
   }
   press(player.playing);
   const slider = h("input", {
