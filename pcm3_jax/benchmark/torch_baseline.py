@@ -1,14 +1,13 @@
-"""The pretraining step in PyTorch, twice, for `pcm3_jax.benchmark` to measure ours against.
+"""The pretraining step in PyTorch, twice, as baselines of `pcm3_jax.benchmark`.
 
-"frame_by_frame" works as the authors' program does: recurrent networks are called once a frame,
-and each view is encoded on its own.  "tuned" is the same mathematics at PyTorch's best:
-whole-sequence calls, which are cuDNN's on a GPU, views that share them, a fused optimizer, and
-products in bfloat16 where ours are, or in cuDNN's recurrent layers in float16, which autocast
-takes for them and which is as fast.  Frame by frame all is float32.  `torch.compile` leaves
-recurrent layers as they are, so it has no place here.
+"frame_by_frame" works as the authors' program does: it calls recurrent networks once per frame and
+encodes each view on its own, in float32.  "tuned" computes the same as fast as PyTorch can: it
+calls cuDNN's recurrent layers on whole sequences, batches the views, fuses the optimizer, and
+multiplies in bfloat16 where ours does; in cuDNN's recurrent layers autocast uses float16, which is
+as fast.  `torch.compile` does not compile recurrent layers.
 
 Tensors have the names of the authors' program, which `pcm3_jax.convert` reads, and sequences
-are time-major.  This is the only module that needs PyTorch: ``pip install "pcm3_jax[peers]"``.
+are time-major.  This is the only module that needs PyTorch: ``pip install "pcm3_jax[torch]"``.
 """
 
 from __future__ import annotations
@@ -24,17 +23,16 @@ import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from pcm3_jax.augment.pipeline import Views
-from pcm3_jax.config import default_config, require
 from pcm3_jax.data.skeleton import COORDINATES, FEATURES, flatten_frames
-from pcm3_jax.inference import convert
+from pcm3_jax.inference import torch_layout
 from pcm3_jax.methods.state import TrainState
-from pcm3_jax.models.pcm3 import POSITIVES, PromptOffsets
+from pcm3_jax.models.pcm3 import PromptOffsets
+from pcm3_jax.settings import POSITIVES, Config, require
 
-# What the peers are written for: with a part switched off they would do more work than ours.
+# The baselines compute the published step only; without a part of it they would do extra work.
 _AS_PUBLISHED = (
     "model.recurrence", "method.positives", "method.masked_prediction", "method.kl_weight",
     "method.contrast_guides_decoder", "method.domain_prompts", "method.task_prompts",
@@ -45,7 +43,7 @@ KINDS = ("frame_by_frame", "tuned")
 
 
 def set_up(precision: str) -> torch.device:
-    """Has PyTorch compute on JAX's device, or on as many CPU cores.
+    """Sets PyTorch up to compute on JAX's device, with as many CPU cores.
 
     Args:
       precision: ``config.model.precision``.
@@ -56,8 +54,8 @@ def set_up(precision: str) -> torch.device:
     backend = jax.default_backend()
     require(
         backend == "cpu" or (backend == "gpu" and torch.cuda.is_available()),
-        f"config.peers compares on one device, but PyTorch cannot use JAX's, a {backend}; "
-        "install PyTorch for it or set JAX_PLATFORMS=cpu.",
+        "config.benchmark.torch_baseline compares on one device, but PyTorch cannot use JAX's, a "
+        f"{backend}; install PyTorch for it or set JAX_PLATFORMS=cpu.",
     )
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tf32 = precision == "tensorfloat32"
@@ -65,8 +63,8 @@ def set_up(precision: str) -> torch.device:
     return torch.device("cuda" if backend == "gpu" else "cpu")
 
 
-class PeerViews(NamedTuple):
-    """`Views` and `PromptOffsets` as a peer takes them; flat frames are (T, N, 150)."""
+class BaselineViews(NamedTuple):
+    """`Views` and `PromptOffsets` as a baseline takes them; flat frames are (T, N, 150)."""
 
     intra: Tensor
     key: Tensor
@@ -79,7 +77,7 @@ class PeerViews(NamedTuple):
 
 
 class SteppedGRU(nn.GRU):
-    """A GRU called once a frame, so that with two directions both run forward in time."""
+    """A GRU called once per frame, so that with two directions both run forward in time."""
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """(T, N, F) to states (T, N, D * H), joined to the earlier ones as they come."""
@@ -107,21 +105,22 @@ class CausalGRU(nn.ModuleDict):
         return x, None
 
 
-class Peer(nn.Module):
+class Baseline(nn.Module):
     """Network, key encoder, queue and optimizer; `step` trains on given views."""
 
-    def __init__(self, kind: str, config: ConfigDict, device: torch.device) -> None:
-        """A peer of a kind, one of `KINDS`.
+    def __init__(self, kind: str, config: Config, device: torch.device) -> None:
+        """A baseline of a kind, one of `KINDS`.
 
         Raises:
           UserError: a setting asks for another step than the published one.
         """
         super().__init__()
         for key in _AS_PUBLISHED:
-            published, value = (operator.attrgetter(key)(c) for c in (default_config(), config))
+            published, value = (operator.attrgetter(key)(c) for c in (Config(), config))
             require(
                 value == published,
-                f"config.{key} is {value!r}, but config.peers needs the published {published!r}.",
+                f"config.{key} is {value!r}, but config.benchmark.torch_baseline needs the "
+                f"published {published!r}.",
             )
         self.tuned, self.config, model = kind == "tuned", config, config.model
         lower = self.tuned and model.dtype == "bfloat16"
@@ -149,7 +148,7 @@ class Peer(nn.Module):
         )
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Copies of the state by PyTorch name, for `convert.state_from_torch`."""
+        """Copies of the state by PyTorch name, for `torch_layout.state_from_torch`."""
         own = self.state_dict().items()
         return {_program_name(name): tensor.cpu().numpy().copy() for name, tensor in own}
 
@@ -163,26 +162,28 @@ class Peer(nn.Module):
         )
 
     def load_state(self, state: TrainState) -> None:
-        """Takes over our state, by `convert`'s own idea of where each number goes."""
+        """Loads our state, by the inverse of `torch_layout.state_from_torch`."""
         tensors = self.tensors()
         ends = np.cumsum([tensor.size for tensor in tensors.values()])
         numbers = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
         shaped = zip(tensors.items(), numbers, strict=True)
-        places = convert.state_from_torch({k: n.reshape(v.shape) for (k, v), n in shaped}, state)
+        places = torch_layout.state_from_torch(
+            {k: n.reshape(v.shape) for (k, v), n in shaped}, state
+        )
         values = np.zeros(ends[-1], np.float32)
         named = (s.replace(step=None, finite=None, opt_state=None) for s in (places, state))
         jax.tree.map(values.__setitem__, *named)
         self.load(dict(zip(tensors, np.split(values, ends[:-1]), strict=True)))
 
-    def prepare(self, views: Views, offsets: PromptOffsets) -> PeerViews:
-        """Puts our views and offsets on the peer's device."""
+    def prepare(self, views: Views, offsets: PromptOffsets) -> BaselineViews:
+        """Puts our views and offsets on the baseline's device."""
         put = functools.partial(torch.tensor, device=self.queue.device)
         query = views.query
         cells = np.asarray(query.visible)[None, ..., None].repeat(COORDINATES, -1)
         poses = (query.intra, views.key, query.target, query.inter, cells)
         frames = (np.swapaxes(flatten_frames(jax.numpy.asarray(x)), 0, 1) for x in poses)
         intra, key, target, inter, visible = (put(np.asarray(x)) for x in frames)
-        return PeerViews(
+        return BaselineViews(
             intra,
             key,
             target,
@@ -193,7 +194,7 @@ class Peer(nn.Module):
             offsets={name: int(getattr(offsets, name)) for name in PromptOffsets.names()},
         )
 
-    def step(self, views: PeerViews) -> dict[str, float]:
+    def step(self, views: BaselineViews) -> dict[str, float]:
         """One optimizer step (Eq. 7) with MoCo's bookkeeping; returns the losses."""
         method, share = self.config.method, views.mix_share
         with torch.no_grad():
@@ -221,7 +222,7 @@ class Peer(nn.Module):
         return dict(zip(names, torch.stack([*nces, kl, mse, loss]).tolist(), strict=True))
 
     def multiply(self, size: int, count: int) -> None:
-        """What `benchmark.product_rate` times: as many products of (size, size) matrices."""
+        """Multiplies (size, size) matrices ``count`` times, for `benchmark.product_rate`."""
         power = factor = _factor(size, self.product_type, self.queue.device)
         for _ in range(count):
             power = factor @ power
@@ -246,7 +247,7 @@ class Peer(nn.Module):
         parts = {"encoder": nn.ModuleDict({"gru": gru}), "input_norm": nn.BatchNorm1d(FEATURES)}
         return nn.ModuleDict(parts | {"fc": nn.Sequential(inner, nn.ReLU(), outer)})
 
-    def _query(self, views: PeerViews) -> tuple[list[Tensor], Tensor]:
+    def _query(self, views: BaselineViews) -> tuple[list[Tensor], Tensor]:
         """The positives' embeddings (N, D) and the reconstruction (T, N, 150)."""
         encoder, seen = self.encoder_q, views.target * views.visible
         intra, mask = self._encode(encoder, views.intra + self.base_prompt, seen + self.mask_prompt)

@@ -12,11 +12,11 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from pcm3_jax.benchmark.scaling import collectives
 from pcm3_jax.config import default_config
+from pcm3_jax.methods import METHODS
+from pcm3_jax.methods.pcm3 import PCM3Method
 from pcm3_jax.runtime.parallel import AXIS, Devices
-from pcm3_jax.tasks.pretrain import METHODS
-from pcm3_jax.train.memory import abstract_step, program_memory
+from pcm3_jax.train.cost import abstract_step, program_memory
 
 pytestmark = pytest.mark.slow
 
@@ -90,10 +90,11 @@ def compiled_step(config):
     return lowered.compile(compiler_options=options)
 
 
-@pytest.mark.parametrize("task", list(METHODS))
-def test_devices_exchange_no_more_than_projected(described, small_config, task):
+@pytest.mark.parametrize("method", list(METHODS))
+def test_devices_exchange_no_more_than_projected(described, small_config, method):
     kind = described(4)
-    small_config.task, small_config.optimizer.batch_size, small_config.cmd.neighbours = task, 8, 4
+    small_config.method.name, small_config.optimizer.batch_size = method, 8
+    small_config.cmd.neighbours = 4
     found = []
     for line in compiled_step(small_config).as_text().splitlines():
         exchange = re.search(r" (all-\w+|reduce-scatter|collective-\w+)(-start)?\(", line)
@@ -102,11 +103,11 @@ def test_devices_exchange_no_more_than_projected(described, small_config, task):
     if kind == "tpu":
         # Its compiler spreads one exchange over several operations of one channel.
         found = sorted(set(found))
-    print(f"{kind}, {task}: {[name for name, _ in found]}")
+    print(f"{kind}, {method}: {[name for name, _ in found]}")
     # Some reduce whole arrays where a scatter is asked for, and some join two exchanges.
     assert {name for name, _ in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
-    branches = 1 if task == "pretrain" else 3
-    assert 0 < len(found) <= branches * len(collectives(small_config, 8, 4))
+    branches = 3 if METHODS[method].every_stream else 1
+    assert 0 < len(found) <= branches * len(PCM3Method().collectives(small_config, 8, 4))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

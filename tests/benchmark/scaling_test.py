@@ -7,17 +7,19 @@ import sys
 
 import pytest
 
-from pcm3_jax.benchmark.scaling import Collective, collectives, exchange_seconds
+from pcm3_jax.benchmark.scaling import exchange_seconds
 from pcm3_jax.config import default_config
+from pcm3_jax.methods.method import Collective
+from pcm3_jax.methods.pcm3 import PCM3Method
 
+collectives = PCM3Method().collectives
 DEVICES = 4
 # Prints the collectives of compiled steps as JSON: (kind, bytes) of each, for each mapping.
 PROGRAM = """
 import functools, json, math, re, sys
 import jax
-from pcm3_jax import benchmark
+from pcm3_jax.train import cost
 from pcm3_jax.config import default_config
-from pcm3_jax.data import feed
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.runtime.parallel import AXIS, Devices
 from pcm3_jax.methods.state import build_model, create_state
@@ -28,13 +30,11 @@ OPERATION = r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collectiv
 def exchanged(config):
     devices = Devices(config.mapping)
     batch_size = config.optimizer.batch_size
-    recordings = benchmark.random_recordings(batch_size, 2 * config.views.frames, devices)
-    sampler = feed.Sampler(batch_size, batch_size, 0)
-    model, optimizer = build_model(config, AXIS), build_optimizer(config, 1)
+    model, optimizer = build_model(config, AXIS), build_optimizer(config.optimizer, 1)
     state = devices.replicate(create_state(model, optimizer, config))
     step = functools.partial(pretrain_step, model=model, optimizer=optimizer, config=config)
     step = devices.map(step, frames_sharded=False)
-    program = step.lower(state, *next(feed.resident_batches(recordings, sampler, devices, 0)))
+    program = step.lower(state, *next(cost.noise_batches(config, devices, batch_size)))
     found = []
     for result, kind in re.findall(OPERATION, program.compile().as_text()):
         shapes = re.findall(r"f32\\[([\\d,]*)\\]", result)
@@ -47,10 +47,7 @@ base = json.loads(sys.argv[1])
 answers = []
 for changes in json.loads(sys.argv[2]):
     config = default_config()
-    for key, value in (base | changes).items():
-        section, _, name = key.rpartition(".")
-        part = config[section] if section else config
-        part[name] = tuple(value) if isinstance(value, list) else value
+    config.update_from_flattened_dict(base | changes)
     answers.append(exchanged(config))
 print(json.dumps(answers))
 """

@@ -6,27 +6,31 @@ import pytest
 from pcm3_jax.benchmark import step as benchmark
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
+from pcm3_jax.methods.method import decoder_flops, encoder_flops
+from pcm3_jax.methods.pcm3 import PCM3Method
+
+step_flops = PCM3Method().step_flops
 
 
 def test_arithmetic_of_the_published_network():
     # One encoder pass of a 64-frame sequence costs 5.75 GFLOP, a step about 75 GFLOP a sample
     # besides the decoder.
     config = default_config()
-    assert benchmark.encoder_flops(config) == pytest.approx(5.75e9, rel=2e-3)
-    assert benchmark.step_flops(config) == pytest.approx(
-        13 * benchmark.encoder_flops(config) + 6 * benchmark.decoder_flops(config), rel=4e-3
+    assert encoder_flops(config) == pytest.approx(5.75e9, rel=2e-3)
+    assert step_flops(config) == pytest.approx(
+        13 * encoder_flops(config) + 6 * decoder_flops(config), rel=4e-3
     )
 
 
 def test_switched_off_branches_are_not_counted():
     config = default_config()
-    whole = benchmark.step_flops(config)
+    whole = step_flops(config)
     config.method.contrast_guides_decoder = False
-    without_second_decoding = benchmark.step_flops(config)
-    assert whole - without_second_decoding == 3 * benchmark.decoder_flops(config)
+    without_second_decoding = step_flops(config)
+    assert whole - without_second_decoding == 3 * decoder_flops(config)
     config.method.positives = ()
-    only_masked = benchmark.step_flops(config)
-    assert only_masked == 3 * (benchmark.encoder_flops(config) + benchmark.decoder_flops(config))
+    only_masked = step_flops(config)
+    assert only_masked == 3 * (encoder_flops(config) + decoder_flops(config))
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def small():
     return config
 
 
-def test_only_the_first_round_of_a_comparison_compiles(small):
+def test_comparison_compiles_once(small):
     ours = benchmark.Ours(small)
     benchmark.take_turns(small, {"ours": ours})
     assert ours._update._cache_size() == 1
@@ -75,7 +79,7 @@ def gpu_config():
 
 
 @pytest.mark.gpu
-def test_a_third_of_a_gpu_s_bfloat16_rate_is_reached(gpu_config):
+def test_bfloat16_step_reaches_a_third_of_a_gpu_s_product_rate(gpu_config):
     gpu_config.model.dtype = "bfloat16"
     figures = benchmark.measure(gpu_config)
     benchmark.print_figures(figures)
@@ -87,9 +91,9 @@ def test_a_third_of_a_gpu_s_bfloat16_rate_is_reached(gpu_config):
     "dtype, precision",
     [("float32", "highest"), ("float32", "tensorfloat32"), ("bfloat16", "highest")],
 )
-def test_peers_are_slower_on_a_gpu(gpu_config, tmp_path, dtype, precision):
+def test_baselines_are_slower_on_a_gpu(gpu_config, tmp_path, dtype, precision):
     pytest.importorskip("torch")
-    gpu_config.peers = "all"
+    gpu_config.benchmark.torch_baseline = "all"
     gpu_config.model.update(dtype=dtype, precision=precision)
     with jax.default_matmul_precision(precision):
         figures = benchmark.benchmark(gpu_config, tmp_path)

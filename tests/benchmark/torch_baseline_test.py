@@ -1,4 +1,4 @@
-"""The PyTorch peers take the very step that ours takes, and are compared as they should be.
+"""The PyTorch baselines take the same step as ours and are compared in turn.
 
 What needs PyTorch is skipped where it is not installed.
 """
@@ -14,7 +14,7 @@ import pytest
 from pcm3_jax.augment.pipeline import Views
 from pcm3_jax.benchmark import step as benchmark
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert
+from pcm3_jax.inference import torch_layout
 from pcm3_jax.methods import pcm3
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.state import build_model, create_state
@@ -38,12 +38,12 @@ def torch():
 
 
 @pytest.fixture
-def make_peer(torch):
-    """(kind, config) → a peer on the CPU."""
-    from pcm3_jax.benchmark import torch_baseline as peers
+def make_baseline(torch):
+    """(kind, config) → a baseline on the CPU."""
+    from pcm3_jax.benchmark import torch_baseline
 
-    assert peers.KINDS == KINDS
-    return lambda kind, config: peers.Peer(kind, config, torch.device("cpu"))
+    assert torch_baseline.KINDS == KINDS
+    return lambda kind, config: torch_baseline.Baseline(kind, config, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def tiny_config(small_config):
 
 
 def state_shapes(config):
-    model, optimizer = build_model(config), build_optimizer(config, 1)
+    model, optimizer = build_model(config), build_optimizer(config.optimizer, 1)
     return jax.eval_shape(lambda: create_state(model, optimizer, config))
 
 
@@ -79,68 +79,72 @@ def assert_same_state(made, expected) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PROMPT_RUNS)
-def test_golden_steps(name, kind, make_peer):
+def test_golden_steps(name, kind, make_baseline):
     """The authors' program's own losses of three steps, and its state after them."""
     run = golden_vectors.load_step(name)
     config = golden_config(prompts=True)
-    peer = make_peer(kind, config)
-    peer.load(run.init)
+    baseline = make_baseline(kind, config)
+    baseline.load(run.init)
     for step in run.steps:
         mixed, share = golden_mix(step)
         visible = np.ones(step.query.shape[1:-1], np.float32)
         visible[:, 0] = step.mask
         query = QueryViews(step.query, step.target, visible, mixed)
         views = Views(query, step.key, step.partner, share)
-        losses = peer.step(peer.prepare(views, PromptOffsets(*step.prompt_offsets)))
+        losses = baseline.step(baseline.prepare(views, PromptOffsets(*step.prompt_offsets)))
         assert losses == pytest.approx(step.losses, rel=LOSS_TOLERANCE)
     template = state_shapes(config)
-    made, after = (convert.state_from_torch(t, template) for t in (peer.tensors(), run.after))
+    made, after = (
+        torch_layout.state_from_torch(t, template) for t in (baseline.tensors(), run.after)
+    )
     assert_same_state(made, after)
 
 
-def test_the_same_steps_as_ours(make_peer, tiny_config, random_views):
+def test_steps_match_ours(make_baseline, tiny_config, random_views):
     """From our state; the queue of 11 keys wraps in the third step of four."""
     config = tiny_config
-    model, optimizer = build_model(config), build_optimizer(config, steps_per_epoch=100)
+    model, optimizer = build_model(config), build_optimizer(config.optimizer, steps_per_epoch=100)
     state = create_state(model, optimizer, config)
     update = jax.jit(
         functools.partial(pcm3.update, model=model, optimizer=optimizer, config=config)
     )
-    peers = [make_peer(kind, config) for kind in KINDS]
-    for peer in peers:
-        peer.load_state(state)
+    baselines = [make_baseline(kind, config) for kind in KINDS]
+    for baseline in baselines:
+        baseline.load_state(state)
     for seed in range(3):
         views, offsets = random_views(config, seed)
         state, metrics = update(state, views, offsets)
         expected = {name: float(metrics[name]) for name in metrics.keys() - {"gradient_norm"}}
-        for peer in peers:
-            losses = peer.step(peer.prepare(views, offsets))
+        for baseline in baselines:
+            losses = baseline.step(baseline.prepare(views, offsets))
             assert losses == pytest.approx(expected, rel=LOSS_TOLERANCE)
-            assert_same_state(convert.state_from_torch(peer.tensors(), state), state)
+            assert_same_state(torch_layout.state_from_torch(baseline.tensors(), state), state)
     assert state.queue_pointer == 12 % 11
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_our_state_comes_back_unchanged(kind, make_peer, tiny_config):
+def test_state_round_trip_is_exact(kind, make_baseline, tiny_config):
     state = random_state(tiny_config).replace(queue_pointer=np.int32(7))
-    peer = make_peer(kind, tiny_config)
-    peer.load_state(state)
+    baseline = make_baseline(kind, tiny_config)
+    baseline.load_state(state)
     jax.tree.map(
-        np.testing.assert_array_equal, convert.state_from_torch(peer.tensors(), state), state
+        np.testing.assert_array_equal,
+        torch_layout.state_from_torch(baseline.tensors(), state),
+        state,
     )
 
 
-def test_the_program_has_no_bfloat16(make_peer, tiny_config, random_views):
-    """Only the tuned peer takes products in it, and stays close."""
+def test_only_the_tuned_baseline_uses_bfloat16(make_baseline, tiny_config, random_views):
+    """Its loss stays close to that in float32."""
     state = random_state(tiny_config)
     inputs = random_views(tiny_config)
     losses = {}
     for kind in KINDS:
         for dtype in ("float32", "bfloat16"):
             tiny_config.model.dtype = dtype
-            peer = make_peer(kind, tiny_config.copy_and_resolve_references())
-            peer.load_state(state)
-            losses[kind, dtype] = peer.step(peer.prepare(*inputs))["loss"]
+            baseline = make_baseline(kind, tiny_config.copy())
+            baseline.load_state(state)
+            losses[kind, dtype] = baseline.step(baseline.prepare(*inputs))["loss"]
     assert losses["frame_by_frame", "bfloat16"] == losses["frame_by_frame", "float32"]
     assert losses["tuned", "bfloat16"] != losses["tuned", "float32"]
     assert losses["tuned", "bfloat16"] == pytest.approx(
@@ -157,15 +161,16 @@ def test_the_program_has_no_bfloat16(make_peer, tiny_config, random_views):
         ("optimizer.name", "adamw"),
     ],
 )
-def test_another_step_than_the_published_is_refused(key, value, make_peer, tiny_config):
+def test_another_step_than_the_published_is_refused(key, value, make_baseline, tiny_config):
     tiny_config.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=rf"config\.{key} is {value!r}, but config\.peers needs"):
-        make_peer("tuned", tiny_config)
+    needs = rf"config\.{key} is {value!r}, but config\.benchmark\.torch_baseline needs"
+    with pytest.raises(UserError, match=needs):
+        make_baseline("tuned", tiny_config)
 
 
 def test_the_benchmark_compares(torch, small_config, tmp_path, capsys):
     threads = torch.get_num_threads()
-    small_config.peers = "all"
+    small_config.benchmark.torch_baseline = "all"
     small_config.benchmark.steps = 2
     figures = benchmark.benchmark(small_config, tmp_path)
     torch.set_num_threads(threads)
@@ -182,14 +187,14 @@ def test_the_benchmark_compares(torch, small_config, tmp_path, capsys):
     assert lines["step_seconds"] == [f"{side['step_seconds']:.4g}" for side in sides.values()]
 
 
-def test_a_peer_s_products_are_pytorch_s_in_the_type_of_its_step(make_peer, tiny_config):
+def test_baselines_multiply_in_the_dtype_of_their_step(make_baseline, tiny_config):
     tiny_config.model.dtype = "bfloat16"
-    types = {kind: make_peer(kind, tiny_config).product_type for kind in KINDS}
+    types = {kind: make_baseline(kind, tiny_config).product_type for kind in KINDS}
     assert {kind: str(t) for kind, t in types.items()} == {
         "frame_by_frame": "torch.float32",
         "tuned": "torch.bfloat16",
     }
-    assert benchmark.product_rate(make_peer("tuned", tiny_config).multiply) > 1e9
+    assert benchmark.product_rate(make_baseline("tuned", tiny_config).multiply) > 1e9
 
 
 def test_ratios_are_taken_within_a_round(torch, small_config, monkeypatch):
@@ -204,7 +209,7 @@ def test_ratios_are_taken_within_a_round(torch, small_config, monkeypatch):
         }
 
     monkeypatch.setattr(benchmark, "take_turns", turns)
-    small_config.peers = "tuned"
+    small_config.benchmark.torch_baseline = "tuned"
     threads = torch.get_num_threads()
     figures = benchmark.compare(small_config)
     torch.set_num_threads(threads)
@@ -223,8 +228,8 @@ def test_ratios_are_taken_within_a_round(torch, small_config, monkeypatch):
 
 def test_several_devices_are_refused(torch, small_config, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    small_config.peers = "all"
-    with pytest.raises(UserError, match=r"config\.peers is 'all', .* JAX sees 2; hide the others"):
+    small_config.benchmark.torch_baseline = "all"
+    with pytest.raises(UserError, match=r"torch_baseline .* JAX sees 2; hide the others"):
         benchmark.compare(small_config)
 
 
@@ -232,8 +237,8 @@ def test_without_pytorch_the_benchmark_says_what_to_install(small_config, tmp_pa
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "pcm3_jax.benchmark.torch_baseline", raising=False)
     monkeypatch.delattr("pcm3_jax.benchmark.torch_baseline", raising=False)
-    small_config.peers = "all"
+    small_config.benchmark.torch_baseline = "all"
     with pytest.raises(UserError) as error:
         benchmark.benchmark(small_config, tmp_path / "run")
-    assert 'pip install "pcm3_jax[peers]"' in str(error.value)
+    assert 'pip install "pcm3_jax[torch]"' in str(error.value)
     assert not (tmp_path / "run").exists()
