@@ -1,4 +1,4 @@
-"""The pages in docs/: their commands run, their links lead somewhere, their tests exist."""
+"""README.md and docs/: commands of own_data.md run; links, files, tests and settings exist."""
 
 import os
 import re
@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pcm3_jax.config import default_config
 from pcm3_jax.data.joint_layouts import LAYOUTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 OWN_DATA = (ROOT / "docs" / "own_data.md").read_text()
-# What makes of a run of minutes one of seconds.
+# Reduces runs of minutes to seconds.
 TINY = (
     "model.hidden=8 model.layers=1 model.decoder_hidden=8 model.decoder_layers=1 "
     "model.prompt_width=2 model.projection=8 method.queue_size=8 optimizer.batch_size=4 "
@@ -25,7 +26,7 @@ TINY = (
 
 
 def commands(page: str) -> list[str]:
-    """The commands `python -m …` in a page's blocks, one a line."""
+    """The commands `python -m …` in a page's code blocks, one per line."""
     blocks = re.findall(r"^```\n(.*?)^```", page, re.M | re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith("python -m ")]
@@ -33,7 +34,7 @@ def commands(page: str) -> list[str]:
 
 @pytest.fixture
 def own(tmp_path):
-    """A place that looks as the page has it: a folder `own` of three labels, and the configs."""
+    """A directory with the page's folder `own`, of three labels, and the configs."""
     rng = np.random.default_rng(0)
     rows = ["file,label,performer,split"]
     for number in range(1, 13):
@@ -53,7 +54,7 @@ def own(tmp_path):
 
 @pytest.mark.slow
 def test_own_data_from_a_folder_to_predictions(own):
-    """Every command of the page, in its order."""
+    """Runs every command of the page, in order."""
     found = commands(OWN_DATA)
     assert [command.split()[2] for command in found] == [
         "tfds_builders.build", "pcm3_jax.main", "pcm3_jax.main", "pcm3_jax.embed",
@@ -84,13 +85,21 @@ def test_own_data_lists_every_layout():
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
-def test_links_and_files_exist(page):
+def test_links_files_and_tests_exist(page):
     text = page.read_text()
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
         path = page.parent / target if target else page
         assert path.exists(), target
         headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M) if anchor else []
         assert not anchor or anchor in {re.sub(r"\W+", "-", h.lower()) for h in headings}
-    for file, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
-        assert (ROOT / file).exists(), file
+    files = r"`((?:pcm3_jax|tfds_builders|configs|launch|tests)/[\w/.]+)(?:::(\w+))?`"
+    for file, test in re.findall(files, text):
+        assert (ROOT / file).exists() or "NAME" in file or file == "configs/tables/tableN.py", file
         assert not test or f"def {test}(" in (ROOT / file).read_text(), test
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_settings_exist(page):
+    named = set(re.findall(r"\bconfig\.([\w.]*\w)", page.read_text()))
+    # Two are config.json and the placeholder in --config.key=value.
+    assert named - {"json", "key"} <= default_config().flat().keys()
