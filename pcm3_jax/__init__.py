@@ -1,6 +1,6 @@
 """PCM³: self-supervised representations of 3-D skeleton actions.
 
-`load` gives a trained model for use; everything else is in the modules.
+`load` returns a trained model; everything else is imported from the submodules.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Model", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported before it is asked for: builders and tools need no JAX.
+    # Imported on first access, so that dataset builders and tools need no JAX.
     if name in __all__:
         from pcm3_jax.inference import model
 

@@ -1,52 +1,55 @@
-"""Errors that a user can correct, and failed writes that need not end a run."""
+"""Errors that a user can correct, and the handling of failed writes."""
 
 import errno
 import re
 import sys
 
-# Failed writes that more room on the disk corrects.
+# Error numbers of writes that fail for lack of disk space.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
     """Bad input, explained in one sentence: what, where, and what to do.
 
-    Entry points print it without a traceback and leave with exit code 1.
+    Entry points print it without a traceback and exit with code 1.
     """
 
 
 class Busy(UserError):
-    """Another run is in the workdir."""
+    """Another process holds the lock of the workdir."""
 
 
 class WriteError(Exception):
-    """The workdir is no longer writable; printed like a `UserError`, but ends a table of runs."""
+    """The workdir is no longer writable.
+
+    Printed like a `UserError`; when tables run several tasks, it ends all of them.
+    """
 
 
 def report_failure(failure: str, on_failure: str) -> None:
-    """Ends the run because of a failed write, or only prints a warning.
+    """Ends the run after a failed write, or only prints a warning.
 
     Args:
-      failure: what cannot be written and why, without a full stop.
+      failure: message that says what cannot be written and why, without a full stop.
       on_failure: "stop" or "continue".
 
     Raises:
-      WriteError: it is "stop".
+      WriteError: ``on_failure`` is "stop".
     """
     if on_failure == "stop":
         raise WriteError(
-            f"{failure}; the same command continues from the last checkpoint once that is put "
-            "right, or goes on without with --config.checkpoint.on_failure=continue."
+            f"{failure}; the same command continues from the last checkpoint once this is "
+            "fixed; with --config.checkpoint.on_failure=continue a failed write is only a warning."
         )
     print(f"warning: {failure}.", file=sys.stderr, flush=True)
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in a few words without a full stop."""
+    """A short reason for an error, without a full stop, for use inside a message."""
     if isinstance(error, OSError) and error.errno in NO_ROOM and error.strerror:
         return error.strerror
     message = str(error).strip()
-    # TensorStore reports the whole chain of errors down to the file system's.
+    # TensorStore's message is a chain of errors; the file system's is at its end.
     if found := re.search(r"([^:]+) \[os_error_code=", message):
         return found[1].strip()
     first = message.partition("\n")[0] or "no reason given"

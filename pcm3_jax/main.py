@@ -21,13 +21,13 @@ def run(config: Config, workdir: Path) -> Results:
 
 
 def dry_run(config: Config, workdir: Path) -> dict[str, str]:
-    """Checks everything that a run needs and prints what it would take; writes nothing.
+    """Checks everything that a run needs and prints its estimated cost; writes nothing.
 
     Returns:
-      What was printed, by its heading.
+      The printed text of each heading.
 
     Raises:
-      UserError: the run would end with it.
+      UserError: the run would fail with the same error.
     """
     check_workdir(workdir, config)
     devices = f"{Devices(config.mapping).count} × {jax.devices()[0].device_kind}"

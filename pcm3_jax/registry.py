@@ -1,4 +1,4 @@
-"""The tasks that a configuration can name; a new one is a file in `tasks` and a line here."""
+"""The tasks that ``config.task`` can name; to add one, add a file to `tasks` and a line here."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ TASKS: dict[str, Task] = {
         Coordinates(),
     )
 }
-# A table runs other tasks.
+# The table task runs the other tasks.
 TASKS["table"] = TableTask(TASKS)

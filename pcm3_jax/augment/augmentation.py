@@ -1,8 +1,8 @@
 """Augmentation of one sequence (§3.1): temporal crop-resize, then shear or joint jittering.
 
-`augment` composes the rest.  Each ``random_*`` function draws the parameters of an augmentation and
-another one applies them.  All take a single sequence, poses (T, M, V, C) in metres; `jax.vmap`
-batches them.
+`augment` combines the other functions.  Each ``random_*`` draws the parameters of an augmentation,
+and the function named without the prefix applies them.  All take a single sequence, poses
+(T, M, V, C) in metres; `jax.vmap` batches them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def augment(
     """Draws one augmented view of a sequence: a random crop, then shear or joint jittering.
 
     Args:
-      key: of this view of this sequence.
+      key: PRNG key of this view of this sequence.
       frames: packed frames (F, M * V * C) of many sequences.
       start, length: int32 scalars, where the sequence lies in ``frames``.
       config: the ``views`` section of the configuration.
-      jittering: whether jittering replaces shear with probability ½; otherwise it is always shear.
+      jittering: whether jittering replaces shear with probability ½; if False, always shear.
 
     Returns:
       Poses (T, M, V, C), and which joints are visible, (T, M, V) booleans.
@@ -61,8 +61,8 @@ def crop(frames: jax.Array, start: Array, length: Array, size: int) -> tuple[jax
 def crop_resize(frames: jax.Array, start: Array, length: Array, size: int) -> jax.Array:
     """Linear interpolation of ``frames[start : start + length]`` to ``size`` frames.
 
-    Half-pixel centres, as in torch's ``interpolate(align_corners=False)``.  A data set of one
-    person gets a second one of zeros.
+    Half-pixel centres, as in torch's ``interpolate(align_corners=False)``.  If the
+    data has one person, a second person of zeros is added.
 
     Args:
       frames: packed frames of many sequences (F, M * V * C) with M ≤ 2.
@@ -79,7 +79,7 @@ def crop_resize(frames: jax.Array, start: Array, length: Array, size: int) -> ja
 
 
 def _neighbours(length: Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """For each of T output frames its left and right input frame, and the right one's weight."""
+    """Left and right input frame of every output frame, (T,) each, and the right one's weight."""
     centre = (jnp.arange(size) + 0.5) * (length / size) - 0.5
     centre = jnp.maximum(centre, 0)
     left = jnp.floor(centre).astype(jnp.int32)
@@ -91,8 +91,8 @@ def random_crop(
 ) -> tuple[jax.Array, jax.Array]:
     """Draws start and length of a crop of a sequence of ``length`` frames.
 
-    The crop is a share U(ratios) of the sequence, but at least ``min_frames`` long, or the whole
-    sequence where that is shorter.
+    The crop has U(ratios) * ``length`` frames, but at least ``min_frames``; a sequence shorter than
+    ``min_frames`` is used whole.
     """
     key_share, key_start = jax.random.split(key)
     share = jax.random.uniform(key_share, (), minval=ratios[0], maxval=ratios[1])
@@ -121,7 +121,7 @@ def random_shear(key: jax.Array, limit: float) -> jax.Array:
 def jitter(poses: jax.Array, joints: jax.Array, matrix: jax.Array) -> jax.Array:
     """Applies ``matrix`` (3, 3) to the joints marked in ``joints`` (V,) booleans.
 
-    The same joints in every frame and of every person.
+    The same joints are transformed in every frame and for every person.
     """
     return jnp.where(joints[:, None], poses @ matrix.T, poses)
 

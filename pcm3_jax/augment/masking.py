@@ -19,7 +19,7 @@ def random_visibility(
       key: the same on every device.
       frames: T, a multiple of ``clip_frames``.
       clip_frames: length of the clips that time is divided into; each clip has its own draw.
-      strategy: "topology" hides body parts, "random" single joints; of the first person only.
+      strategy: "topology" hides body parts, "random" single joints, both of the first person only.
       ratio: share of the units that is hidden.
 
     Returns:

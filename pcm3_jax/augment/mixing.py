@@ -1,6 +1,6 @@
 """Inter-skeleton mixing (§3.1): CutMix, ResizeMix and Mixup of two augmented sequences.
 
-One draw, a few scalars, serves the whole batch; poses may have any leading axes before
+The whole batch is mixed with the same parameters (`Mix`); poses may have any leading axes before
 (T, M, V, C).
 """
 
@@ -18,12 +18,13 @@ CUTMIX, RESIZEMIX, MIXUP = range(3)
 
 @flax.struct.dataclass
 class Mix:
-    """How to mix, as drawn by `random_mix`.
+    """Parameters of a mix, drawn by `random_mix`.
 
     Attributes:
       method: CUTMIX, RESIZEMIX or MIXUP.
       joints: (V,) booleans, the joints that CutMix and ResizeMix replace.
-      first_block, blocks: they replace ``blocks`` blocks of frames from ``first_block`` on.
+      first_block, blocks: the joints are replaced in ``blocks`` blocks of frames, starting with
+        block ``first_block``.
       share: λ of Mixup.
     """
 
@@ -66,7 +67,7 @@ def mix(
 
     Args:
       poses, partner: (..., T, M, V, C).
-      draw: how to mix.
+      draw: the parameters, from `random_mix`.
       block_frames: frames of a block, as in `random_mix`.
 
     Returns:

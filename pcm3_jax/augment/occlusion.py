@@ -15,7 +15,7 @@ def visibility(key: jax.Array, frames: int, occlusion: Occlusion) -> jax.Array:
     """Draws which joints of one sequence stay visible, the same for both persons.
 
     Args:
-      key: of this sequence.
+      key: PRNG key of this sequence.
       frames: T.
       occlusion: the ``occlusion`` section of the configuration.  ``kind`` is "spatial" (a share of
         the five body parts is hidden in every frame), "temporal" (one block of frames is hidden)
@@ -31,7 +31,7 @@ def visibility(key: jax.Array, frames: int, occlusion: Occlusion) -> jax.Array:
     low, high = occlusion.ratio
     share = jax.random.uniform(key_share, minval=low, maxval=high)
     if occlusion.kind == "spatial":
-        # Hides the first parts of a random order; their number is traced.
+        # The number of hidden parts is traced, so a slice of this permutation is not possible.
         order = jax.random.permutation(key_place, len(BODY_PARTS))
         hidden = order < jnp.round(share * len(BODY_PARTS))
         return jnp.broadcast_to(1.0 - hidden @ part_membership(), (frames, joints))

@@ -1,4 +1,4 @@
-"""From packed frames to the views of a step, on the device.
+"""Draws the views of a step from packed frames, on the device.
 
 Every draw is a function of (seed, step, position in the global batch), so that a global batch has
 the same views on any number of devices and after a restart.
@@ -51,8 +51,8 @@ def draw_views(key: jax.Array, frames: jax.Array, batch: Batch, config: ViewSett
         return to_stream(*drawn, config.stream)
 
     intra = draw(key_intra, batch.clips, batch.position, jittering=True)
-    # The partner's query view is drawn again here instead of being exchanged: its key and position
-    # are those used on the partner's own device, and so is the result.
+    # The partner's query view is drawn again here, not sent from its device: the same key and
+    # position give the same view.
     partner = draw(key_intra, batch.partner_clips, batch.partner, jittering=True)
     mix = mixing.random_mix(
         key_mix, config.frames, config.mix_block_frames, config.mix_parts, config.mix_blocks
@@ -86,7 +86,7 @@ def draw_poses(
     """Draws one augmented view of each clip, as joint coordinates.
 
     Args:
-      key: of this view, the same on every device.
+      key: PRNG key of this view, the same on every device.
       frames: packed frames (F, M * V * C) that the clips refer to.
       clips: N sequences.
       position: (N,) positions in the global batch, each of which has its own draws.
@@ -147,10 +147,10 @@ def occluded_view(
       key: the same on every device.
       frames: packed frames (F, M * V * C) that the clips refer to.
       clips: N sequences.
-      position: (N,) numbers of the sequences, each of which has its own draws.
+      position: (N,) positions of the sequences, each of which has its own draws.
       config: the ``views`` section of the configuration.
       occlusion: the ``occlusion`` section.
-      central: whether to take the central crop or a random one.
+      central: whether to take the central crop instead of a random one.
 
     Returns:
       (N, T, M, V, C) in the configured stream.
@@ -166,7 +166,7 @@ def occluded_view(
             )
         poses, visible = augmentation.crop(frames, start + offset, crop, config.frames)
         shown = visibility(jax.random.fold_in(sample_key, 1), config.frames, occlusion)
-        # Occlusion precedes the stream: a sensor that does not see a joint measures no motion.
+        # Occlusion precedes `to_stream`, so that bones and motion are computed from occluded poses.
         return to_stream(poses * shown[:, None, :, None], visible, config.stream)
 
     return jax.vmap(one)(position, clips.start, clips.length)

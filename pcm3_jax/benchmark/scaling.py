@@ -1,4 +1,4 @@
-"""What the exchange of a pretraining step costs on many devices."""
+"""Communication time of a pretraining step on many devices."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def exchange_seconds(
     """Time of all exchanges, one after the other, none hidden behind arithmetic.
 
     Args:
-      exchanges: from a method's ``collectives``, of the same number of devices.
-      bandwidth: bytes that a device sends a second while it receives as many, on the slowest
+      exchanges: from a method's ``collectives``, computed for this number of devices.
+      bandwidth: bytes per second that a device sends, and receives at the same time, on the slowest
         link of a ring through all devices.
       latency: seconds until a message arrives; messages travel along a tree.
     """

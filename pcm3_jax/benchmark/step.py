@@ -1,16 +1,17 @@
-"""Measures the pretraining step: throughput per device against what the device can do.
+"""Measures the pretraining step: throughput per device, relative to its matrix product rate.
 
 python -m pcm3_jax.benchmark --config=configs/NAME.py --workdir=DIR [--config.key=value …]
 
 Runs the configuration's step on random sequences through the resident feed.  After each step the
-device multiplies large matrices of the step's type; the step's FLOP/s are reported as a share of
-that rate, step by step, so that the share does not depend on drifts of the clock rate.
+device multiplies large matrices of the step's dtype; the step's FLOP/s are reported as a share of
+that rate.  Measuring the rate after each step makes the share insensitive to clock-rate drift.
 
 --config.benchmark.torch_baseline=all compares with PyTorch instead, which needs
-``pip install "pcm3_jax[torch]"``: steps of each in turn on one device, from the same weights and on
-the same views, each relative to its own library's matrix products.  On a GPU set
-XLA_PYTHON_CLIENT_PREALLOCATE=false to leave PyTorch some memory.  CPUs must be idle otherwise:
-PyTorch's threads synchronise in every operation, so that other programs slow it down far more.
+``pip install "pcm3_jax[torch]"``: it alternates steps of both on one device, from the same weights
+and on the same views, each relative to the matrix product rate of its own library.  On a GPU set
+XLA_PYTHON_CLIENT_PREALLOCATE=false to leave PyTorch some memory.  On a CPU, run nothing
+else: PyTorch's threads synchronise in every operation, so other programs slow it down far more
+than JAX.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from pcm3_jax.settings import require
 from pcm3_jax.train.cost import Steps, noise_batches
 from pcm3_jax.train.metrics import peak_memory
 
-# Numbers of devices to which the step is projected, with as many samples per device as measured and
-# no overlap of communication and computation.
+# Numbers of devices that the step's time is projected to, with the measured number of samples per
+# device and no overlap of communication and computation.
 PROJECTED = (8, 64, 256)
 
 
 class Turn(NamedTuple):
-    """One step's time, the rate of matrix products just after it, and the loss before it."""
+    """A step's time, the rate of matrix products right after it, and the previous step's loss."""
 
     seconds: float
     product_rate: float
@@ -97,7 +98,7 @@ def _conditions(config: Config, step_flops: float) -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
-        # Of the matrix products; CPUs have no shorter float32.
+        # The precision of matmuls; on CPUs float32 is never reduced.
         "dtype": dtype,
         "batch_size": config.optimizer.batch_size,
         "hidden": model.hidden,
@@ -107,7 +108,7 @@ def _conditions(config: Config, step_flops: float) -> dict[str, Any]:
 
 
 def _timing(turns: Sequence[Turn], flops: float) -> dict[str, float]:
-    """Figures of steps of ``flops`` floating-point operations, without the first."""
+    """Times and rates of steps of ``flops`` FLOPs each; the first step is a warm-up."""
     seconds = [turn.seconds for turn in turns[1:]]
     rates = [turn.product_rate for turn in turns[1:]]
     shares = (flops / s / rate for s, rate in zip(seconds, rates, strict=True))
@@ -147,7 +148,7 @@ class Ours:
     def __init__(self, config: Config) -> None:
         model = build_model(config)
         optimizer = build_optimizer(config.optimizer, config.benchmark.steps + 1)
-        # With the sharding that a step returns: otherwise the second step compiles again.
+        # Replicated, because the step returns this sharding: another one would compile it twice.
         self.state = Devices(config.mapping).replicate(create_state(model, optimizer, config))
         step = functools.partial(update, model=model, optimizer=optimizer, config=config)
         self._update = jax.jit(step, donate_argnums=0)
@@ -162,15 +163,15 @@ class Ours:
 
 
 def compare(config: Config) -> dict[str, Any]:
-    """Times steps of ours and of the PyTorch baselines in turn.
+    """Times our step and those of the PyTorch baselines, alternating between them.
 
     Returns:
-      The conditions, and figures of "ours" and each baseline.  ``ours_times_as_fast`` is a
-      baseline's seconds over ours in the same round.
+      The conditions, and the figures of "ours" and of each baseline.  ``ours_times_as_fast`` is
+      the baseline's time divided by ours, within the same round.
 
     Raises:
       UserError: PyTorch is missing or cannot use JAX's device, there are several devices, or
-        a setting asks for another step than the published one.
+        a setting changes the published step.
     """
     torch_baseline = _import_torch_baseline()
     require(
@@ -204,9 +205,9 @@ def compare(config: Config) -> dict[str, Any]:
 
 
 def take_turns(config: Config, contestants: Mapping[str, Any]) -> dict[str, list[Turn]]:
-    """Rounds in which each contestant takes two steps on the same views.
+    """Runs rounds in which each contestant takes two steps on the same views.
 
-    The second is timed.  The first round compiles and warms up.
+    The second step is timed.  The first round compiles and warms up.
     """
     batches = noise_batches(config, Devices(config.mapping), config.optimizer.batch_size)
 
@@ -223,15 +224,15 @@ def take_turns(config: Config, contestants: Mapping[str, Any]) -> dict[str, list
         for name in order:
             inputs = contestants[name].prepare(views, offsets)
             jax.block_until_ready((views, offsets))
-            # As in training, the timed step follows one of its own kind: after another's it would
-            # also pay for memory that the other has evicted.
+            # An untimed step first warms the CPU's caches, which hold the data of the previous
+            # contestant; in training, they hold data of the previous step.
             metrics = contestants[name].step(inputs)
             start = time.perf_counter()
             contestants[name].step(inputs)
             seconds = time.perf_counter() - start
             rate = _best_rate(contestants[name].multiply)
             turns[name].append(Turn(seconds, rate, float(metrics["loss"])))
-        # So that none always goes first.
+        # The next round starts with the next contestant.
         order.rotate()
     return turns
 
@@ -250,9 +251,9 @@ def _import_torch_baseline() -> ModuleType:
 
 
 def product_rate(multiply: Callable[[int, int], None]) -> float:
-    """FLOP/s of ``multiply(size, count)``, which waits for ``count`` (size, size) products."""
-    # Large enough for the device's best rate.  On accelerators one product takes hardly longer than
-    # its launch and synchronisation.
+    """FLOP/s of ``multiply(size, count)``, which computes ``count`` (size, size) products."""
+    # Large enough to reach the device's peak rate.  Accelerators compute several products, because
+    # launch and synchronisation would take a large share of the time of a single one.
     size, count = (2048, 1) if jax.default_backend() == "cpu" else (8192, 16)
     start = time.perf_counter()
     multiply(size, count)
@@ -269,7 +270,10 @@ def _multiply(dtype: jnp.dtype, size: int, count: int) -> None:
 
 @functools.cache
 def _factor(size: int, dtype: jnp.dtype) -> jax.Array:
-    """A random matrix whose powers keep their scale; a GPU draws less power on constant ones."""
+    """A random matrix whose powers keep their scale.
+
+    On constant matrices a GPU needs less power, so it would reach a higher, unrealistic rate.
+    """
     matrix = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
     return matrix.astype(dtype).block_until_ready()
 
@@ -295,14 +299,14 @@ def print_figures(figures: Mapping[str, Any]) -> None:
 
 
 def benchmark(config: Config, workdir: Path) -> dict[str, Any]:
-    """Measures or compares, prints the figures and writes ``benchmark.json``.
+    """Runs `measure` or `compare`, prints the figures and writes ``benchmark.json``.
 
     Raises:
-      UserError: the task is no pretraining, or as in `measure` and `compare`.
+      UserError: the task is not pretraining, or as in `measure` and `compare`.
     """
     require(
         task_of(config).pretrains,
-        f"config.task is {config.task!r}, but only steps of pretraining can be timed.",
+        f"config.task is {config.task!r}, but only pretraining steps can be timed.",
     )
     config = scaled_to_batch(config)
     figures = measure(config) if config.benchmark.torch_baseline == "none" else compare(config)

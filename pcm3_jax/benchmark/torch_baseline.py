@@ -1,10 +1,11 @@
-"""The pretraining step in PyTorch, twice, as baselines of `pcm3_jax.benchmark`.
+"""Two PyTorch implementations of the pretraining step, the baselines of `pcm3_jax.benchmark`.
 
 "frame_by_frame" works as the authors' program does: it calls recurrent networks once per frame and
-encodes each view on its own, in float32.  "tuned" computes the same as fast as PyTorch can: it
-calls cuDNN's recurrent layers on whole sequences, batches the views, fuses the optimizer, and
-multiplies in bfloat16 where ours does; in cuDNN's recurrent layers autocast uses float16, which is
-as fast.  `torch.compile` does not compile recurrent layers.
+encodes each view on its own, in float32.  "tuned" is the same step, optimised for PyTorch: it calls
+cuDNN's recurrent layers on whole sequences, batches the views, uses a fused optimizer, and with
+``config.model.dtype="bfloat16"`` runs matmuls under autocast.  Autocast uses float16 in cuDNN's
+recurrent layers, which is as fast as bfloat16.  `torch.compile` is not used, because it does not
+compile recurrent layers.
 
 Tensors have the names of the authors' program, which `pcm3_jax.convert` reads, and sequences
 are time-major.  This is the only module that needs PyTorch: ``pip install "pcm3_jax[torch]"``.
@@ -32,7 +33,8 @@ from pcm3_jax.methods.state import TrainState
 from pcm3_jax.models.pcm3 import PromptOffsets
 from pcm3_jax.settings import POSITIVES, Config, require
 
-# The baselines compute the published step only; without a part of it they would do extra work.
+# The baselines always compute the whole published step; with a part of it switched off, they would
+# do more work than ours.
 _AS_PUBLISHED = (
     "model.recurrence", "method.positives", "method.masked_prediction", "method.kl_weight",
     "method.contrast_guides_decoder", "method.domain_prompts", "method.task_prompts",
@@ -43,7 +45,7 @@ KINDS = ("frame_by_frame", "tuned")
 
 
 def set_up(precision: str) -> torch.device:
-    """Sets PyTorch up to compute on JAX's device, with as many CPU cores.
+    """Sets PyTorch up to compute on JAX's device, with all available CPU cores.
 
     Args:
       precision: ``config.model.precision``.
@@ -64,7 +66,7 @@ def set_up(precision: str) -> torch.device:
 
 
 class BaselineViews(NamedTuple):
-    """`Views` and `PromptOffsets` as a baseline takes them; flat frames are (T, N, 150)."""
+    """`Views` and `PromptOffsets` in a baseline's form; flat frames are (T, N, 150)."""
 
     intra: Tensor
     key: Tensor
@@ -80,7 +82,7 @@ class SteppedGRU(nn.GRU):
     """A GRU called once per frame, so that with two directions both run forward in time."""
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, N, F) to states (T, N, D * H), joined to the earlier ones as they come."""
+        """(T, N, F) to states (T, N, D * H), concatenated frame by frame, as the authors do."""
         outputs, state = super().forward(inputs[:1])
         for frame in inputs[1:].split(1):
             output, state = super().forward(frame, state)
@@ -89,7 +91,7 @@ class SteppedGRU(nn.GRU):
 
 
 class CausalGRU(nn.ModuleDict):
-    """The same with two directions, from one whole-sequence call a layer and direction."""
+    """`SteppedGRU` with two directions, computed by one call per layer and direction."""
 
     def __init__(self, inputs: int, hidden: int, layers: int) -> None:
         super().__init__()
@@ -112,7 +114,7 @@ class Baseline(nn.Module):
         """A baseline of a kind, one of `KINDS`.
 
         Raises:
-          UserError: a setting asks for another step than the published one.
+          UserError: a setting changes the published step.
         """
         super().__init__()
         for key in _AS_PUBLISHED:
@@ -153,7 +155,7 @@ class Baseline(nn.Module):
         return {_program_name(name): tensor.cpu().numpy().copy() for name, tensor in own}
 
     def load(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Takes over arrays by PyTorch name."""
+        """Loads arrays by PyTorch name."""
         self.load_state_dict(
             {
                 name: torch.tensor(tensors[_program_name(name)]).reshape(own.shape)
@@ -230,7 +232,7 @@ class Baseline(nn.Module):
             torch.cuda.synchronize()
 
     def _each(self, function: Callable[[Tensor], Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Applies a function that treats rows alike to several (…, N, F)."""
+        """Applies a row-wise function to several (…, N, F); "tuned" does so in one call."""
         if self.tuned:
             return function(torch.cat(inputs, dim=-2)).chunk(len(inputs), dim=-2)
         return [function(x) for x in inputs]
@@ -252,7 +254,7 @@ class Baseline(nn.Module):
         encoder, seen = self.encoder_q, views.target * views.visible
         intra, mask = self._encode(encoder, views.intra + self.base_prompt, seen + self.mask_prompt)
         prompt = self._on_channels(self.mp_prompt, views.offsets["decoder"])
-        # The contrast on the predicted view reaches the decoder, but not the masked view's pass.
+        # Gradients of the predicted view reach the decoder, but not the masked view's encoder pass.
         reconstruction, predicted = self._decode(mask + prompt, mask.detach() + prompt)
         completed = seen + predicted * (1 - views.visible)
         predict, inter = self._encode(
@@ -301,7 +303,7 @@ class Baseline(nn.Module):
     def _push(self, keys: Tensor) -> None:
         size = self.queue.shape[1]
         slots = (self.queue_ptr + torch.arange(len(keys), device=keys.device)) % size
-        # Of more keys than the queue has room for, the last remain.
+        # If there are more keys than slots, the last ones are kept.
         self.queue[:, slots[-size:]] = keys[-size:].T
         self.queue_ptr.add_(len(keys)).remainder_(size)
 
@@ -312,10 +314,10 @@ def _factor(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _normalise(norm: nn.BatchNorm1d, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Each (T, N, F) by its own batch statistics; the running ones take them in this order."""
+    """Normalises each (T, N, F) by its batch statistics; updates the running ones in order."""
     return [norm(x.float().flatten(0, 1)).view_as(x) for x in inputs]
 
 
 def _program_name(name: str) -> str:
-    """The authors' name of a tensor: theirs are all in one GRU, `CausalGRU`'s in several."""
+    """The authors' name of a tensor; they have one GRU module where `CausalGRU` has several."""
     return re.sub(r"\.(l\d+(?:_reverse)?)\.(\w+)_l0$", r".\2_\1", name)

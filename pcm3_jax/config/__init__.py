@@ -16,7 +16,7 @@ __all__ = ["Config", "config_class", "default_config", "read_config", "task_of",
 
 
 def config_class() -> type[Config]:
-    """The class of whole configurations."""
+    """The configuration class: `Config` plus a section for every task and method."""
     owned = [owner.settings for owner in METHODS.values()]
     owned += [owner.settings for owner in TASKS.values()]
     return _composed(tuple(item for settings in owned for item in settings.items()))
@@ -32,7 +32,7 @@ def _composed(sections: tuple[tuple[str, type[Section]], ...]) -> type[Config]:
 def default_config() -> Any:
     """PCM³ as published: §4.2 and the authors' program.
 
-    Its type is `Config`; it has a section for every task and method besides.
+    It is a `Config` that also has a section for every task and method.
     """
     return config_class()()
 
@@ -43,7 +43,7 @@ def task_of(config: Config) -> Task:
 
 
 def validate(config: Config) -> None:
-    """Refuses settings that cannot work, naming the key and what would.
+    """Raises for settings that cannot work, naming the key and the allowed values.
 
     Raises:
       UserError: the first setting that cannot work.
@@ -60,9 +60,9 @@ def validate(config: Config) -> None:
 
 
 def read_config(workdir: Path) -> Config:
-    """The whole configuration of the run in a workdir.
+    """The configuration of the run in a workdir, including all task and method sections.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: the workdir has no configuration, or it cannot be read.
     """
     return workdirs.read_config(workdir, config_class())

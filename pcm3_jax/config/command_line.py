@@ -1,6 +1,6 @@
-"""The command line of entry points that take a configuration, and how they exit.
+"""Command-line flags, error messages and exit codes of the entry points that take a configuration.
 
---config=FILE --workdir=DIR [--config.key=value …], and which of several processes this is.
+--config=FILE --workdir=DIR [--config.key=value …], and the flags of a multi-process run.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from pcm3_jax.runtime import parallel
 from pcm3_jax.settings import Section, renamed, require
 from pcm3_jax.train.loop import Preempted
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "What to run, e.g. configs/demo.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where to write everything.")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of the first of several processes; auto on a Cloud TPU."
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, e.g. configs/demo.py."
 )
-_PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes take part.")
-_PROCESS = flags.DEFINE_integer("process", 0, "Which of them this one is, from 0.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Output folder of the run.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0 in a multi-process run; auto on a Cloud TPU."
+)
+_PROCESSES = flags.DEFINE_integer("processes", 1, "Number of processes in the run.")
+_PROCESS = flags.DEFINE_integer("process", 0, "Index of this process, from 0.")
 _DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Check everything, print what the run would take, and exit."
+    "dry_run", False, "Check everything, print the estimated time and memory, and exit."
 )
 
 
@@ -43,8 +45,9 @@ def main(
 ) -> None:
     """Calls ``run``, or ``dry_run`` with --dry_run, with the configuration and the workdir.
 
-    Exits with code 1 and one sentence after an error that a user can correct or the loss of another
-    process of the run, with 143 once a run that got SIGTERM is saved, and with 130 after Ctrl-C.
+    Exit codes: 1, with a one-sentence message, after an error that the user can correct or after
+    another process of the run is lost; 143 after SIGTERM, once the state is saved; 130 after
+    Ctrl-C.
     """
     if "--help" in sys.argv:
         print(sys.modules["__main__"].__doc__)
@@ -55,9 +58,9 @@ def main(
         sys.argv = renamed.command_line(sys.argv)
         config, workdir = parse(sys.argv)
         validate(config)
-        # By default GPUs and TPUs round the operands of float32 products.
+        # JAX's default precision allows TF32 (GPU) and bfloat16 (TPU) for float32 matmuls.
         jax.config.update("jax_default_matmul_precision", config.model.precision)
-        # Orbax logs errors, with tracebacks, before it raises them.
+        # Orbax logs errors with tracebacks before raising them; drop these duplicates.
         for name in ("absl", "asyncio", "concurrent.futures"):
             logging.getLogger(name).addFilter(lambda record: not record.exc_info)
         _join_processes()
@@ -82,25 +85,26 @@ _LOST = (
 )
 
 _NO_MEMORY = (
-    "The device's memory is too small ({}); a smaller batch_size takes less, as do, when "
-    "pretraining, --config.model.remat=True, --config.model.dtype=bfloat16 and "
-    "--config.data.feed=disk."
+    "The device's memory is too small ({}); use a smaller batch_size or, when pretraining, "
+    "--config.model.remat=True, --config.model.dtype=bfloat16 or --config.data.feed=disk."
 )
 
 
 def _explain(error: BaseException) -> tuple[str | None, int]:
-    """The message of an error, None where the traceback tells more, and the exit code."""
+    """(message, exit code) of an error; the message is None if the traceback should be shown."""
     if isinstance(error, Preempted):
         return str(error), 128 + signal.SIGTERM
     if isinstance(error, KeyboardInterrupt):
-        message = "Interrupted; the same command goes on, from the last checkpoint if any."
+        message = (
+            "Interrupted; the same command continues from the last checkpoint, if there is one."
+        )
         return message, 128 + signal.SIGINT
     if isinstance(error, (UserError, WriteError)):
         message = str(error)
     elif isinstance(error, OSError) and error.errno in NO_ROOM:
         message = (
             f"{error.filename or _WORKDIR.value} cannot be written ({reason(error)}); the "
-            "same command continues from the last checkpoint once that is put right."
+            "same command continues from the last checkpoint once this is fixed."
         )
     elif parallel.lost_process(error):
         message = _LOST.format(reason(error))
@@ -112,24 +116,25 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
 
 
 def _exit(error: BaseException, message: str, code: int) -> None:
-    """Exits with a message and a code, together with the other processes if they exit too."""
+    """Exits with a message and a code; waits at shutdown for other processes that exit too."""
     several = jax.distributed.is_initialized()
     if code != 1 or several or isinstance(error, WriteError):
         print(message, file=sys.stderr)
     if several and not parallel.lost_process(error):
-        # Printed once more if the others do not come.
+        # If the other processes do not reach the shutdown barrier, the runtime aborts this one, and
+        # the handler prints the message again as the last line.
         _on_abort(message, code)
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             jax.distributed.shutdown()
     if several or isinstance(error, WriteError):
-        # Skips threads and handlers that would wait for the others, and Orbax's, which would report
-        # a failed save again.
+        # Skips exit handlers and threads that would wait for the other processes, and Orbax's exit
+        # handler, which would report a failed save a second time.
         _exit_now(code)
     sys.exit(message if code == 1 else code)
 
 
 def _on_abort(message: str, code: int) -> None:
-    """Prints a message when the runtime aborts this process, one of several."""
+    """In a multi-process run, prints ``message`` and exits when the runtime aborts this process."""
 
     def leave() -> None:
         print(message, file=sys.stderr)
@@ -150,8 +155,8 @@ def _join_processes() -> None:
         return
     given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     message = (
-        "The processes of this run have not found each other ({}); start each within five minutes "
-        "and with the same --coordinator and --processes."
+        "The processes of this run have not found each other ({}); start all of them within five "
+        "minutes, with the same --coordinator and --processes."
     )
     _on_abort(f"error: {message.format('see above')}", 1)
     try:
@@ -162,18 +167,18 @@ def _join_processes() -> None:
 
 
 def _require_devices() -> None:
-    """Raises UserError if a device that JAX_PLATFORMS names cannot be used."""
+    """Raises UserError if JAX cannot use its device, or the platform in JAX_PLATFORMS."""
     wanted = jax.config.values["jax_platforms"] or ""
-    hint = "check the device's driver, or set JAX_PLATFORMS=cpu to do without"
+    hint = "check the device's driver, or set JAX_PLATFORMS=cpu to run on the CPU"
     missing = f"JAX_PLATFORMS={wanted} asks for a device that JAX does not find; {hint}."
     try:
         found = jax.default_backend()
     except AssertionError:
-        # JAX's own, if no named platform exists.
+        # JAX raises this if none of the platforms in JAX_PLATFORMS exists.
         raise UserError(missing) from None
     except RuntimeError as error:
         raise UserError(f"JAX's device cannot be used ({reason(error)}); {hint}.") from error
-    # Without a GPU's device file JAX ignores "cuda" silently.
+    # JAX silently ignores "cuda" if there is no GPU device file.
     require(found != "cpu" or not wanted.startswith(("cuda", "gpu")), missing)
 
 
@@ -190,7 +195,7 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
     except Exception as error:
         raise UserError(_mistake(error, argv)) from error
     if len(rest) > 1:
-        raise UserError(f"The command line has {rest[1]!r}, which belongs to no flag.")
+        raise UserError(f"The command line has {rest[1]!r}, which is not a flag or its value.")
     for flag, name in ((_CONFIG, "config"), (_WORKDIR, "workdir")):
         if not flag.value:
             raise UserError(f"The command line lacks --{name}: {flags.FLAGS[name].help}")
@@ -199,7 +204,10 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
         raise UserError(f"The configuration file {file!r} is missing, or returns no configuration.")
     workdir = flags.FLAGS.workdir
     for flag, place in (("workdir", workdir), ("config.data.dir", _CONFIG.value.data.dir)):
-        require("://" not in place, f"--{flag}={place} is no folder: mount it, and name that.")
+        require(
+            "://" not in place,
+            f"--{flag}={place} is a URL, not a folder: mount it and give the path of the mount.",
+        )
     processes, process = _PROCESSES.value, _PROCESS.value
     require(
         (processes, process) == (1, 0) or _COORDINATOR.value not in (None, "", "auto"),
@@ -207,7 +215,7 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
     )
     require(
         0 <= process < processes,
-        f"--process is {process}, but must count from 0 and stay below --processes={processes}.",
+        f"--process is {process}, but must be at least 0 and less than --processes={processes}.",
     )
     return _CONFIG.value, Path(workdir)
 
@@ -232,7 +240,7 @@ def _mistake(error: Exception, argv: list[str]) -> str:
     """One sentence for an error of the command line or of the configuration file."""
     files = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
     message = str(error).strip()
-    # Where ml_collections looks up the keys of overrides.
+    # ml_collections looks up the keys of overrides in this file.
     if isinstance(error, (AttributeError, KeyError)) and "config_path.py" in files:
         known = config_class()().flat()
         for argument in argv:

@@ -1,4 +1,4 @@
-"""What a feed gives to a step: where sequences lie in packed frames, and their mixing partners."""
+"""The batch that a feed yields: sequences as clips of packed frames, and their mixing partners."""
 
 from __future__ import annotations
 

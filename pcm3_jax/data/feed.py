@@ -34,7 +34,7 @@ class Sampler:
     """
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        """Raises UserError where the batch is larger than the split's ``count`` sequences."""
+        """Raises UserError if the batch is larger than the split's ``count`` sequences."""
         if batch_size > count:
             raise UserError(
                 f"config.optimizer.batch_size is {batch_size}, but the training split has only "
@@ -45,7 +45,7 @@ class Sampler:
         self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sequence ids (B,) of a step, and the position of each position's partner (B,).
+        """Sequence ids (B,) of a step, and the batch position of each one's partner (B,).
 
         The partner of position i is (i + n) mod B, with one n from U{1 … B - 2} per batch.
         """
@@ -90,7 +90,7 @@ def streamed_batches(
     """Yields (frames, batch) without end, with the frames of each batch read from disk.
 
     Args:
-      recordings: of which ``source`` is read.
+      recordings: the split; frames are read from its ``source``.
       sampler: the batches.
       devices: what the batches are sharded over.
       first_step: the first step to yield.
@@ -98,7 +98,7 @@ def streamed_batches(
     """
     rows = devices.local_rows(sampler.batch_size)
     share = len(rows) // devices.local_count
-    # A device's frames are its sequences, then their partners, each padded to max_frames.
+    # Each device gets the frames of its sequences, then of their partners, padded to max_frames.
     start = np.tile(
         np.arange(2 * share, dtype=np.int32) * recordings.max_frames, devices.local_count
     ).reshape(devices.local_count, 2, share)
@@ -129,7 +129,7 @@ def evaluation_batches(
 ) -> Iterator[tuple[jax.Array, Batch]]:
     """Yields (frames, batch) of every sequence once, in order.
 
-    The last batch is filled up with the first sequences.  Nothing is mixed: each sequence is its
+    The last batch is padded with the first sequences.  Nothing is mixed: each sequence is its
     own partner.
     """
     rows = devices.local_rows(batch_size)
@@ -168,7 +168,8 @@ def sample_batches(
     Args:
       recordings: the sequences that the samples are excerpts of.
       samples: the excerpts.
-      order: (batches, B) indices into the samples; a sample's position is its flat index here.
+      order: (batches, B) indices into the samples; a sample's position is its flat index in
+        ``order``.
       devices: what the batches are sharded over.
     """
     rows = devices.local_rows(order.shape[1])

@@ -1,11 +1,11 @@
 """Mapping of other sensors' and models' skeletons to the 25 joints of Kinect v2, as tables.
 
-A layout lists its joints in their published order and, for each joint of Kinect v2, the joints of
-the layout whose mean it is: one, several, or none where the layout has no such joint. Missing
-joints are NaN here and are not filled in.
+A layout lists its joints in their published order and, for each joint of Kinect v2, the joints that
+are averaged to give it: one, several, or none if the layout has no such joint. Missing joints are
+NaN here and are not filled in.
 
-Means are used only where a joint lies between others by definition: normalisation and bones need
-the joints of the spine, so COCO, which has none, declares them as means.
+Means are used only for joints that lie between others by definition. COCO, for instance, has no
+joints of the spine, which normalisation and bones need, so they are means of hips and shoulders.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Layout(NamedTuple):
 
     Attributes:
         joints: names of its J joints, in order.
-        sources: for every joint of Kinect v2, the joints of this layout whose mean it is; empty
-            where it is missing.
+        sources: for every joint of Kinect v2, the joints of this layout that are averaged to give
+            it; empty if it is missing.
     """
 
     joints: tuple[str, ...]
@@ -46,7 +46,7 @@ class Layout(NamedTuple):
 
 
 def _limbs(*, fingers: bool, hands: bool = True, feet: bool = True) -> dict[str, tuple[str, ...]]:
-    """Sources of the limbs' joints that have the same name as in Kinect v2; some may be lacking."""
+    """Sources of limb joints named as in Kinect v2; empty for those switched off."""
     lacking = {
         "hand_tip": not fingers, "thumb": not fingers, "hand": not hands, "foot": not feet
     }  # fmt: skip
@@ -101,7 +101,7 @@ LAYOUTS = {
         {
             "spine_base": ("pelvis",),
             "spine_mid": ("spine_navel",),
-            # Where the arms branch off the spine, as in Kinect v2, but lower.
+            # The joint where the arms branch off the spine; it lies lower than Kinect v2's.
             "spine_shoulder": ("spine_chest",),
             "neck": ("neck",),
             "head": ("head",),
@@ -153,10 +153,10 @@ for _name, _layout in LAYOUTS.items():
 
 
 def layout_named(name: str) -> Layout:
-    """The layout of that name.
+    """Looks up a layout by name.
 
     Raises:
-        UserError: there is none.
+        UserError: no layout has this name.
     """
     if name not in LAYOUTS:
         raise UserError(f"there is no joint layout {name!r}; use one of {', '.join(LAYOUTS)}.")

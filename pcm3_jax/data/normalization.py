@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 HIP, SPINE, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 1, 4, 8
-# Larger numbers are not metres: no sensor sees a person at this distance.
+# No sensor sees a person at this distance; larger numbers are probably millimetres.
 MAX_METRES = 100.0
 # The joints that define a person's position and orientation.
 _ANCHORS = (HIP, SPINE, LEFT_SHOULDER, RIGHT_SHOULDER)
@@ -47,11 +47,13 @@ def select_bodies(slots: np.ndarray) -> np.ndarray:
 def normalize_sequence(skeleton: np.ndarray) -> np.ndarray:
     """Fills empty frames, centres on the first person's spine and aligns the body with the axes.
 
-    1. If a person's first frame is empty, that person's empty frames are removed, which moves the
-       sequence to the start. Frames after a person's last one repeat the sequence from its start.
+    1. If a person's first frame is empty, all empty frames of that person are removed, so that the
+       others move to the start. Empty frames at a person's end are filled by repeating that
+       person's frames from the start.
     2. In each frame the first person's spine is subtracted from every visible joint.
-    3. Everything is rotated so that hip → spine in the first person's first frame is the z axis,
-    4. then so that left shoulder → right shoulder in that frame is the x axis.
+    3. All frames are rotated by one rotation, which aligns the direction hip → spine in the first
+       person's first frame with the z axis.
+    4. A second rotation aligns left shoulder → right shoulder in that frame with the x axis.
 
     Two cases are defined that the public program leaves undefined: a rotation is skipped where one
     of its two joints is missing, and a direction opposite to its axis is rotated by 180°. As in the
@@ -68,7 +70,7 @@ def normalize_sequence(skeleton: np.ndarray) -> np.ndarray:
         A new float32 array of the same shape.
 
     Raises:
-        ValueError: the shape is another one, a coordinate is not finite, or every frame of every
+        ValueError: the shape is wrong, a coordinate is not finite, or every frame of every
             person is empty.
     """
     if skeleton.ndim != 4 or skeleton.shape[2:] != (25, 3):
@@ -113,7 +115,7 @@ def no_normalization(skeleton: np.ndarray) -> np.ndarray:
     return skeleton
 
 
-# How a data set stores skeletons; its configuration's name may end in `_<one of these>`.
+# Ways to store skeletons; a data set's configuration name may end in `_` and one of these.
 NORMALIZATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "normalized": normalize_sequence,
     "centered": center_sequence,
@@ -168,7 +170,7 @@ def apply_around_missing(
 
 
 def _order_after_filling(person: np.ndarray) -> np.ndarray:
-    """The input frame of each of a person's output frames of `normalize_sequence`, (T,)."""
+    """For each output frame of `normalize_sequence`, the person's input frame, (T,) indices."""
     present = np.flatnonzero(person.any(axis=(1, 2)))
     if not len(present):
         return np.arange(len(person))
@@ -181,7 +183,7 @@ def _fill_empty_frames(person: np.ndarray) -> np.ndarray:
     present = np.any(person, axis=(1, 2))
     if not present.any():
         return person
-    # Empty frames between others stay where the person is present in the first frame.
+    # If the person is present in the first frame, empty frames between others are kept.
     known = person[: np.flatnonzero(present)[-1] + 1] if present[0] else person[present]
     return known[np.arange(len(person)) % len(known)]
 

@@ -22,7 +22,7 @@ class Recordings:
     """Sequences of one split.
 
     Attributes:
-      split: for messages: the data set's name, and the split in brackets.
+      split: the data set's name and the split in brackets, for messages.
       length: (S,) int32, frames of each sequence, at most ``max_frames``.
       label: (S,) int32; -1 for whole videos.
       name: S sequence names.
@@ -65,13 +65,13 @@ class Recordings:
         return out
 
     def packed(self) -> tuple[jax.Array, np.ndarray]:
-        """``frames`` and ``start``.
+        """Returns ``frames`` and ``start``.
 
         Raises:
-          ValueError: the sequences are read on demand.
+          ValueError: they are None, because the sequences are read on demand.
         """
         if self.frames is None or self.start is None:
-            raise ValueError(f"the frames of {self.split} were not kept")
+            raise ValueError(f"the frames of {self.split} are not in device memory")
         return self.frames, self.start
 
 
@@ -97,8 +97,8 @@ def read(
       untrimmed: whether the task needs whole videos with several actions.
 
     Raises:
-      UserError: the data set or split does not exist or is damaged, is of the other kind than
-        ``untrimmed``, or has a sequence that cannot be used.
+      UserError: the data set or split does not exist or is damaged, is trimmed where ``untrimmed``
+        is set or vice versa, or has a sequence that cannot be used.
     """
     folder = find(name, data_dir)
     with _named_if_damaged(folder):
@@ -172,7 +172,7 @@ def find(name: str, data_dir: str) -> Path:
     A name without configuration means the configuration "default", or else the only one.
 
     Raises:
-      UserError: the data set is not built; several configurations are built and none is "default";
+      UserError: the data set is not built; it has several configurations, none of them "default";
         or the only one stores coordinates differently from what ``name`` implies.
     """
     data_root = Path(data_dir).expanduser()

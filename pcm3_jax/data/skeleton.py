@@ -25,7 +25,7 @@ SPINE = 1  # the joint that normalisation moves to the origin
 FEATURES = JOINTS * PERSONS * COORDINATES
 
 # 0-based joints of the five body parts that masking and mixing use (§3.2), in the order of the
-# authors' program, which calls left right and right left.
+# authors' program, which swaps the names left and right.
 BODY_PARTS: dict[str, tuple[int, ...]] = {
     "trunk": (0, 1, 2, 3, 20),
     "right_arm": (8, 9, 10, 11, 23, 24),
@@ -86,7 +86,7 @@ def missing_joints(poses: SameArray) -> SameArray:
 
 
 def visible_in_stream(visible: SameArray, stream: str) -> SameArray:
-    """Where all joints that a stream's value is computed from are visible.
+    """Whether all joints that a stream's value is computed from are visible.
 
     Args:
       visible: (..., T, M, V) booleans, the visible joints.

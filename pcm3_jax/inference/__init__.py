@@ -1,1 +1,1 @@
-"""Using a trained model: features, labels and reconstructions of skeletons from anywhere."""
+"""Using a trained model: features, labels and reconstructions of any skeletons."""

@@ -1,4 +1,4 @@
-"""From sequences of any length to the few shapes that networks are compiled for."""
+"""Pads and batches sequences of any length to the few shapes that networks are compiled for."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pcm3_jax.data.skeleton import missing_joints, to_stream, visible_in_stream
 from pcm3_jax.inference.validation import Sequence
 from pcm3_jax.settings import Views
 
-# Batches have one of these many rows, and sequences are padded to a power of two.
+# Batches have one of these numbers of rows; sequences are padded to a power of two.
 _ROWS = (1, 4, 16, 64)
 _MIN_FRAMES = 16
 
 
 class InputViews:
-    """What an encoder of some ``views`` settings is to see of sequences."""
+    """Turns sequences into the input of an encoder with the given ``views`` settings."""
 
     def __init__(self, views: Views, max_frames: int) -> None:
         self._views, self._max_frames = views, max_frames
@@ -29,11 +29,11 @@ class InputViews:
         self._central = jax.jit(self._central_views)
 
     def central(self, sequences: list[Sequence]) -> Iterator[tuple[jax.Array, jax.Array, int]]:
-        """The views of evaluation: the central crop, resized, in batches of B.
+        """Yields the views used in evaluation: the central crop, resized, in batches of B.
 
         Yields:
           Poses (B, T, 2, 25, 3), zero where a joint is missing; which joints are visible
-          (B, T, 2, 25); and how many rows, the first, are real.
+          (B, T, 2, 25); and the number of real rows, which precede the padding.
         """
         for start in range(0, len(sequences), max(_ROWS)):
             group = [
@@ -59,7 +59,7 @@ class InputViews:
     def _central_views(
         self, poses: jax.Array, visible: jax.Array, clips: Clips
     ) -> tuple[jax.Array, jax.Array]:
-        # A joint is visible where all frames that it is interpolated from show it.
+        # A joint is visible if it is visible in all frames that it is interpolated from.
         shares = central_view(visible[..., None].astype(jnp.float32), clips, self._joints)[..., 0]
         seen = visible_in_stream(shares > 1 - 1e-6, self._views.stream)
         poses = central_view(poses, clips, self._views)
@@ -72,7 +72,7 @@ def _bucket(length: int) -> int:
 
 
 def _padded(sequences: list[Sequence], rows: int, length: int) -> Sequence:
-    """Arrays (rows, length, 2, 25[, 3]), the last frame repeated: nobody moves after the end."""
+    """Arrays (rows, length, 2, 25[, 3]), padded by repeating the last frame (no motion)."""
     poses = np.zeros((rows, length, 2, 25, 3), np.float32)
     visible = np.ones((rows, length, 2, 25), bool)
     for row, sequence in enumerate(sequences):

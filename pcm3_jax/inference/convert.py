@@ -1,4 +1,4 @@
-"""Models to and from the authors' PyTorch program, and out of this package.
+"""Converts models to and from the authors' PyTorch program, and exports them.
 
 python -m pcm3_jax.convert from_torch MODEL.pth.tar OUT.safetensors [--stream=joint]
 python -m pcm3_jax.convert to_torch   MODEL OUT.pth.tar
@@ -6,8 +6,8 @@ python -m pcm3_jax.convert export     MODEL OUT.safetensors
 python -m pcm3_jax.convert stablehlo  MODEL OUT.bin
 
 MODEL is the workdir of a run, one of its checkpoints, or a safetensors file.  `stablehlo` writes
-a program for `jax.export.deserialize(…).call`: normalised skeletons (N, T, 2, 25, 3) of T =
-config.views.frames frames to features (N, 2H).  PyTorch is not needed.
+a program for `jax.export.deserialize(…).call` that maps normalised skeletons (N, T, 2, 25, 3), T =
+config.views.frames, to features (N, 2H).  PyTorch is not needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pcm3_jax.runtime.files import replaced, shown
 
 
 def stablehlo(weights: Weights) -> bytearray:
-    """The encoder in evaluation mode, weights included, for any number of sequences."""
+    """Exports the encoder in evaluation mode, weights included, for any number of sequences."""
     model, stream = build_model(weights.config), weights.config.views.stream
     parts = ("params", "batch_stats")
     variables = {part: {"encoder": weights.tree[part]["encoder"]} for part in parts}
@@ -48,7 +48,7 @@ def stablehlo(weights: Weights) -> bytearray:
 
 
 def run(argv: list[str]) -> None:
-    """The command line.  Raises UserError for what cannot be read, written or converted."""
+    """Runs the command.  Raises UserError if a file cannot be read, written or converted."""
     parser = commands.Arguments(
         prog="python -m pcm3_jax.convert",
         description=__doc__,

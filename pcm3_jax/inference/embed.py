@@ -4,10 +4,10 @@ python -m pcm3_jax.embed FILE … --model=PATH [--out=FEATURES.npz | --out=FEATU
                          [--layout=LAYOUT]
 
 FILE: .skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz with skeletons
-(frames, persons, 25, 3) in metres; with --layout (docs/own_data.md) .npy and .npz with other
-joints, NaN where one is missing.  PATH: the workdir of a run, a checkpoint, or a safetensors file.
-An .npz gets the arrays `names` (N,) and `features` (N, 2H); a .csv, and standard output
-where --out is left away, a line for each sequence: its name and 2H numbers.
+(frames, persons, 25, 3) in metres.  With --layout (docs/own_data.md), .npy and .npz files have the
+joints of that layout, NaN where one is missing.  PATH: the workdir of a run, a checkpoint, or a
+safetensors file.  An .npz gets the arrays `names` (N,) and `features` (N, 2H).  A .csv gets one
+line per sequence, its name and 2H numbers; without --out, the same goes to standard output.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pcm3_jax.runtime.files import replaced, shown
 
 
 def run(argv: list[str]) -> None:
-    """The command line.  Raises UserError for what cannot be read or written."""
+    """Runs the command.  Raises UserError if a file cannot be read or written."""
     parser = skeleton_files.arguments("embed", __doc__)
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args(argv)
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
 
 
 def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
-    """Writes features (N, 2H) to a file as its name says, or to standard output as CSV.
+    """Writes features (N, 2H) as .npz or .csv, by the file's suffix; without one, prints CSV.
 
     Raises:
       UserError: the file cannot be written.
@@ -57,7 +57,7 @@ def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
             with open(partial, "wb") as file:
                 np.savez(file, names=np.array(names, str), features=features)
         else:
-            # Names of files can have bytes that are no text.
+            # File names can contain bytes that are not valid UTF-8.
             with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 write_csv(file, names, features)
     print(f"{shown(str(out))}: {features.shape[0]} sequences, {features.shape[1]} features")
@@ -67,6 +67,6 @@ def write_csv(file: TextIO, names: list[str], features: np.ndarray) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["name", *(f"feature_{i}" for i in range(features.shape[1]))])
     for name, row in zip(names, features, strict=True):
-        # Nine digits are what it takes to read the same float32 again.
+        # Nine significant digits identify a float32 exactly.
         label = name if file is not sys.stdout else shown(name)
         writer.writerow([label, *(f"{value:.9g}" for value in row)])

@@ -28,16 +28,16 @@ from pcm3_jax.methods.state import build_model
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.settings import Config
 
-# Of one sequence that is encoded as it is: the features of every frame are in memory at once.
+# Limit for ``resample=False``, where the features of all frames are in memory at once.
 MAX_FRAMES_AS_THEY_ARE = 16_384
 
 
 class Reconstruction(NamedTuple):
-    """What `Model.reconstruct` gives.
+    """Result of `Model.reconstruct`.
 
     Attributes:
-      skeletons: (N, T, 2, 25, 3) float32 metres, the visible joints as they were and the masked
-        ones as predicted.
+      skeletons: (N, T, 2, 25, 3) float32 metres: visible joints from the input, masked joints
+        from the prediction.
       mask: (N, T, 2, 25) booleans, True where a joint was predicted.
     """
 
@@ -49,12 +49,12 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Loads a trained model.
 
     Args:
-      path: the workdir of a pretraining run (its last checkpoint is taken) or of a linear
+      path: the workdir of a pretraining run (its last checkpoint is used) or of a linear
         evaluation (its encoder and its classifier), one checkpoint ``WORKDIR/checkpoints/STEP``,
         or a safetensors file from `pcm3_jax.convert`.
 
     Raises:
-      pcm3_jax.errors.UserError: there is nothing of the kind, or it is damaged.
+      pcm3_jax.errors.UserError: ``path`` holds no model, or a damaged one.
     """
     return Model(model_file.load(Path(path)))
 
@@ -63,9 +63,9 @@ class Model:
     """A trained model.
 
     Skeletons are metres with 25 joints in Kinect v2's order.  All methods raise
-    `pcm3_jax.errors.UserError`, with one sentence, for arrays that they cannot use: of another
-    shape or type, empty, with coordinates that are not finite or beyond 100 metres, or in which
-    nobody is seen.
+    `pcm3_jax.errors.UserError`, with a one-sentence message, for arrays that they cannot use: those
+    of a wrong shape or type, without frames, with coordinates that are not finite or beyond 100
+    metres, or without any visible joint.
 
     Attributes:
       config: of the run that trained the encoder; with a classifier, ``data`` and ``views`` are
@@ -107,13 +107,14 @@ class Model:
           skeletons: (N, T, M, 25, 3) or (T, M, 25, 3) with M = 1 or 2 persons, or a list of
             arrays (T, M, 25, 3) of any lengths; metres.
           mask: None, or booleans that broadcast to the skeletons without their last axis (for a
-            list also a list of such), True where a joint is missing.  The network sees zeros
-            there, and in every frame that would be interpolated from one that is missing.
-          layout: None, or how joints are laid out where it is not as Kinect v2's: a name of
-            `data.joint_layouts`.  The skeletons, and the mask, then have J joints in place of
-            25; those that Kinect v2 has besides are missing, as are those that are NaN.
-          normalize: whether to normalise as the data set of the run was; False takes skeletons
-            that already are.
+            list of skeletons also a list of masks), True where a joint is missing.  The network
+            sees zeros there, and in every resampled frame that the joint would be interpolated
+            to.
+          layout: None for Kinect v2's joints, or the name of a layout in `data.joint_layouts`.
+            Skeletons and mask then have its J joints instead of 25.  Joints of Kinect v2 that the
+            layout lacks count as missing, and so do joints that are NaN.
+          normalize: whether to normalise the skeletons as the run's data set was; False if they
+            already are.
           resample: whether to take the central crop of the first ``config.data.max_frames``
             frames, resized to ``config.views.frames``, as in evaluation.  False encodes the
             frames as they are, at most 16,384.
@@ -140,13 +141,13 @@ class Model:
 
         Args:
           skeletons, mask, layout, normalize: as for `embed`.
-          k: how many labels; all, where there are fewer.
+          k: number of labels; if the classifier has fewer, all of them.
 
         Returns:
           For each sequence k pairs (label, probability), the most probable first.
 
         Raises:
-          UserError: also where the model has no classifier.
+          UserError: also if the model has no classifier.
         """
         return self.labels(self.embed(skeletons, mask, layout=layout, normalize=normalize), k)
 
@@ -173,18 +174,18 @@ class Model:
 
         Args:
           skeletons, normalize: as for `embed`.
-          mask: as for `embed`: True where a joint is to be predicted.  What the skeletons have
-            there is used to normalise them, where it is finite and not zero, and then hidden.
+          mask: as for `embed`, True where a joint is to be predicted.  Coordinates of masked joints
+            that are finite and not zero are used for normalisation, then hidden from the network.
 
         Returns:
           Normalised skeletons of the stream that the model was trained on (joints, bones or
-          motion), cropped and resized as `embed` does; so is the mask.
+          motion), and the mask, both cropped and resized as in `embed`.
 
         Raises:
-          UserError: also where the model has no decoder.
+          UserError: also if the model has no decoder.
         """
         if "decoder" not in self._variables["params"]:
-            raise UserError("This model has no decoder, so that it cannot predict masked joints.")
+            raise UserError("This model has no decoder, so it cannot predict masked joints.")
         parts = []
         sequences = self._prepare(skeletons, mask, normalize, keep_masked=True)
         for views, visible, rows in self._views.central(sequences):
@@ -196,13 +197,13 @@ class Model:
     def online(self, *, normalize: bool = True) -> OnlineEncoder:
         """Starts a sequence whose frames arrive one by one, with a feature after each.
 
-        The work of a frame does not grow with time.  Frames go to the network as they are, without
-        the crop and the resizing of `embed`; a classifier of sequences thus sees another pace.
+        The cost per frame is constant.  Frames are not cropped and resized as in `embed`, so a
+        classifier that was trained on resized sequences sees motion at another speed.
 
         Args:
-          normalize: whether to normalise frames as the data set of the run was, as far as that can
-            be known while they arrive: by the first frame that has the first person's spine.
-            False takes frames that already are.
+          normalize: whether to normalise frames as the run's data set was; False if they already
+            are.  The reference for the rotation is the first frame in which the first person's
+            spine is seen.
 
         Raises:
           UserError: the model's recurrence is bidirectional.
@@ -228,10 +229,10 @@ class Model:
             length = len(sequence.poses)
             if length > MAX_FRAMES_AS_THEY_ARE:
                 raise UserError(
-                    f"Sequence {index} has {length:,} frames, of which {MAX_FRAMES_AS_THEY_ARE:,} "
-                    "can be encoded as they are; use resample=True, or online() frame by frame."
+                    f"Sequence {index} has {length:,} frames; without resampling at most "
+                    f"{MAX_FRAMES_AS_THEY_ARE:,} fit; use resample=True or online() frame by frame."
                 )
-            # What reads from the end must not begin in the padding.
+            # A backward GRU must not start in the padding, so only causal models pad.
             poses = self._views.as_they_are(sequence, pad=self._network.recurrence == "causal")
             with jax.default_matmul_precision("highest"):
                 feature = self._encode_prefix(self._variables, poses, np.int32(length - 1))
@@ -249,6 +250,6 @@ class Model:
         return feature.astype(jnp.float32)
 
     def _run(self, function: Any, views: jax.Array, rows: int) -> np.ndarray:
-        # float32 is to mean float32 on devices that would take shortcuts.
+        # Full float32, also on devices that default to a lower precision for matmuls.
         with jax.default_matmul_precision("highest"):
             return np.asarray(function(self._variables, views))[:rows]

@@ -1,8 +1,8 @@
-"""What a trained model is outside of a run: its configuration and named arrays, in one file.
+"""A trained model as a single file: its configuration and named arrays.
 
-The file is in safetensors' format with the configuration among its metadata.  Arrays are named
-by their path, ``params/encoder/gru/layer_0/input_kernel``; `pcm3_jax.inference.weights` says which
-there are.
+The file is a safetensors file with the configuration in its metadata.  Arrays are named by their
+path, for instance ``params/encoder/gru/layer_0/input_kernel``; `pcm3_jax.inference.weights` lists
+them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pcm3_jax.train.checkpoint import latest_checkpoint, restore_arrays
 from pcm3_jax.train.workdir import read_config
 
 _FORMAT = "pcm3_jax"
-# What a linear evaluation leaves.
+# Written by a linear evaluation to its workdir.
 CLASSIFIER_FILE = "classifier.npz"
 
 
@@ -34,14 +34,14 @@ def load(path: Path, *, training: bool = False, stream: Stream | None = None) ->
     """Reads a model.
 
     Args:
-      path: the workdir of a pretraining run (its last checkpoint is taken) or of a linear
+      path: the workdir of a pretraining run (its last checkpoint is used) or of a linear
         evaluation, one checkpoint ``WORKDIR/checkpoints/STEP``, or a file that `save` wrote.
-      training: whether to read the parts of `TRAINING` as well, where there are any.
-      stream: whose encoder to take from a run that trained one of each, instead of
-        ``config.views.stream``'s.
+      training: whether to also read the parts of `TRAINING`, if present.
+      stream: for a run that trained one encoder per stream, the one to load; by default
+        ``config.views.stream``.
 
     Raises:
-      UserError: there is nothing of the kind, or it is damaged.
+      UserError: ``path`` holds no model, or a damaged one.
     """
     if not path.exists():
         raise UserError(f"There is no {path}: name a workdir, a checkpoint or a safetensors file.")
@@ -56,14 +56,14 @@ def load(path: Path, *, training: bool = False, stream: Stream | None = None) ->
     latest = latest_checkpoint(path)
     if latest is None:
         raise UserError(
-            f"The run in {path}, of task {config.task!r}, has left no model, or not yet: name the "
+            f"The run in {path}, of task {config.task!r}, has not saved a model: name the "
             "workdir of a pretraining run with a checkpoint or of a finished linear evaluation."
         )
     return _of_run(config, latest, training, stream)
 
 
 def save(path: Path, weights: Weights) -> None:
-    """Writes a model to a safetensors file, whole or not at all.
+    """Writes a model to a safetensors file, atomically.
 
     Raises:
       UserError: the file cannot be written.
@@ -85,7 +85,7 @@ def _read(path: Path) -> Weights:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise UserError(
-                    f"{path} is a safetensors file of another program; write one with `python -m "
+                    f"{path} is a safetensors file of another format; write one with `python -m "
                     "pcm3_jax.convert export` or `from_torch`."
                 )
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -105,7 +105,7 @@ def _read(path: Path) -> Weights:
 def _of_run(config: Config, path: Path, training: bool, stream: Stream | None) -> Weights:
     method = METHODS.get(config.method.name)
     if method is None:
-        raise UserError(f"{path} is of a method, {config.method.name!r}, that is not known here.")
+        raise UserError(f"{path} was trained with an unknown method, {config.method.name!r}.")
     if method.every_stream and stream:
         config.views.stream = stream
     wanted = method.loadable(template(config))
@@ -121,11 +121,11 @@ def _of_evaluation(workdir: Path, config: Config) -> Weights:
         with np.load(path, allow_pickle=False) as file:
             classifier = {name: file[name] for name in ("kernel", "bias")}
             classes = tuple(map(str, file["classes"]))
-    except Exception as error:  # a damaged archive raises anything
+    except Exception as error:  # a damaged archive can raise any exception
         raise UserError(f"{path} is damaged ({error}): run its command again.") from error
     if config.encoder:
         encoder = load(Path(config.encoder), stream=config.views.stream)
-        # A classifier's input is what it was trained on, which may be another data set.
+        # Prepare inputs as in the classifier's training, not as in the encoder's: data may differ.
         encoder.config.data, encoder.config.views = config.data, config.views
         config, tree = encoder.config, encoder.tree
     else:

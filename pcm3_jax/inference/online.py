@@ -1,4 +1,4 @@
-"""Encoding frame by frame, where every direction runs forward (causal recurrence)."""
+"""Frame-by-frame encoding with causal models, whose directions all run forward."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Step = Callable[[Any, jax.Array, Array], tuple[jax.Array, jax.Array]]
 
 
 def build_step(model: PCM3) -> Step:
-    """The recurrence of one frame, compiled once for all encoders of a model."""
+    """The jitted recurrence of one frame, shared by all encoders of a model."""
 
     @jax.jit
     def step(variables: Any, state: jax.Array, pose: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -50,8 +50,8 @@ def _cell(params: Any, state: jax.Array, inputs: jax.Array, dtype: jnp.dtype) ->
     """PyTorch's GRU cell for the directions (D, H) of one layer; ``inputs`` (F,)."""
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        # One vector for each direction, even where both are the same: a CPU would otherwise
-        # turn the kernel round first, which takes seven times as long.
+        # One vector per direction, even if both are equal: with a shared vector, XLA on CPU
+        # transposes the kernel first, which takes seven times as long.
         return jnp.einsum(
             "df,dfk->dk", x.astype(dtype), kernel.astype(dtype),
             preferred_element_type=jnp.float32,
@@ -68,12 +68,12 @@ def _cell(params: Any, state: jax.Array, inputs: jax.Array, dtype: jnp.dtype) ->
 
 
 class OnlineEncoder:
-    """Features of a sequence while it happens, from `Model.online`.
+    """Encodes a sequence whose frames arrive one by one; created by `Model.online`.
 
-    Memory and the work of a frame stay the same however long it goes on.
+    Memory and time per frame do not depend on the length of the sequence.
 
     Attributes:
-      frames: how many have been pushed.
+      frames: number of frames pushed.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class OnlineEncoder:
         config: Config,
         normalization: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        """Raises UserError where one direction would have to wait for the end."""
+        """Raises UserError if the model is bidirectional."""
         if config.model.recurrence != "causal":
             raise UserError(
                 "The model's config.model.recurrence is 'bidirectional', which reads sequences "
@@ -91,12 +91,12 @@ class OnlineEncoder:
             )
         self._step, self._variables, self._stream = step, variables, config.views.stream
         self._normalization = normalization
-        # On the device as all later states are, lest the first frame compile on its own.
+        # On the device like all later states: otherwise the first frame compiles separately.
         self._start = jnp.zeros((config.model.layers, 2, config.model.hidden))
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all frames, for the next sequence."""
+        """Forgets all frames, to start another sequence."""
         self.frames = 0
         self._normalize = OnlineNormalization(self._normalization) if self._normalization else None
         self._state = self._start
@@ -106,17 +106,17 @@ class OnlineEncoder:
         """Takes the next frame.
 
         Args:
-          frame: (M, 25, 3) with M = 1 or 2, metres; it may be all zeros where nobody is seen.
-          mask: None, or booleans that broadcast to (M, 25), True where a joint is missing; as are
-            joints that are zero.
+          frame: (M, 25, 3) with M = 1 or 2, metres; all zeros if nobody is seen.
+          mask: None, or booleans that broadcast to (M, 25), True where a joint is missing.
+            Joints that are zero are missing, too.
 
         Returns:
-          (2H,) float32, what ``model.embed(frames, normalize=False, resample=False)`` gives for
-          all normalised frames so far.  None while an encoder that normalises has not yet seen the
-          first person's spine.
+          (2H,) float32, equal to ``model.embed(frames, normalize=False, resample=False)`` on all
+          normalised frames so far.  With normalisation, None until the first person's spine is
+          seen.
 
         Raises:
-          UserError: the frame has another shape or type, or holds what is no coordinate.
+          UserError: the frame has another shape or type, or an invalid coordinate.
         """
         frame = np.asarray(frame)
         what = f"Frame {self.frames}"
@@ -139,8 +139,9 @@ class OnlineEncoder:
                 poses = np.asarray(STREAMS[self._stream](now.poses))
                 self._state, feature = self._advance(poses * seen[..., None])
                 return np.asarray(feature)
-            # Motion leads to the next frame: only now is that of the last frame known, and this
-            # one's, zero so far, must not stay in the state.
+            # Motion is the displacement to the next frame.  The previous frame's motion is known
+            # now and updates the state.  This frame's is taken as zero, as in the last frame of a
+            # sequence: it gives the feature, but the state is not kept.
             if last is not None:
                 both = last.visible & now.visible
                 self._state, _ = self._advance((now.poses - last.poses) * both[..., None])
@@ -151,11 +152,11 @@ class OnlineEncoder:
 
 
 class OnlineNormalization:
-    """Normalises frames while they arrive, as whole sequences are (`inference.validation`).
+    """Normalises frames as they arrive; `inference.validation` does so for whole sequences.
 
-    Everything is turned as the first frame is in which the first person's spine is seen, and
-    centred on that joint, or on where it was last seen.  Unlike in a whole sequence, nobody who
-    is absent is filled in from other frames.
+    The rotation is that of the first frame in which the first person's spine is seen.  Frames are
+    centred on that joint, or on its last known position.  Unlike in a whole sequence, absent
+    persons are not filled in from other frames.
     """
 
     def __init__(self, normalization: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -3,9 +3,9 @@
 python -m pcm3_jax.predict FILE … --model=PATH [--k=5] [--layout=LAYOUT]
 python -m pcm3_jax.predict -      --model=PATH [--k=5]
 
-FILE: as for `pcm3_jax.embed`.  With - frames are read from standard input, one a line of 75 or
-150 numbers (1 or 2 persons, 25 joints, x y z in metres, blanks or commas between), and each is
-answered with the actions most probable so far.  PATH: the workdir of a linear evaluation, or a
+FILE: as for `pcm3_jax.embed`.  With -, frames are read from standard input, one per line: 75 or 150
+numbers (1 or 2 persons, 25 joints, x y z in metres) separated by blanks or commas.  After each
+frame the most probable actions so far are printed.  PATH: the workdir of a linear evaluation, or a
 safetensors file with a classifier.
 """
 
@@ -24,21 +24,21 @@ from pcm3_jax.inference import model as library
 from pcm3_jax.inference import skeleton_files
 from pcm3_jax.runtime.files import shown
 
-# Longer than any line of 150 numbers; what is longer has no end, perhaps.
+# Longer than any line of 150 numbers; limits the memory for input without line ends.
 _LONGEST_LINE = 1 << 16
 
 
 def run(argv: list[str]) -> None:
-    """The command line.  Raises UserError for what cannot be read."""
+    """Runs the command.  Raises UserError if a file or frame cannot be read."""
     parser = skeleton_files.arguments("predict", __doc__)
-    parser.add_argument("--k", type=int, default=5, help="how many actions")
+    parser.add_argument("--k", type=int, default=5, help="number of actions to print")
     flags = parser.parse_args(argv)
     if "-" in flags.files and flags.files != ["-"]:
         raise UserError("Standard input, -, cannot be read along with files.")
     if flags.layout is not None and flags.files == ["-"]:
         raise UserError("Standard input, -, has Kinect v2's joints; --layout is for files.")
     model = library.load(flags.model)
-    # Told before any file is read or frame is waited for.
+    # Fails if there is no classifier, before any file or frame is read.
     model.labels(np.zeros((1, model.features), np.float32), flags.k)
     if flags.files == ["-"]:
         live(model, sys.stdin.buffer, flags.k, normalized=flags.normalized)
@@ -52,7 +52,7 @@ def run(argv: list[str]) -> None:
 
 
 def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> None:
-    """Answers each frame with a line; on a terminal they are written over each other."""
+    """Prints a line for each frame; on a terminal each overwrites the last."""
     encoder = model.online(normalize=not normalized)
     terminal = sys.stdout.isatty()
     for number, frame in read_frames(lines):
@@ -60,7 +60,7 @@ def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> 
         if feature is None:
             text = "nobody seen yet"
             if frame.any():
-                text += ", since the spine's middle is missing or zero (but for --normalized)"
+                text += ": the spine's middle is missing or zero (if normalised, use --normalized)"
         else:
             text = _text(model.labels(feature[None], k)[0])
         start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
@@ -70,12 +70,12 @@ def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> 
 
 
 def read_frames(lines: BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
-    """Frame numbers from 1 and poses (M, 25, 3), as lines arrive; blank ones are passed over.
+    """Frame numbers from 1 and poses (M, 25, 3), as lines arrive; skips blank lines.
 
-    A joint with a coordinate that is NaN is missing, and zero here.
+    A joint with a NaN coordinate is missing and becomes zero.
 
     Raises:
-      UserError: names the line that is no frame.
+      UserError: names the first line that is not a frame.
     """
     number = frames = 0
     while line := lines.readline(_LONGEST_LINE):
@@ -90,7 +90,7 @@ def read_frames(lines: BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
         try:
             values = np.array([float(word) for word in words])
         except ValueError:
-            raise UserError(f"{where}: found something else than numbers.") from None
+            raise UserError(f"{where}: found something other than numbers.") from None
         pose = values.reshape(persons, JOINTS, COORDINATES)
         pose[np.isnan(pose).any(axis=-1)] = 0
         if not np.abs(pose).max() <= MAX_METRES:

@@ -25,7 +25,7 @@ _LARGEST = 2**31
 
 
 def arguments(command: str, description: str | None) -> commands.Arguments:
-    """The command line of `pcm3_jax.embed` and `pcm3_jax.predict`, as far as they share it."""
+    """A parser with the arguments that `pcm3_jax.embed` and `pcm3_jax.predict` share."""
     parser = commands.Arguments(
         prog=f"python -m pcm3_jax.{command}",
         description=description,
@@ -41,27 +41,28 @@ def arguments(command: str, description: str | None) -> commands.Arguments:
 
 
 class Recording(NamedTuple):
-    """A sequence from a file: `name` for people, and skeletons (T, M, J, 3) in metres."""
+    """A sequence from a file: `name` for output, and skeletons (T, M, J, 3) in metres."""
 
     name: str
     skeletons: np.ndarray
 
 
 def read(name: str, layout: str | None = None) -> list[Recording]:
-    """The sequences of a file: one, or as many as an array file holds.
+    """Reads the sequences of a file: one from a text file, one or more from an array file.
 
-    Array files hold sequences (T, M, 25, 3) or batches of them (N, T, M, 25, 3), in a ``.npz``
-    under any names; with a ``layout`` (`pcm3_jax.data.joint_layouts`) its joints, also (T, J, 3).
+    Array files hold sequences (T, M, 25, 3) or batches of them (N, T, M, 25, 3); names in a
+    ``.npz`` are arbitrary.  With a ``layout`` (`pcm3_jax.data.joint_layouts`) they have its J
+    joints instead of 25, and may be (T, J, 3).
 
     Raises:
-      UserError: file, line and flaw.
+      UserError: names the file, the line and what is wrong.
     """
     path = Path(name)
     reader = {".skeleton": _ntu, ".txt": _text, ".npy": _arrays, ".npz": _arrays}.get(
         path.suffix.lower()
     )
     if reader is None:
-        raise UserError(f"{shown(name)} is of no known format; there are {FORMATS}.")
+        raise UserError(f"{shown(name)} has an unknown format; supported are {FORMATS}.")
     try:
         found = reader(path)
     except OSError as error:
@@ -97,7 +98,7 @@ def _text(path: Path) -> dict[str, np.ndarray]:
 
 def _parsed(path: Path, parse: Callable[[bytes, str], np.ndarray]) -> np.ndarray:
     if path.stat().st_size > _LARGEST:
-        raise UserError(f"{shown(str(path))} has more than 2 GB; no recording is that long.")
+        raise UserError(f"{shown(str(path))} is larger than 2 GB, the limit for one recording.")
     try:
         return parse(path.read_bytes(), str(path))
     except BadFile as flaw:

@@ -1,8 +1,8 @@
 """PyTorch's checkpoint files as named NumPy arrays, read and written without PyTorch.
 
 Since PyTorch 1.6 a checkpoint is a zip archive: ``NAME/data.pkl`` describes the tensors, and
-``NAME/data/KEY`` holds the bytes of one storage.  Before, it was a row of pickles followed by the
-storages.
+``NAME/data/KEY`` holds the bytes of one storage.  Older files are a sequence of pickles followed
+by the storages.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import numpy as np
 from pcm3_jax.errors import UserError
 
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
-# Under which name programs save the tensors, where they save something else besides.
+# Keys under which programs save the tensors if they save other objects, too.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 # A fixed date, so that the same tensors give the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
-# One byte of a pickle can take 100 bytes of memory; a tensor's description has about 200 bytes.
+# Each byte of a pickle can take 100 bytes of memory when loaded; 32 MiB describe 160,000 tensors.
 _LARGEST_PICKLE = 2**25
-# Tensors may share a storage, but not so often that a small file fills the memory once copied.
+# Largest allowed ratio of the tensors' total size to the file's size.  Tensors that share a storage
+# are copied separately, so without a limit a small file could fill the memory.
 _MOST_SHARING = 8
 _MOST_AXES = 64  # of a NumPy array
 
@@ -54,7 +55,7 @@ _NUMBERS = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
     "complex64 complex128"
 )
-# What programs save beside tensors: settings, schedules, statistics, random states.
+# Types that programs save besides tensors: settings, schedules, statistics, random states.
 _IGNORED_NAMES = {
     f"{module}.{name}"
     for module, names in {
@@ -79,7 +80,7 @@ _MODULES = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.mul
 
 
 class Refused(Exception):
-    """Why a file is not read, as one clause."""
+    """Rejects a file; the message is one clause with the reason."""
 
 
 class Name(str):
@@ -87,7 +88,7 @@ class Name(str):
 
 
 class Storage(NamedTuple):
-    """A row of numbers: its dtype (a value of `_STORAGES`), its place in the file, its length."""
+    """A flat array in the file: dtype (a value of `_STORAGES`), key, and number of elements."""
 
     dtype: str
     key: str
@@ -95,7 +96,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """The view of a storage that is a tensor; offset and strides count elements."""
+    """A tensor as a view of a storage; offset and strides count elements."""
 
     storage: Storage
     offset: int
@@ -106,7 +107,7 @@ class Tensor(NamedTuple):
 class _Dict(dict):
     """Keeps the entries whose key is a string; the reader needs no others.
 
-    The hash of a nested tuple can take longer than the program runs.
+    Other keys are not hashed: the time to hash a nested tuple can be exponential in its depth.
     """
 
     __slots__ = ()
@@ -117,7 +118,7 @@ class _Dict(dict):
 
 
 class _Ignored:
-    """Stands for each object of `_IGNORED_NAMES`, and keeps nothing of what is put into it."""
+    """Placeholder for each object of `_IGNORED_NAMES`; discards what is put into it."""
 
     __slots__ = ()
 
@@ -139,7 +140,7 @@ class _Instructions(dict):
         raise Refused(f"its pickle uses the instruction {name}, which no checkpoint needs")
 
 
-# Those that only make numbers, strings, lists and tuples, or call the methods below.
+# Allowed opcodes: they only make numbers, strings, lists and tuples, or call the methods below.
 _INSTRUCTIONS = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE
 INT LONG LONG1 LONG4 BININT BININT1 BININT2 FLOAT BINFLOAT
@@ -153,10 +154,10 @@ PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPER
 class _Unpickler(pickle._Unpickler):
     """Reads a pickle in which every class and function is a `Name` or `_IGNORED`.
 
-    The instructions that call, or that set attributes, are replaced, so there is nothing that a
-    file could call or change.  This needs Python's unpickler: in C, instructions cannot be
-    replaced, a memo index of four bytes allocates gigabytes, keys of dictionaries and sets are
-    hashed whatever they are, and classes of copyreg's extension cache bypass `find_class`.
+    The instructions that call functions or set attributes are replaced, so that a file cannot run
+    code or change objects.  This needs Python's unpickler: in C, instructions cannot be
+    replaced, a memo index of four bytes allocates gigabytes, keys of dictionaries and sets of
+    any type are hashed, and classes of copyreg's extension cache bypass `find_class`.
     """
 
     stack: list[Any]
@@ -172,7 +173,7 @@ class _Unpickler(pickle._Unpickler):
         if full in _IGNORED_NAMES:
             return _IGNORED
         if full not in _NAMES:
-            raise Refused(f"its pickle asks for {ascii(full)[:60]}, which no checkpoint needs")
+            raise Refused(f"its pickle refers to {ascii(full)[:60]}, which no checkpoint needs")
         return Name(full)
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -188,7 +189,7 @@ class _Unpickler(pickle._Unpickler):
         self.stack.append(_call(self.stack.pop(), arguments))
 
     def load_build(self) -> None:
-        # Attributes are not kept: PyTorch gives dictionaries version numbers.
+        # PyTorch sets attributes (version numbers) on dictionaries; they are dropped.
         self.stack.pop()
         _expect(self.stack[-1], (dict, _Ignored))
 
@@ -219,13 +220,14 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _call(function: Any, arguments: tuple) -> Any:
-    """What stands for the result of a call that a pickle asks for."""
+    """A stand-in for the result of a call in a pickle."""
     if function is _IGNORED:
         return _IGNORED
     _expect(function, Name)
     if function == _DICT:
         made = _Dict()
-        # Python 2 passes the items.  They are used up: a small file could copy them for ever.
+        # Python 2's pickles pass a list of items.  It is cleared after use: otherwise a small file
+        # could fill the memory with copies of one list.
         (items,) = arguments or ([],)
         for key, value in _expect(items, list):
             made[key] = value
@@ -264,7 +266,7 @@ def _unpickled(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> 
       Numbers, strings, tuples, lists, dictionaries, `Tensor`s and objects to ignore.
 
     Raises:
-      Refused: it holds something else, or is damaged.
+      Refused: the pickle holds other objects, or is damaged.
     """
     try:
         return _Unpickler(stream, {} if storages is None else storages).load()
@@ -272,7 +274,7 @@ def _unpickled(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> 
         raise
     # A malformed pickle can make the unpickler raise anything.
     except Exception as error:
-        raise Refused(f"it is no pickle, or a damaged one ({type(error).__name__})") from error
+        raise Refused(f"it is not a pickle, or a damaged one ({type(error).__name__})") from error
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -295,7 +297,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             return _arrays(*_read_old(file, size), size)
     except Refused as refusal:
         raise UserError(f"{path} is refused: {refusal}; save only its state_dict.") from refusal
-    # Archives and shapes can be wrong in ways that raise any of these.
+    # Damaged archives and wrong shapes can raise any of these.
     except (
         OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OverflowError
     ) as error:  # fmt: skip
@@ -305,14 +307,14 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 def _read_zip(archive: zipfile.ZipFile, size: int) -> tuple[Any, Callable[[Storage], bytes], str]:
     entries = archive.infolist()
-    # Members that are compressed, or that overlap, could unfold to any size.
+    # Members that are compressed, or that overlap, could expand to any size.
     if sum(entry.file_size for entry in entries) > size:
         raise Refused("its parts are larger than the file, and PyTorch does not compress")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise Refused("its parts are compressed, which PyTorch does not do")
     pickles = [entry for entry in entries if entry.filename.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
-        raise Refused("the archive has no data.pkl, as PyTorch's have")
+        raise Refused("the archive lacks the data.pkl of PyTorch's archives")
     if pickles[0].file_size > _LARGEST_PICKLE:
         raise Refused(f"its pickle is larger than {_LARGEST_PICKLE} bytes")
     folder = pickles[0].filename.removesuffix("data.pkl")
@@ -333,7 +335,7 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[Storage], bytes
     file.seek(0)
     pickles = io.BytesIO(file.read(_LARGEST_PICKLE))
     if _unpickled(pickles) != _OLD_MAGIC:
-        raise Refused("it is no PyTorch checkpoint")
+        raise Refused("it is not a PyTorch checkpoint")
     _unpickled(pickles)  # the protocol's version
     system = _unpickled(pickles)
     order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
@@ -397,7 +399,7 @@ def _numbers(content: bytes, storage: Storage, order: str) -> np.ndarray:
     if len(content) != storage.count * _width(storage):
         raise Refused(
             f"storage {ascii(storage.key)[:30]} has {len(content)} bytes where "
-            f"{storage.count * _width(storage)} were announced"
+            f"{storage.count * _width(storage)} were declared"
         )
     if storage.dtype == "bfloat16":
         # The upper half of a float32.
@@ -409,7 +411,7 @@ def _numbers(content: bytes, storage: Storage, order: str) -> np.ndarray:
 def _view(numbers: np.ndarray, tensor: Tensor, name: str) -> np.ndarray:
     size = int(np.prod(tensor.shape, dtype=object))
     steps = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
-    # No larger than its storage, so that nothing small unfolds to something huge.
+    # With strides of 0, a tensor larger than its storage could expand a small file without limit.
     if size > len(numbers) or (size and tensor.offset + steps >= len(numbers)):
         raise Refused(f"tensor {ascii(name)[:60]} reaches beyond its storage")
     if not size:
@@ -424,7 +426,7 @@ def _view(numbers: np.ndarray, tensor: Tensor, name: str) -> np.ndarray:
 
 
 class _Pickler(pickle._Pickler):
-    """Writes `Storage`s and `Tensor`s as PyTorch does, but names its functions unimported."""
+    """Writes `Storage`s and `Tensor`s as PyTorch does, but without importing its functions."""
 
     save: Callable[[Any], None]
     write: Callable[[bytes], Any]
@@ -474,7 +476,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], epoch: int) -> None:
     """Writes ``{"epoch": …, "state_dict": …}`` as `torch.save` does.
 
     Args:
-      path: a new file, or one that may be lost if this fails.
+      path: the file to write; it is incomplete if this fails.
       tensors: float32 or int64 arrays by name.
       epoch: the number of epochs of the training.
     """

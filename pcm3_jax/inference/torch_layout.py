@@ -31,7 +31,7 @@ _GRU = {
     "input_bias": "bias_ih",
     "recurrent_bias": "bias_hh",
 }
-# Each module here, its leaves here and there, and the module there (of encoder_q or encoder_k).
+# (our module's path, {our leaf: PyTorch's leaf}, PyTorch's module with {} for encoder_q or _k).
 _MODULES = (
     ("params/encoder/input_norm", _NORM, "{}.input_norm"),
     ("batch_stats/encoder/input_norm", _STATISTICS, "{}.input_norm"),
@@ -55,14 +55,14 @@ _PROMPTS = {
 }
 Tensors = Mapping[str, np.ndarray]
 _FIRST = "encoder.gru.weight_ih_l0"
-# What linear evaluation calls its one layer, with or without the encoder's prefix.
+# Names of a linear probe's single layer, with or without the encoder's prefix.
 _CLASSIFIERS = ("fc", "linear", "classifier", "head")
 
 
 def renamed(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
     """The tensors under the names of pretraining, and the classifier of a linear probe.
 
-    An encoder that was saved alone, under whatever prefix, becomes ``encoder_q``.
+    An encoder that was saved alone, under any prefix, becomes ``encoder_q``.
 
     Returns:
       The tensors, and {"kernel": (2H, classes), "bias": (classes,)} or None.
@@ -81,7 +81,7 @@ def renamed(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, np.ndarr
     }
     width = 2 * named["encoder_q.encoder.gru.weight_hh_l0"].shape[1]
     for layer in (f"encoder_q.{name}" for name in _CLASSIFIERS):
-        # Without a prefix of its own the encoder's was given to all.
+        # If the encoder had no prefix, all names have been given "encoder_q.".
         for place in (layer, layer.removeprefix("encoder_q.")):
             weight, bias = named.get(f"{place}.weight"), named.get(f"{place}.bias")
             if weight is not None and bias is not None and weight.shape == (len(bias), width):
@@ -94,7 +94,7 @@ def config_of(tensors: Tensors, stream: Stream) -> Config:
 
     Raises:
       KeyError: a tensor is missing.
-      IndexError: one has another number of axes.
+      IndexError: a tensor has the wrong number of axes.
     """
     config = Config()
     config.views.stream = stream
@@ -109,7 +109,7 @@ def config_of(tensors: Tensors, stream: Stream) -> Config:
         model.decoder_layers = _layers(tensors, _DECODER_GRU)
     method.domain_prompts = "base_prompt" in tensors
     method.task_prompts = "cl_prompt" in tensors
-    # Offsets are drawn below hidden: an encoder alone need not have room for the default.
+    # Prompts must be narrower than hidden; a small encoder has no room for the default width.
     model.prompt_width = min(model.prompt_width, model.hidden - 1)
     if method.task_prompts:
         model.prompt_width = tensors["cl_prompt"].size // 2
@@ -119,7 +119,7 @@ def config_of(tensors: Tensors, stream: Stream) -> Config:
 
 
 def params_from_torch(tensors: Tensors, encoder: str = "encoder_q") -> Any:
-    """Parameters of `PCM3` from PyTorch-named arrays, as far as they are there.
+    """Parameters of those parts of `PCM3` that PyTorch-named arrays contain.
 
     Args:
       tensors: arrays by PyTorch name.
@@ -163,9 +163,9 @@ def _from_torch(tensors: Tensors, encoder: str, collection: str) -> Any:
 def _places(
     encoder: str, layers: int, decoder_layers: int
 ) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Path here and names there of each array; a recurrent one has a name for each direction.
+    """Our path and PyTorch's names of each array; a recurrent one has a name for each direction.
 
-    All arrays are transposed there.
+    PyTorch's arrays are transposed.
     """
     for module, leaves, theirs in _MODULES:
         path, name = tuple(module.split("/")), theirs.format(encoder)
@@ -183,7 +183,7 @@ def _layers(tensors: Tensors, gru: str) -> int:
 
 
 def state_from_torch(tensors: Tensors, template: TrainState) -> TrainState:
-    """A training state from a whole PyTorch ``state_dict``; the optimizer starts afresh."""
+    """A training state from a whole PyTorch ``state_dict``, with the template's optimizer state."""
     return template.replace(
         params=_like(template.params, params_from_torch(tensors)),
         batch_stats=batch_stats_from_torch(tensors),
@@ -199,11 +199,11 @@ def weights_from_torch(tensors: Tensors, stream: Stream, what: str) -> Weights:
 
     Args:
       tensors: arrays by PyTorch name.
-      stream: what the encoder was trained on, which the tensors do not tell.
-      what: where they are from, for messages.
+      stream: input stream of the encoder, which the tensors do not record.
+      what: name of the tensors' file, for messages.
 
     Raises:
-      UserError: they are another network's.
+      UserError: the tensors are not those of a PCM³ network.
     """
     try:
         tensors, classifier = renamed(tensors)
@@ -232,10 +232,10 @@ def weights_from_torch(tensors: Tensors, stream: Stream, what: str) -> Weights:
 
 
 def tensors_to_torch(weights: Weights) -> dict[str, np.ndarray]:
-    """A model's arrays by PyTorch name, as many as the authors' program has in all.
+    """A model's arrays by PyTorch name, for every tensor of the authors' program.
 
-    What the model lacks is as before the first step: the key encoder a copy of the query's, the
-    queue random unit vectors, prompts zero.
+    Missing parts get initial values: the key encoder is a copy of the query encoder, the queue is
+    random unit vectors, and prompts are zero.
 
     Raises:
       UserError: the model is only an encoder.
@@ -271,14 +271,14 @@ def tensors_to_torch(weights: Weights) -> dict[str, np.ndarray]:
                 arrays = flat[path] if "gru" in path else [flat[path]]
                 named |= {name: array.T for name, array in zip(names, arrays, strict=True)}
             if path in flat and path[-1] == "mean":
-                # Of no use with a fixed momentum, but `strict` asks for it.
+                # Unused with a fixed momentum, but ``strict=True`` requires it.
                 count = names[0].replace("running_mean", "num_batches_tracked")
                 named[count] = np.zeros((), np.int64)
     return {k: v if v.dtype == np.int64 else v.astype("f4") for k, v in named.items()}
 
 
 def _like(template: Any, params: Any) -> Any:
-    """Leaves out what the template lacks: the program keeps prompts that it does not use."""
+    """Drops parameters that the template lacks, such as unused prompts of the authors' program."""
     if not isinstance(template, Mapping):
         return params
     return {name: _like(template[name], params[name]) for name in template}

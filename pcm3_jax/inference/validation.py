@@ -1,7 +1,7 @@
-"""Sequences that users hand in: checked, normalised, with joints that may be missing.
+"""Checks and normalises the skeletons that users pass, in which joints may be missing.
 
-A mask marks missing joints with True.  Such a joint is zero wherever a network sees it, as one
-that the sensor lost; nothing is put in its place.
+A mask marks missing joints with True.  A network sees zeros for them, as for joints that the sensor
+lost; they are not filled in.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Sequence(NamedTuple):
 def read_sequences(
     skeletons: Any, mask: Any = None, *, keep_masked: bool = False, layout: str | None = None
 ) -> list[Sequence]:
-    """Checks what a caller gave.
+    """Checks the skeletons and the mask that a caller passes.
 
     Args:
       skeletons: (N, T, M, 25, 3) or (T, M, 25, 3) with M = 1 or 2, or a list of N arrays
         (T, M, 25, 3) of any lengths; metres.
       mask: None, or booleans that broadcast to the skeletons without their last axis, True where
-        a joint is missing; for a list also a list of N such.
-      keep_masked: whether to keep what the skeletons have there, where it is finite.
+        a joint is missing; for a list of skeletons also a list of N masks.
+      keep_masked: whether to keep finite coordinates of masked joints.
       layout: None, or a name of `pcm3_jax.data.joint_layouts`: the skeletons have its joints, and
         missing ones may also be NaN.
 
@@ -57,7 +57,7 @@ def read_sequences(
     if len(masks) != len(skeletons):
         raise UserError(f"There are {len(masks)} masks for {len(skeletons)} sequences.")
     if not skeletons:
-        raise UserError("There is no sequence: hand in at least one.")
+        raise UserError("There is no sequence: pass at least one.")
     return [
         read_sequence(array, f"Sequence {i}", part, keep_masked=keep_masked, layout=layout)
         for i, (array, part) in enumerate(zip(skeletons, masks, strict=True))
@@ -89,7 +89,7 @@ def read_sequence(
     if not len(poses):
         raise UserError(f"{what} is empty: it has no frames.")
     missing = _mask(mask, poses.shape[:-1], what)
-    with np.errstate(over="ignore"):  # infinite in float32: refused below
+    with np.errstate(over="ignore"):  # overflow to infinity is rejected below
         poses = poses.astype(np.float32)
     finite = np.isfinite(poses).all(axis=-1)
     unknown = missing & ~finite if keep_masked else missing
@@ -122,7 +122,7 @@ def _of_two_persons(poses: np.ndarray, visible: np.ndarray) -> Sequence:
 
 
 def normalize(sequence: Sequence, normalization: Callable, what: str) -> Sequence:
-    """Applies a function of `pcm3_jax.data.normalization` as far as joints are known.
+    """Applies a function of `pcm3_jax.data.normalization` to a sequence with missing joints.
 
     Raises:
       UserError: the first person's spine is missing throughout.
@@ -131,8 +131,8 @@ def normalize(sequence: Sequence, normalization: Callable, what: str) -> Sequenc
     spine = sequence.poses[:, 0, SPINE]
     if moved and not (sequence.visible[:, 0, SPINE].all() or spine.any()):
         raise UserError(
-            f"{what} lacks the first person's spine (joint {SPINE}) in every frame, so that it "
-            "cannot be centred; normalise it yourself and say normalize=False."
+            f"{what} lacks the first person's spine (joint {SPINE}) in every frame, so it "
+            "cannot be centred; normalise it yourself and pass normalize=False."
         )
     return Sequence(*apply_around_missing(normalization, sequence.poses, sequence.visible))
 

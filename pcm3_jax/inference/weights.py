@@ -1,4 +1,4 @@
-"""A trained model's configuration and arrays, and what they must be."""
+"""A trained model's configuration and arrays, and their validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.methods.state import build_model, init_variables, key_part
 from pcm3_jax.settings import Config
 
-# What a file may hold of a training state, besides the network itself.
+# Parts of a training state that a file may hold besides the network.
 TRAINING = ("key_params", "key_batch_stats", "queue", "queue_pointer")
 
 
@@ -23,9 +23,8 @@ class Weights:
 
     Attributes:
       config: complete and valid.
-      tree: {"params": …, "batch_stats": …}, of which all but the encoder may be missing; where
-        known, {"classifier": {"kernel": (2H, classes), "bias": (classes,)}} and the parts of
-        `TRAINING`.
+      tree: {"params": …, "batch_stats": …}, in which only the encoder is required; optionally
+        {"classifier": {"kernel": (2H, classes), "bias": (classes,)}} and the parts of `TRAINING`.
       classes: names of the classifier's classes.
     """
 
@@ -35,7 +34,7 @@ class Weights:
 
 
 def template(config: Config) -> dict[str, Any]:
-    """Shapes of every part that a model of this configuration may have, but the classifier."""
+    """Shapes of every part, except the classifier, that a model of this configuration may have."""
     model = build_model(config)
     params, stats = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
     queue = jax.ShapeDtypeStruct((config.method.queue_size, model.projection), np.float32)
@@ -50,10 +49,10 @@ def template(config: Config) -> dict[str, Any]:
 
 
 def check(weights: Weights, what: str) -> Weights:
-    """Returns the weights if every part that is there is complete, of its shape, and finite.
+    """Returns the weights if every part present is complete, finite, and of the right shape.
 
     Raises:
-      UserError: names the first array that is not.
+      UserError: a part fails this check; the message names the first such array.
     """
     try:
         try:
@@ -64,7 +63,7 @@ def check(weights: Weights, what: str) -> Weights:
         sizes = [("encoder", model.layers)]
         sizes += [("decoder", model.decoder_layers)] if "decoder" in params else []
         for part, layers in sizes:
-            # Before anything is built that large.
+            # Checked first: `template` builds as many layers as the configuration says.
             if len(params[part]["gru"]) != layers:
                 raise UserError(f"{what} has another number of layers than its configuration.")
         wanted = template(weights.config)

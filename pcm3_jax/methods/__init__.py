@@ -1,4 +1,4 @@
-"""Pretraining methods; a new one is a file here and a line in `METHODS`."""
+"""Pretraining methods; to add one, add a file here and a line to `METHODS`."""
 
 from pcm3_jax.methods.cmd import CMD
 from pcm3_jax.methods.method import Method

@@ -1,8 +1,8 @@
 """The baseline CMD: cross-modal mutual distillation (Mao et al., ECCV 2022).
 
 Three MoCo branches encode the joint, bone and motion stream of the same two augmented views.  Each
-has its own encoder, key encoder and queue.  Each branch distils into the other two how similar a
-sample is to the past samples in the queue.
+has its own encoder, key encoder and queue.  Each branch distils its similarities between a sample
+and the past samples in the queue into the other two.
 
 The branches share one `TrainState`: its parameters, running statistics and queues have a leading
 axis over `STREAM_ORDER`.  All queues share one pointer, so that a position holds the same sample
@@ -35,12 +35,14 @@ from pcm3_jax.settings import Config, Section, require, section, setting
 class CMDSettings(Section):
     """The distillation of CMD."""
 
-    neighbours: int = setting(8192, "nearest keys of a teacher that it distils over", low=1)
-    weight: float = setting(1.0, "λ of the distillation beside the contrast", low=0)
+    neighbours: int = setting(
+        8192, "nearest keys of the teacher over which similarities are distilled", low=1
+    )
+    weight: float = setting(1.0, "λ, weight of the distillation loss", low=0)
 
 
 def branch_model(config: Config, axis_name: str | None = None) -> PCM3:
-    """The network of one branch: PCM³'s encoder and projector only."""
+    """The network of one branch: PCM³'s encoder and projector, without decoder and prompts."""
     return build_model(config, axis_name).clone(
         positives=("intra",), masked_prediction=False, domain_prompts=False, task_prompts=False
     )
@@ -64,7 +66,7 @@ def cmd_step(
     optimizer: optax.GradientTransformation,
     config: Config,
 ) -> tuple[TrainState, Metrics]:
-    """Draws a query and a key view, as PCM³'s intra positive, and updates the branches.
+    """Draws a query and a key view, as for PCM³'s "intra" positive, and updates all branches.
 
     Args and Returns as in `pcm3.pretrain_step`.
     """
@@ -130,16 +132,16 @@ def every_stream(poses: jax.Array, visible: jax.Array) -> jax.Array:
 
 
 def embed(params: Any, batch_stats: Any, streams: jax.Array, model: PCM3) -> tuple[jax.Array, Any]:
-    """Embeds each stream by its branch.
+    """Embeds each stream with its own branch.
 
     Args:
-      params, batch_stats: of the query or the key side, with a leading axis over the streams.
+      params, batch_stats: of the query or the key encoders, with a leading axis over the streams.
       streams: views (S, N, T, M, V, C), from `every_stream`.
 
     Returns:
       Unit vectors (S, N, D) and the next running statistics.
     """
-    # There are no prompts to place, so that `PCM3.key` serves for the query, too.
+    # Without prompts, `PCM3.key` also computes the query embedding.
     offsets = PromptOffsets(*[0] * len(PromptOffsets.names()))
 
     def branch(params: Any, batch_stats: Any, poses: jax.Array) -> tuple[jax.Array, Any]:
@@ -202,8 +204,8 @@ def mutual_distillation(
       neighbours: number of nearest keys.
       teacher_temperature, student_temperature: divide the similarities before the softmax.
     """
-    # As published, divergences are summed over the pairs of streams and averaged over the batch.
-    # Only the encoder and the augmentation differ from the publication: they are PCM³'s.
+    # Summed over the pairs of streams and averaged over the batch, as in the CMD paper.  Only the
+    # encoder and the augmentation, which are PCM³'s, differ from that paper.
     nearest, positions = lax.top_k(teacher, neighbours)
     divergences = (
         losses.similarity_kl(
@@ -237,7 +239,7 @@ class CMD(Method):
         )
 
     def step_flops(self, config: Config) -> int:
-        """Three MoCo branches without prediction, and the teachers' logits to distil from."""
+        """FLOPs of three MoCo branches without prediction, plus the teachers' logits."""
         branch = config.copy()
         branch.method.update(positives=("intra",), masked_prediction=False, kl_weight=1.0)
         return 3 * PCM3Method().step_flops(branch)

@@ -36,7 +36,7 @@ def similarity_kl(
 ) -> jax.Array:
     """KL(teacher ‖ student) between softmaxes of similarities to the queue; mean over N.
 
-    Eq. 3, a cross-entropy, minus the teacher's entropy, which has no gradient.
+    This is the cross-entropy of Eq. 3 minus the teacher's entropy, which has no gradient.
 
     Args:
       teacher, student: z' · m and z · m, cosine similarities of the key and of the query to each
@@ -53,7 +53,7 @@ def masked_mse(target: jax.Array, prediction: jax.Array, visible: jax.Array) -> 
 
     Args:
       target, prediction: poses (N, T, M, V, C).
-      visible: (T, M, V) floats, 0 where masked; at least one cell must be.
+      visible: (T, M, V) floats, 0 where masked; at least one entry must be masked.
     """
     masked = (1 - visible)[..., None]
     error = (jnp.square(prediction - target) * masked).sum()

@@ -1,4 +1,4 @@
-"""What a pretraining method is: the object that `pcm3_jax.methods.METHODS` holds of each."""
+"""Base class of the pretraining methods registered in `pcm3_jax.methods.METHODS`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Step = Callable[..., tuple[State, dict[str, jax.Array]]]
 
 
 class Collective(NamedTuple):
-    """One exchange between devices.
+    """One collective operation between devices.
 
     Attributes:
       kind: "all-reduce", "all-gather" or "reduce-scatter".
-      bytes: of the result of an all-gather, and of one device's operand otherwise.
+      bytes: size of the result for an all-gather, otherwise of one device's operand.
     """
 
     kind: str
@@ -36,11 +36,11 @@ class Method:
     """A way to pretrain an encoder without labels.
 
     Attributes:
-      name: what ``config.method.name`` says.
+      name: value of ``config.method.name`` that selects it.
       settings: sections that it adds to the configuration, by name.
-      every_stream: whether one run trains an encoder of every stream; ``config.views.stream``
-        then chooses the one to evaluate.
-      decodes: whether it can train a decoder of masked joints.
+      every_stream: whether one run trains an encoder for each stream; if so,
+        ``config.views.stream`` selects the one to evaluate.
+      decodes: whether it can train a decoder that predicts masked joints.
     """
 
     name: ClassVar[str]
@@ -49,7 +49,7 @@ class Method:
     decodes: ClassVar[bool] = False
 
     def check(self, config: Config) -> None:
-        """Raises a `UserError` for settings with which the method cannot work."""
+        """Raises a `UserError` for settings that the method does not support."""
 
     def build_model(self, config: Config, axis_name: str | None = None) -> PCM3:
         """The network, whose BatchNorms and gradients are averaged over ``axis_name``."""
@@ -82,21 +82,21 @@ class Method:
         raise NotImplementedError
 
     def collectives(self, config: Config, batch_size: int, devices: int) -> list[Collective]:
-        """Every exchange of one step, where the method can tell; else []."""
+        """Every collective of one step; [] if the method does not list them."""
         return []
 
     def loadable(self, tree: dict[str, Any]) -> dict[str, Any]:
-        """The parts of a checkpoint's tree, by `State`'s names, that make a model."""
+        """The fields of a checkpointed state that are needed to load a model."""
         return tree
 
     def encoder_of(self, tree: Any, config: Config) -> Any:
-        """The part of a state's tree that belongs to the evaluated network."""
+        """The part of a state's tree that belongs to the network to evaluate."""
         return tree
 
     def build(
         self, config: Config, steps_per_epoch: int, axis_name: str | None = None
     ) -> tuple[Callable[[], State], Step]:
-        """What makes the state before the first step, and the step on (state, frames, batch)."""
+        """(function that creates the initial state, step function of (state, frames, batch))."""
         model = self.build_model(config, axis_name)
         optimizer = build_optimizer(config.optimizer, steps_per_epoch)
         create_state = functools.partial(self.create_state, model, optimizer, config)
@@ -108,7 +108,7 @@ class Method:
         return jax.eval_shape(self.build(config, steps_per_epoch=1)[0])
 
     def gradient_bytes(self, config: Config) -> int:
-        """Size of the gradient, which is float32 whatever the type of the products."""
+        """Size of the gradient, which is float32 for every ``config.model.dtype``."""
         return FLOAT * sum(
             leaf.size for leaf in jax.tree.leaves(self.abstract_state(config).params)
         )
@@ -118,7 +118,7 @@ def encoder_flops(config: Config) -> int:
     """Matrix-product FLOPs of one encoder pass of one sequence."""
     hidden, layers = config.model.hidden, config.model.layers
     inputs = FEATURES + (layers - 1) * 2 * hidden
-    # Per frame, both directions: input and recurrent products of three gates.
+    # Per frame and for both directions: input and recurrent matmuls of the three gates.
     per_frame = 2 * (inputs * 6 * hidden + layers * hidden * 6 * hidden)
     return config.views.frames * per_frame
 

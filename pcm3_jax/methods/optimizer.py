@@ -1,4 +1,4 @@
-"""Optimizers, their learning-rate schedules, and what a recipe becomes with a larger batch."""
+"""Optimizers, learning-rate schedules, and scaling of a recipe to another batch size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pcm3_jax.settings import Config, Training
 
 
 def build_optimizer(settings: Training, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of one training, of pretraining (§4.2) or of a downstream task.
+    """The optimizer for pretraining (§4.2) or a downstream task.
 
-    "sgd" is the paper's, with momentum and the decay coupled, that is, added to the gradient.
-    "adamw" learns faster in short runs of small networks.  "lars" is for large batches: it
-    scales each kernel's step to the kernel's own length (You et al. 2017), and neither scales
-    nor decays biases, BatchNorm and prompts; the others decay every parameter.
+    "sgd" is the paper's: momentum, and coupled weight decay (added to the gradient).  "adamw"
+    learns faster in short runs of small networks.  "lars" is for large batches: it scales each
+    kernel's update to the kernel's norm (You et al. 2017), and neither scales nor decays biases,
+    BatchNorm parameters and prompts.  "sgd" and "adamw" decay every parameter.
     """
     rate = learning_rate_schedule(settings, steps_per_epoch)
     if settings.name == "adamw":
@@ -38,7 +38,7 @@ def build_optimizer(settings: Training, steps_per_epoch: int) -> optax.GradientT
 
 
 def _kernels(params: Any) -> Any:
-    """Which leaves are matrices that multiply."""
+    """Mask of the leaves that are matmul kernels."""
     return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in path[-1].key, params)
 
 
@@ -51,22 +51,22 @@ def learning_rate_schedule(settings: Training, steps_per_epoch: int) -> optax.Sc
     warmup = settings.warmup_epochs * steps_per_epoch
     if not warmup:
         return decayed
-    # From the first step on, which a rate of zero would waste.
+    # The ramp starts above zero, because a first step with rate zero would be wasted.
     return lambda step: decayed(step) * jnp.minimum(1.0, (step + 1) / warmup)
 
 
 def scaled_to_batch(config: Config) -> Config:
-    """A copy whose recipe, written for ``optimizer.reference_batch_size``, suits its batch.
+    """A copy with the recipe scaled from ``optimizer.reference_batch_size`` to the batch size.
 
-    With κ = batch / reference, one step takes the place of κ steps:
+    With κ = batch / reference, one step replaces κ steps:
 
-    * learning rate × κ (Goyal et al. 2017), to be warmed up;
-    * key momentum to the power κ (Busbridge et al. 2023), so that the key encoder follows
-      as fast per sample;
-    * queue as it is, since per sample its keys then age as before, but never smaller than the
-      batch.
+    * learning rate × κ (Goyal et al. 2017); use it with warm-up;
+    * key momentum to the power κ (Busbridge et al. 2023), so that the key encoder moves at the
+      same rate per sample;
+    * queue size unchanged, so that a key stays in the queue for as many samples as before, but at
+      least the batch size.
 
-    Without a reference (0) the copy has the numbers as they are.
+    If the reference is 0, nothing is scaled.
     """
     config = config.copy()
     optimizer, method = config.optimizer, config.method

@@ -1,7 +1,7 @@
-"""One pretraining step of PCM³, as pure functions of one device's share with a named axis.
+"""One pretraining step of PCM³: pure per-device functions, with collectives over a named axis.
 
-`pretrain_step` draws the views and prompt offsets, `update` does the rest.  The loss itself draws
-nothing, so that it can be compared with any reference on given views.
+`pretrain_step` draws the views and prompt offsets, `update` does the rest.  The loss uses no random
+numbers, so that it can be compared with a reference implementation on the same views.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def pretrain_step(
 
 def step_key(seed: int, step: jax.Array) -> jax.Array:
     """The key that all draws of a step derive from."""
-    # Folding in 1 separates it from the keys that initialised the state.
+    # fold_in(…, 1) makes these keys distinct from those that initialise the state.
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
 
 
@@ -94,7 +94,7 @@ def update(
     if model.positives:
         keys, key_batch_stats = encode_keys(state, key_params, views, offsets, model)
         all_keys = moco.gather_keys(keys, model.axis_name)
-        # The loss still uses state.queue: this batch's keys count from the next step on.
+        # The loss uses the old state.queue: this batch's keys are negatives from the next step on.
         queue, pointer = moco.push(queue, pointer, all_keys)
         partner_keys = all_keys[views.partner]
         mixed_keys = unit_length((1 - views.mix_share) * keys + views.mix_share * partner_keys)
@@ -133,13 +133,13 @@ def apply_gradients(
       gradients, metrics: of this device's samples.
       optimizer: the one that created ``state.opt_state``.
       axis_name: mapped device axis that both are averaged over, or None.
-      moved: further fields of the state, with their values after the step.
+      moved: new values of the other fields of the state, kept only if the step is finite.
 
     Returns:
-      The next state, and metrics averaged over the global batch.  Where the loss or the gradient
-      is not finite, the state is the one before the step with ``finite=False``.
+      The next state, and metrics averaged over the global batch.  If the loss or the
+      gradient is not finite, the state is the one before the step, with ``finite=False``.
     """
-    # XLA copies all gradients even for a pmean over a single device.
+    # Skipped for a single device, where XLA would still copy all gradients for the pmean.
     if axis_name is not None and lax.axis_size(axis_name) > 1:
         gradients, metrics = lax.pmean((gradients, metrics), axis_name)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
@@ -153,7 +153,7 @@ def apply_gradients(
         opt_state=opt_state,
         **moved,
     )
-    # XLA fuses a select per leaf into the update's loops; a `lax.cond` would copy the state.
+    # XLA fuses one select per leaf into the update; a `lax.cond` would copy the state.
     unchanged = state.replace(finite=finite)
     return jax.tree.map(functools.partial(jnp.where, finite), advanced, unchanged), metrics
 
@@ -251,14 +251,14 @@ class PCM3Method(PretrainingMethod):
             (3 * passes + keys) * encoder_flops(config)
             + 3 * decodings * decoder_flops(config)
             + (3 * len(positives) + keys) * projector
-            # Logits of the embeddings and, for the KL, of their teachers.
+            # Logits of the embeddings and, for the KL term, of the teachers' keys.
             + (2 + bool(method.kl_weight)) * len(positives) * queue
         )
 
     def collectives(self, config: Config, batch_size: int, devices: int) -> list[Collective]:
-        """Gradients and metrics, BatchNorm's moments, keys.
+        """The collectives of the gradients and metrics, the BatchNorm moments and the keys.
 
-        A gather through which a gradient flows has a reduce-scatter in the backward pass.
+        The backward pass of a differentiated all-gather is a reduce-scatter.
         """
         model, method = config.model, config.method
         predicted = "predict" in method.positives
@@ -270,7 +270,8 @@ class PCM3Method(PretrainingMethod):
         norms = [
             (FEATURES, len(first_pass), prompted),
             (model.decoder_hidden, method.masked_prediction * (1 + guided), True),
-            # Without guidance and prompts nothing before the predicted view's norm can learn.
+            # The input norm of the predicted view gets a gradient through the decoder (guided) or
+            # through the domain prompt.
             (FEATURES, int(predicted), prompted or method.contrast_guides_decoder),
             (FEATURES, int(bool(method.positives)), False),
         ]

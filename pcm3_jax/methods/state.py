@@ -1,4 +1,4 @@
-"""The functional training state: everything a step changes, and nothing else."""
+"""The training state (everything that a step changes) and its initialisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcm3_jax.models.encoder import Encoder, unit_length
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets, QueryViews
 from pcm3_jax.settings import Config
 
-# The parts of the network that the key encoder has a copy of.
+# The submodules that the key encoder copies.
 KEY_MODULES = ("encoder", "projector")
 
 
@@ -23,10 +23,10 @@ class State(flax.struct.PyTreeNode):
 
     Attributes:
       step: int32, optimizer steps taken.
-      finite: False once a loss or gradient was not finite; the state is then left as it was
-        before that step, so that the failure can be reproduced from it.
-      params, batch_stats: the network that is trained.
-      opt_state: of the optimizer.
+      finite: False after a step with a non-finite loss or gradient.  The state is then kept as
+        it was before that step, so that the failure can be reproduced.
+      params, batch_stats: variables of the trained network.
+      opt_state: the optimizer's state.
     """
 
     step: jax.Array
@@ -39,7 +39,7 @@ class State(flax.struct.PyTreeNode):
     def start(
         cls, params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, **more: Any
     ) -> Self:
-        """The state before the first step; ``more`` are the other fields of a subclass."""
+        """The state before the first step; ``more`` holds the additional fields of a subclass."""
         return cls(
             step=jnp.int32(0),
             finite=jnp.bool_(True),
@@ -55,12 +55,12 @@ class State(flax.struct.PyTreeNode):
 
 
 class TrainState(State):
-    """State of pretraining, whose network is that of the query side.
+    """State of pretraining; ``params`` and ``batch_stats`` are those of the query network.
 
     Attributes:
       key_params, key_batch_stats: the momentum-updated encoder and projector (§3.1).
       queue: (K, D) past keys, unit vectors.
-      queue_pointer: int32, where the oldest key lies.
+      queue_pointer: int32, index of the oldest key.
     """
 
     key_params: Any
@@ -70,7 +70,7 @@ class TrainState(State):
 
 
 def key_part(params: Any) -> Any:
-    """The parameters of which the key encoder is a copy."""
+    """The parameters that the key encoder copies."""
     return {name: params[name] for name in KEY_MODULES}
 
 
@@ -98,7 +98,7 @@ def build_model(config: Config, axis_name: str | None = None) -> PCM3:
 
 
 def build_encoder(config: Config, axis_name: str | None = None) -> Encoder:
-    """The encoder alone of a configuration's network."""
+    """The encoder of a configuration, without projector, decoder and prompts."""
     model = config.model
     return Encoder(
         hidden=model.hidden,
@@ -116,7 +116,8 @@ def init_variables(model: PCM3, key: jax.Array) -> tuple[Any, Any]:
     poses = jnp.zeros((2, 2, PERSONS, JOINTS, COORDINATES))
     views = QueryViews(poses, poses, jnp.ones(poses.shape[1:-1]), poses)
     offsets = PromptOffsets(*[jnp.int32(0)] * len(PromptOffsets.names()))
-    # Shapes do not depend on the other devices, whose axis exists only inside a mapped step.
+    # Initialise without the axis name, which is bound only inside a mapped step; no shape depends
+    # on it.
     init = jax.jit(model.clone(axis_name=None).init, static_argnames="method")
     variables = init(key, views, offsets, method=PCM3.initialize)
     return variables["params"], variables["batch_stats"]
@@ -134,7 +135,7 @@ def random_encoder(config: Config) -> dict[str, Any]:
 def create_state(
     model: PCM3, optimizer: optax.GradientTransformation, config: Config
 ) -> TrainState:
-    """The state before the first step: the key encoder a copy, the queue random unit vectors."""
+    """The initial state: key encoder copied from the query side, queue of random unit vectors."""
     key = jax.random.key(config.seed)
     return initial_state(*draw_variables(model, config.method.queue_size, key), optimizer)
 
@@ -149,7 +150,7 @@ def draw_variables(model: PCM3, queue_size: int, key: jax.Array) -> tuple[Any, A
 def initial_state(
     params: Any, batch_stats: Any, queue: jax.Array, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """The state before the first step, from what was drawn."""
+    """The state before the first step, from the output of `draw_variables`."""
     # A copy, not an alias: the step donates its state, and no buffer can be donated twice.
     copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
     return TrainState.start(

@@ -15,15 +15,16 @@ from pcm3_jax.models.norm import BatchNorm, Moments
 class Decoder(nn.Module):
     """Linear, BatchNorm, ReLU, Linear on each frame; a forward GRU; Linear to the frame.
 
-    A call is inference: running statistics, no prompt.  `forward_train` uses batch statistics.
+    ``__call__`` is inference, with running statistics and without prompt; `forward_train` uses
+    batch statistics.
 
     Attributes:
       inputs: 2H, the size of the encoder's features.
       hidden: size of every hidden layer.
       layers: number of GRU layers.
       prompt_placement: "before_norm" adds the prediction prompt to the features; BatchNorm's mean
-        subtraction cancels it exactly.  "after_norm" adds the prompt's image under the first
-        linear layer after BatchNorm, where it has an effect.
+        subtraction cancels it exactly.  "after_norm" multiplies the prompt by the first linear
+        layer's kernel and adds the product after BatchNorm, where it has an effect.
       dtype: of the matrix products.
       axis_name: as in `BatchNorm`.
       remat: as in `GRU`.

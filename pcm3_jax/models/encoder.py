@@ -25,7 +25,8 @@ def dense(
 class Encoder(nn.Module):
     """BatchNorm over a frame's 150 features, then the Bi-GRU (§4.2).
 
-    A call is inference: running statistics, no prompts.  `forward_train` uses batch statistics.
+    ``__call__`` is inference, with running statistics and without prompts; `forward_train` uses
+    batch statistics.
 
     Example:
       features = encoder.apply(variables, frames)  # (N, T, 150) → (T, N, 2H)

@@ -29,7 +29,7 @@ Parameters = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 Joined = jax.Array | tuple[jax.Array, ...]
 # A state (D, N, H) by dtype name.
 State = dict[str, jax.Array]
-# What the backward pass reads: inputs, states or states and gates, and parameters.
+# Saved for the backward pass: inputs; states (with remat) or states and gates; parameters.
 Residuals = tuple[Arrays, Any, Parameters]
 
 
@@ -45,7 +45,7 @@ def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
 def _product(
     equation: str, inputs: jax.Array, weights: jax.Array, dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
-    """An einsum in the operands' dtype, accumulated in float32."""
+    """An einsum of operands in their own dtype, with a result in ``dtype``."""
     return jnp.einsum(equation, inputs, weights, preferred_element_type=dtype)
 
 
@@ -96,8 +96,8 @@ def _frame_product(weight: jax.Array, count: int, back: bool) -> Callable[[jax.A
 def _joined(*arrays: jax.Array) -> Joined:
     """Arrays (D, N, H) in the form that a scan emits: on accelerators concatenated (last axis).
 
-    A GPU launches one kernel for every array that a scan writes, and a TPU moves less memory for a
-    single one.  On CPU the elementwise loops over a concatenated array are slower.
+    A scan that writes one array instead of several needs fewer kernel launches on a GPU and moves
+    less memory on a TPU.  On CPU, elementwise loops over a concatenated array are slower.
     """
     return arrays if jax.default_backend() == "cpu" else jnp.concatenate(arrays, -1)
 
@@ -112,8 +112,8 @@ def _stacked(directions: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *arrays: jnp.stack(arrays), *directions)
 
 
-# With remat, frames whose gates are recomputed together.  More frames use more memory and need
-# fewer additions of partial gradients.
+# With remat, the number of frames whose gates are recomputed together.  A larger number uses more
+# memory and needs fewer additions of partial gradients.
 PART_FRAMES = 16
 
 
@@ -182,10 +182,10 @@ def _forward(
 def _recurrence(
     inputs: Arrays, kernel: jax.Array, input_bias: jax.Array, weight: jax.Array, bias: jax.Array
 ) -> tuple[Callable[[State, list[Any]], tuple[State, Arrays]], State, list[Any]]:
-    """The parts of a scan: step (state, input gates → state, gates), first state, input gates.
+    """Arguments of the scan: step (state, input gates → state, gates), first state, input gates.
 
-    A state is a dict that holds it by dtype name, in float32 and in the dtype of the products.
-    Converting inside the elementwise loop saves a kernel between it and the next frame's product.
+    The carried state is a dict from dtype name to the state in that dtype: float32 and the dtype of
+    the products.  Converting it in the elementwise loop saves a kernel before the next product.
     """
     rows = inputs[0].shape[1]
     product = _frame_product(weight, rows, back=False)
@@ -219,7 +219,7 @@ def _cell(
     Args:
       x, recurrent: input and recurrent products, three arrays (…, H) each.
       input_bias, bias: their biases, likewise.
-      h: the state before (…, H).
+      h: the previous state (…, H).
     """
     x_r, x_z, x_n = map(jnp.add, x, input_bias)
     h_r, h_z, h_n = map(jnp.add, recurrent, bias)
@@ -237,7 +237,7 @@ def _gates_again(
     weight: jax.Array,
     bias: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Recomputes what `_forward` stores of several frames, from inputs and the states before."""
+    """Recomputes what `_forward` would store for frames with these inputs and prior states."""
     each = []
     for d, (x, h) in enumerate(zip(inputs, states, strict=True)):
         gates_x = _thirds(_input_gates(x, kernel[d]))
@@ -266,7 +266,7 @@ def _backward(
         parts = jax.tree.map(
             lambda x: x.reshape(-1, frames, *x.shape[1:]), (inputs, before, d_states)
         )
-        # Gradients are summed in float32, whatever the dtype of the products.
+        # Gradients are summed in float32, regardless of the dtype of the products.
         zeros = [jnp.zeros(p.shape, jnp.float32) for p in parameters]
         (_, gradients), d_inputs = lax.scan(add_part, (d_last, zeros), parts, reverse=True)
         d_inputs = [x.reshape(length, *x.shape[2:]) for x in d_inputs]
@@ -318,8 +318,8 @@ def _part_backward(
     d_inputs, d_kernel, d_weight = [], [], []
     for d, x in enumerate(inputs):
         d_x, d_recurrent = of_either([array[:, d] for array in emitted])
-        # Written out because JAX's transpose rule would transpose the larger operand, the gates,
-        # and then the result again.
+        # Written by hand, because JAX's transpose rule would transpose the larger operand (the
+        # gates) and then transpose the result back.
         d_inputs.append(_product("tnk,fk->tnf", d_x, kernel[d], x.dtype))
         d_kernel.append(_sum_of_outer_products(x, d_x))
         d_weight.append(_sum_of_outer_products(before[:, d], d_recurrent))
@@ -338,7 +338,7 @@ class GRULayer(nn.Module):
       recurrence: "causal" runs both directions forward in time, as the authors' program does by
         feeding a bidirectional GRU one frame at a time.  "bidirectional" runs the second direction
         backward in time.
-      kernel_init: initialiser of each direction's input and recurrent kernel.
+      kernel_init: initialiser of each direction's input and recurrent kernels.
       dtype: of the matrix products and of the states.
       remat: recompute gates in the backward pass: less memory, more time.
     """

@@ -26,8 +26,8 @@ class Moments:
 class BatchNorm(nn.Module):
     """PyTorch's BatchNorm1d over the last axis, synchronised over the devices of ``axis_name``.
 
-    A call normalises by the running statistics (Flax's ``use_running_average=True``);
-    `forward_train` normalises by the batch's.
+    ``__call__`` normalises by the running statistics (Flax's ``use_running_average=True``),
+    `forward_train` by batch statistics.
 
     Attributes:
       features: F, size of the last axis.

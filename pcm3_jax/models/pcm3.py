@@ -29,7 +29,7 @@ from pcm3_jax.models.gru import Recurrence, symmetric_uniform
 from pcm3_jax.models.norm import Moments
 from pcm3_jax.settings import POSITIVES
 
-# A Python int where nothing is drawn.
+# A Python int where the offset is fixed instead of drawn.
 Offset = jax.Array | int
 
 
@@ -85,7 +85,7 @@ class Prompts(nn.Module):
 
     Attributes:
       width: r, channels of a task prompt in each direction.
-      domain, task: whether there are prompts of this kind; otherwise it has no parameters.
+      domain, task: whether to create the prompts of this kind; without them it has no parameters.
     """
 
     width: int
@@ -266,7 +266,7 @@ class PCM3(nn.Module):
         """Encodes {name: (N, T, 150)} in one scan.
 
         Returns:
-          Features {name: (T, N, 2H)} and moments {name: one pass}.
+          Features {name: (T, N, 2H)}, and the moments of each pass by name.
         """
         prompts = self.prompts.of_domains(views)
         features, moments = self.encoder.forward_train(jnp.stack(list(views.values())), prompts)

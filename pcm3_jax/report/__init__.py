@@ -1,1 +1,1 @@
-"""Finished and running runs as one page: what they learned and how they differ."""
+"""An HTML page and summary tables of finished and running runs."""

@@ -1,11 +1,11 @@
-"""One HTML page about runs, to open from disk.
+"""Writes one self-contained HTML page about runs.
 
 python -m pcm3_jax.report WORKDIR … [--out=report.html] [--figures=DIR]
 
-WORKDIR: of runs of any task, finished or not, and of benchmarks.  The page has curves, result
-tables, confusion matrices, maps of the embeddings, nearest neighbours, masked predictions,
-augmented views, throughput, and what differs between the runs.  --figures also writes them as PNG
-and GIF files, which needs pip install "pcm3_jax[report]" and Chromium.
+WORKDIR: the workdir of a run of any task, finished or not, or of a benchmark.  The page has
+curves, result tables, confusion matrices, maps of the embeddings, nearest neighbours, masked
+predictions, augmented views, throughput, and differences between the runs.  --figures also writes
+the figures as PNG and GIF files, which needs pip install "pcm3_jax[report]" and Chromium.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from pcm3_jax.runtime.files import shown
 
 
 def run(argv: list[str]) -> None:
-    """The command line.  Raises UserError for what cannot be read or written."""
+    """The command line.  Raises UserError if files cannot be read or written."""
     parser = commands.Arguments(
         prog="python -m pcm3_jax.report", description=__doc__, formatter_class=commands.AS_WRITTEN
     )
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", type=Path)
     parser.add_argument("--out", type=Path, default=Path("report.html"))
     parser.add_argument("--figures", type=Path, metavar="DIR")
-    parser.add_argument("--data_dir", help="where the data sets are now, if not where they were")
+    parser.add_argument("--data_dir", help="folder of the data sets, if it has moved")
     parser.add_argument(
         "--curves_only", action="store_true", help="leave out what needs data sets and encoders"
     )

@@ -19,9 +19,9 @@ from pcm3_jax.settings import Views as ViewSettings
 
 
 def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
-    """One draw of every view of a sequence and its partner; None for a run that draws none.
+    """One draw of every view of a sequence and its partner; None for a run without them.
 
-    All are shown as joints, before they become bones or motion.
+    All are joint coordinates, before conversion to bones or motion.
     """
     if not run.task.pretrains or not method_of(run.config).decodes:
         return None
@@ -29,7 +29,7 @@ def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
     chosen = (examples(train) * 2)[:2]
     drawn = jax.device_get(_draw(train, chosen, config, run.config.seed))
     originals = jax.device_get(joint_views(train, chosen, config))
-    # Each view spreads a crop of its own length over its frames; one pace for all is clearer.
+    # All views are played at the same duration, although their crops differ in length.
     seconds = max(int(train.length[chosen[0]]) / FRAME_RATE, 1.0)
     name = train.data_name
     query = drawn.query
@@ -37,9 +37,9 @@ def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
     panels = [
         ("Sequence", "as evaluation sees it", originals[0], None),
         ("Query view", "crop, then shear or jitter", query.intra[0], None),
-        ("Key view", "another draw of the same", drawn.key[0], None),
+        ("Key view", "another draw of the same augmentations", drawn.key[0], None),
         ("Target", "crop and shear", query.target[0], None),
-        ("Masked view", "the target, hidden in part", query.target[0], hidden),
+        ("Masked view", "the target with joints hidden", query.target[0], hidden),
         ("Partner", "mixed in", originals[1], None),
         ("Mixed view", f"λ = {float(drawn.mix_share):.2f} of the partner", query.inter[0], None),
     ]

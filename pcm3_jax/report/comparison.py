@@ -1,4 +1,4 @@
-"""Runs side by side: their settings, what they were made with, and how these differ."""
+"""Differences between runs: settings, code version, packages, device and data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from pcm3_jax.config import default_config
 from pcm3_jax.report.runs import Run
 
-# What every start has of its own, or what the settings tell.
+# These differ between any two starts, or are compared as settings.
 _NOT_COMPARED = {"time", "command", "encoder"}
 
 
 def settings(runs: list[Run]) -> dict[str, Any]:
     """Every setting, with the paper's value as "default" and each run's as "values".
 
-    "differs" tells whether the runs differ in it, "changed" whether one differs from the default.
+    "differs": whether the runs differ; "changed": whether one of them differs from the default.
     """
     configs = [default_config().flat(), *(run.config.flat() for run in runs)]
     rows = []
@@ -28,7 +28,7 @@ def settings(runs: list[Run]) -> dict[str, Any]:
 
 
 def provenance(runs: list[Run]) -> dict[str, Any] | None:
-    """What made each run, of its last start; None where no run tells."""
+    """Provenance of each run's last start, as a table; None if no run has any."""
     known = [run for run in runs if run.starts]
     if not known:
         return None
@@ -39,25 +39,27 @@ def provenance(runs: list[Run]) -> dict[str, Any] | None:
 
 
 def warnings(runs: list[Run]) -> list[str]:
-    """What keeps the runs, or the starts of one run, from being compared."""
+    """Differences in provenance between the runs, or between the starts of one run."""
     known = [run for run in runs if run.starts]
     found = [
-        f"{run.name} has no provenance.json: what made it cannot be compared."
+        f"{run.name} has no provenance.json, so its code, packages and data cannot be compared."
         for run in runs
         if not run.starts
     ]
     changed = [r.name for r in known if str(r.starts[-1].get("commit")).endswith("+changes")]
     if changed:
-        found.append(f"Started with changes that were not committed: {', '.join(changed)}.")
+        found.append(f"Started with uncommitted changes: {', '.join(changed)}.")
     for run in known:
         starts = {f"start {i}": start for i, start in enumerate(run.starts, 1)}
-        found += [f"{run.name} was continued differently: {text}." for text in _differing(starts)]
+        found += [
+            f"{run.name} was resumed with differences: {text}." for text in _differing(starts)
+        ]
     last = {run.name: run.starts[-1] for run in known}
     return found + [f"The runs differ in {text}." for text in _differing(last)]
 
 
 def _differing(starts: dict[str, dict[str, Any]]) -> list[str]:
-    """ "key value (who, who) – value (who)" for every key that two starts tell differently."""
+    """ "key: value (who, who) – value (who)" for every key whose value differs."""
     values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for who, start in starts.items():
         for key, value in _flat(start).items():

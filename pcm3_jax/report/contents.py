@@ -1,4 +1,4 @@
-"""Everything that the page shows, as one tree for JSON."""
+"""The contents of the page, as JSON-compatible dictionaries and lists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
 
 Contents = dict[str, Any]
-# Figures of a run at the head of the page.
+# Metrics per run at the head of the page.
 _MOST_FACTS = 4
 
 
@@ -24,9 +24,9 @@ def contents(
     """Collects what the report shows; ``notes`` says what was left out, and why.
 
     Args:
-      runs: in the page's order.
-      benchmarks: figures by name.
-      splits: where the data sets come from; None leaves out all that needs them.
+      runs: runs in the page's order.
+      benchmarks: the benchmarks' figures by name.
+      splits: reads the data sets; None leaves out all parts that need them.
 
     Raises:
       UserError: a data set, an encoder or a file of a run cannot be used.
@@ -53,7 +53,7 @@ def contents(
         "views": [],
     }
     if splits is None:
-        page["notes"].append("What needs the data sets was left out, as asked (--curves_only).")
+        page["notes"].append("--curves_only left out all parts that need data sets and encoders.")
     pool = Pool()
     for index, run in enumerate(runs):
         if found := encoders.classifier_confusion(run):
@@ -89,15 +89,17 @@ def _add_encoder(page: Contents, index: int, run: Run, splits: encoders.Splits, 
     if predicted := masked.predictions(run, test, pool):
         page["masked"].append({"run": index, **predicted})
     else:
-        page["notes"].append(f"{run.name}: it has no decoder that predicts masked joints.")
+        page["notes"].append(
+            f"{run.name}: no masked prediction, since it trains no decoder for it."
+        )
     if drawn := augmented.views(run, embedded.train, pool):
         page["views"].append({"run": index, **drawn})
 
 
 def _summary(run: Run) -> dict[str, Any]:
-    """What the head of the page tells of a run."""
+    """A run's entry at the head of the page."""
     step = max((line["step"] for line in run.logged), default=0)
-    # A table writes what it has after every cell, and its task at the end.
+    # A table writes its results after every cell, and "task" only at the end.
     under_way = f"not finished, {f'step {step:,}' if step else 'no step logged yet'}"
     return {
         "name": run.name,
@@ -115,7 +117,7 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 def _facts(run: Run) -> list[list[str]]:
-    """The figures a reader looks for first: name and value, of what the run has."""
+    """The run's main metrics: [name, value] of its results or else of its last logged line."""
     for figures in (run.results, *run.logged[::-1]):
         facts = [
             [metric.name, f"{metric.text(figures[key])} {metric.unit}"]

@@ -1,4 +1,4 @@
-"""What runs logged, as curves over the optimizer's steps; and what a step costs, over its size."""
+"""Curves of logged metrics over optimizer steps, and of a step's time over its frames."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from pcm3_jax.report.runs import Run
 
-# Points of one curve; more cannot be told apart on a screen.
+# Points of one curve; a screen cannot resolve more.
 MOST_POINTS = 600
-# Drawn large and first, even while they are a single point.
+# Drawn large and first, even with a single point.
 _LARGE = ("loss", "knn_accuracy")
-# Titles and units of what is logged besides a task's metrics.
+# Titles and units of logged values that are not metrics of a task.
 _TITLES = {
     "loss": ("Loss", ""),
     "mask_mse": ("Squared error of masked coordinates", "m²"),
@@ -37,7 +37,7 @@ Chart = dict[str, Any]
 def charts(runs: list[Run], benchmarks: dict[str, dict[str, Any]]) -> dict[str, list[Chart]]:
     """Charts of "learning" and of "machine", each with a curve for every run that logged it.
 
-    The latter end with what a step costs, if benchmarks show it.
+    If there are benchmarks, the last chart of "machine" is the time of a step.
     """
     logged = {name for run in runs for line in run.logged for name in line}
     names = dict.fromkeys([*_LARGE, *_TITLES, *_MACHINE, *sorted(logged - _NO_CURVES)])
@@ -72,25 +72,25 @@ def _points(lines: list[dict[str, Any]], name: str, factor: float) -> list[list[
         if isinstance(line.get(name), (int, float)) and math.isfinite(line[name])
     ]
     stride = max(math.ceil(len(points) / MOST_POINTS), 1)
-    # Counted from the end, so that the last value is the run's last.
+    # Counted from the end, to keep the last value.
     return points[::-stride][::-1]
 
 
 def _cost(benchmarks: dict[str, dict[str, Any]]) -> list[Chart]:
-    """A chart of a step's time over its frames on one device, all sequences' together.
+    """A chart of a step's time over the total number of frames in it, per device.
 
-    Benchmarks that differ in nothing but the batch size make a curve, and those that differ in
-    nothing but the frames of a sequence another.  Without two such benchmarks there is no chart.
+    Benchmarks that differ only in the batch size form a curve, and so do those that differ only in
+    the frames per sequence.  A curve needs two benchmarks; without curves the list is empty.
     """
     curves: dict[str, dict[float, float]] = defaultdict(dict)
     for figures in benchmarks.values():
-        # A comparison with peers has times of each instead.
+        # A comparison with PyTorch has times per program instead.
         if "step_seconds" not in figures:
             continue
         rows, frames = figures["batch_size"] / figures["devices"], figures["frames"]
         network = "hidden {hidden}, {dtype}, {device}".format(**figures)
         if figures["device"] == "cpu" and figures["devices"] > 1:
-            # They share the cores, so that it is not one device's time.
+            # Virtual devices share the cores, so this is not the time of one device.
             network += f" in {figures['devices']}"
         for fixed in (f"{frames} frames a sequence", f"batches of {rows:g}"):
             curves[f"{fixed}: {network}"][rows * frames] = figures["step_seconds"]

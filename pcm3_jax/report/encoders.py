@@ -1,4 +1,4 @@
-"""What the runs' encoders make of the test split: neighbours, confusions and a map."""
+"""The runs' encoders on the test split: nearest neighbours, confusion matrices and maps."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.tasks import common
 from pcm3_jax.tasks.knn import nearest_neighbours
 
-# Sequences on a map, and the frames of those that it shows one at a time.
+# Maximal number of sequences on a map, and frames of each one's skeleton.
 _MOST_PLACES, _PLACE_FRAMES = 1200, 16
 _QUERIES, _NEIGHBOURS, _GALLERY_FRAMES = 12, 5, 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """Both splits of a data set as an encoder sees them.
+    """Both splits of a data set with an encoder's features.
 
     Attributes:
       train, test: the splits.
       gallery, queries: their features (S, F) and (Q, F).
-      nearest: (Q,) each query's nearest sequence of the gallery.
+      nearest: (Q,) index of each query's nearest sequence in the gallery.
     """
 
     train: Recordings
@@ -50,7 +50,7 @@ class Splits:
     """The splits of data sets, each read once."""
 
     def __init__(self, data_dir: str | None) -> None:
-        """``data_dir`` stands in for ``config.data.dir`` where it is not None."""
+        """``data_dir`` replaces ``config.data.dir`` if it is not None."""
         self._data_dir = data_dir
         self._read: dict[str, tuple[Recordings, Recordings]] = {}
 
@@ -58,7 +58,7 @@ class Splits:
         """The training and the test split of a configuration.
 
         Raises:
-          UserError: they are not there.
+          UserError: the data set does not exist.
         """
         if self._data_dir is not None:
             config = config.copy()
@@ -70,10 +70,10 @@ class Splits:
 
 
 def embed(run: Run, splits: Splits) -> Embedded:
-    """Features of the run's data under the run's encoder, exactly as its evaluation has them.
+    """Features of the run's data by the run's encoder, identical to those of its evaluation.
 
     Raises:
-      UserError: the encoder or the data set is not there, or does not fit.
+      UserError: the encoder or the data set does not exist, or they do not fit together.
     """
     config = run.config.copy()
     config.encoder = run.task.shown_encoder(config, run.path) or ""
@@ -84,22 +84,22 @@ def embed(run: Run, splits: Splits) -> Embedded:
 
 
 def reason_for_none(run: Run, runs: list[Run]) -> str | None:
-    """Why the report has no part about a run's encoder; None where it has one."""
+    """Why the report does not show a run's encoder; None if it does."""
     shown = _shown_encoder(run)
     if shown is None:
-        return f"{run.name}: a run of {run.config.task} leaves no encoder to look at."
+        return f"{run.name}: task {run.config.task} has no encoder to show."
     if run.task.pretrains:
         return None if run.checkpoints else f"{run.name}: no checkpoint has been saved yet."
     if run.config.encoder and not Path(run.config.encoder).exists():
-        return f"{run.name}: its encoder, {run.config.encoder}, is not there."
+        return f"{run.name}: its encoder {run.config.encoder} does not exist."
     for other in runs:
         if other.task.pretrains and other.checkpoints and shown == _shown_encoder(other):
-            return f"{run.name}: its encoder is that of {other.name}."
+            return f"{run.name}: its encoder is shown under {other.name}."
     return None
 
 
 def _shown_encoder(run: Run) -> tuple[str, ...] | None:
-    """What a report of the run looks at: its encoder, and what that encodes."""
+    """What the report shows of a run: path of the encoder, data set, stream, occlusion."""
     config, encoder = run.config, run.task.shown_encoder(run.config, run.path)
     if encoder is None:
         return None
@@ -113,7 +113,7 @@ def confusion(labels: np.ndarray, found: np.ndarray, classes: list[str], by: str
     Args:
       labels, found: (Q,) class numbers.
       classes: names of all classes.
-      by: what found them, for the caption.
+      by: the classifier's name, for the caption.
     """
     present, cells = np.unique([labels, found], return_inverse=True)
     matrix = np.zeros((len(present), len(present)), int)
@@ -122,7 +122,7 @@ def confusion(labels: np.ndarray, found: np.ndarray, classes: list[str], by: str
 
 
 def classifier_confusion(run: Run) -> dict[str, Any] | None:
-    """Of a finished linear evaluation by its classifier; None for other runs.
+    """The confusion matrix of a finished linear evaluation; None for other runs.
 
     Raises:
       UserError: its files cannot be read.
@@ -134,16 +134,16 @@ def classifier_confusion(run: Run) -> dict[str, Any] | None:
             found, labels = file["scores"].argmax(1), file["label"]
         with np.load(run.path / "classifier.npz", allow_pickle=False) as file:
             classes = file["classes"].tolist()
-    except Exception as error:  # a damaged archive raises anything
+    except Exception as error:  # NumPy raises many types for damaged files
         raise UserError(
-            f"The scores and the classifier in {run.path} cannot be read ({error}): run its "
-            "command again."
+            f"The scores and the classifier in {run.path} cannot be read ({error}); run the "
+            "evaluation again."
         ) from error
     return confusion(labels, found, classes, "linear classifier")
 
 
 def class_map(embedded: Embedded, pool: Pool) -> dict[str, Any]:
-    """The test split on a plane, with a skeleton and the nearest neighbour of every sequence."""
+    """A 2-D map of the test split, with each sequence's skeleton and nearest neighbour."""
     test, train = embedded.test, embedded.train
     chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:_MOST_PLACES])
     places, method = plane(embedded.queries[chosen])
@@ -163,26 +163,26 @@ def class_map(embedded: Embedded, pool: Pool) -> dict[str, Any]:
 
 
 def plane(features: np.ndarray) -> tuple[np.ndarray, str]:
-    """Lays features (S, F) out on a plane by their cosine similarity: t-SNE, or else PCA.
+    """Projects features (S, F) to 2-D by cosine similarity: t-SNE, or PCA without scikit-learn.
 
     Returns:
       (S, 2), each axis within [0, 1], and the name of the method.
     """
     unit = _unit(features)
     left, values, _ = np.linalg.svd(unit - unit.mean(0), full_matrices=False)
-    # Even a single sequence has two coordinates.
+    # Padded, since a single sequence has fewer than two components.
     components = np.pad((left * values)[:, :50], ((0, 0), (0, 2)))
     try:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
     except ModuleNotFoundError:
         TSNE = None
-    # With fewer points there are no neighbourhoods to keep.
+    # t-SNE is meaningless for fewer points.
     if TSNE is None or len(features) < 10:
         places, method = components[:, :2], "PCA"
     else:
         tsne = TSNE(perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=0)
-        # Its threads wait for each other in every one of a thousand short steps.
+        # The thousand iterations of t-SNE are too short to gain from several threads.
         with threadpool_limits(1):
             places, method = tsne.fit_transform(components), "t-SNE"
     span = np.ptp(places, axis=0)
@@ -190,7 +190,7 @@ def plane(features: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def gallery(embedded: Embedded, pool: Pool) -> list[dict[str, Any]]:
-    """Queries, up to half of them mistakes, with their nearest sequences of the training split."""
+    """Queries with their nearest training sequences; at most half have a wrong nearest one."""
     test, train = embedded.test, embedded.train
     features, queries = _unit(embedded.gallery), _unit(embedded.queries)
     rows = []
@@ -209,16 +209,16 @@ def gallery(embedded: Embedded, pool: Pool) -> list[dict[str, Any]]:
 
 
 def _queries(right: np.ndarray, labels: np.ndarray) -> list[int]:
-    """Mistakes and others in turn, each kind of as many classes as can be."""
+    """Indices of queries of many classes; at most half have a wrong nearest neighbour."""
     order = np.random.default_rng(0).permutation(len(right))
     mistakes = _spread(order[~right[order]], labels)[: _QUERIES // 2]
     others = _spread(order[right[order]], labels)[: _QUERIES - len(mistakes)]
-    # By class, for reading.
+    # Sorted by class for display.
     return sorted([*others, *mistakes], key=lambda i: (labels[i], not right[i]))
 
 
 def _spread(indices: np.ndarray, labels: np.ndarray) -> list[int]:
-    """The indices so that all classes come once before any comes twice, and so on."""
+    """Orders the indices round-robin over their classes."""
     seen: Counter[int] = Counter()
     rounds = []
     for label in labels[indices].tolist():

@@ -13,30 +13,30 @@ from playwright.sync_api import Error, Locator, sync_playwright
 from pcm3_jax.errors import UserError
 from pcm3_jax.runtime.files import replaced, shown
 
-# An installed browser; None is the one of `playwright install chromium`.
+# Path of an installed browser; None selects the one of `playwright install chromium`.
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, _NAMES)), None)
-# Pixels a CSS pixel of a PNG; frames a second, and seconds at most and after the end, of a GIF.
+# PNG: pixels per CSS pixel.  GIF: frames per second, maximal length and final pause in seconds.
 _SCALE, _GIF_RATE, _GIF_SECONDS, _GIF_PAUSE = 2, 15, 6, 0.6
 
 
 def write(folder: Path, page: Path) -> list[Path]:
-    """Writes a file for every element of a page that has ``data-figure``, its name.
+    """Writes a file for every element that has ``data-figure``, which names the file.
 
     Args:
-      folder: made if it is not there.
+      folder: created if missing.
       page: the report.
 
     Returns:
       The files written.
 
     Raises:
-      UserError: they cannot be written there, or no browser starts.
+      UserError: the folder cannot be created, or no browser starts.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{shown(str(folder))} cannot be made: {error.strerror}.") from error
+        raise UserError(f"{shown(str(folder))} cannot be created: {error.strerror}.") from error
     written = []
     with sync_playwright() as program:
         try:
@@ -48,7 +48,7 @@ def write(folder: Path, page: Path) -> list[Path]:
         window = browser.new_page(
             viewport={"width": 1100, "height": 1000}, device_scale_factor=_SCALE
         )
-        # With reduced motion the page's clock stands still; `_gif` sets it.
+        # With reduced motion the page's animation clock is stopped; `_gif` sets its time.
         window.emulate_media(media="print", color_scheme="light", reduced_motion="reduce")
         window.goto(page.absolute().as_uri())
         # A few queries of a gallery are enough for a figure.

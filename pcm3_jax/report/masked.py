@@ -25,10 +25,10 @@ _CHECKPOINTS, _SEQUENCES = 4, 3
 
 
 def predictions(run: Run, test: Recordings, pool: Pool) -> dict[str, Any] | None:
-    """Truth, mask and the prediction of each checkpoint; None where the run trains no decoder.
+    """Ground truth, mask and each checkpoint's prediction; None if the run trains no decoder.
 
-    The network predicts in its stream; its bones or displacements are put together to poses.
-    "holding" is the error, in cm, of leaving every hidden joint where it was last seen.
+    The network predicts the stream it was trained on; bones or displacements are converted back to
+    poses.  "holding" is the error, in cm, of keeping every hidden joint where it was last seen.
 
     Raises:
       UserError: a checkpoint is damaged.
@@ -67,14 +67,14 @@ def predictions(run: Run, test: Recordings, pool: Pool) -> dict[str, Any] | None
 
 
 def examples(recordings: Recordings) -> list[int]:
-    """A few sequences, the same every time, of different classes where there are some."""
+    """A few sequences of different classes, the same on every call."""
     order = np.random.default_rng(1).permutation(len(recordings))
     _, first = np.unique(recordings.label[order], return_index=True)
     return order[np.sort(first)][:_SEQUENCES].tolist()
 
 
 def joint_views(recordings: Recordings, indices: list[int], views: Views) -> jax.Array:
-    """The views of evaluation (N, T, 2, 25, 3) as joints, whatever the stream."""
+    """The views of evaluation (N, T, 2, 25, 3), as the joint stream."""
     frames, clips = packed(recordings, indices)
     return central_view(frames, clips, dataclasses.replace(views, stream="joint"))
 
@@ -94,15 +94,15 @@ def _predict(run: Run, step: int, joints: np.ndarray, visible: np.ndarray) -> np
 def poses_of_stream(
     stream: np.ndarray, visible: np.ndarray, joints: np.ndarray, name: str
 ) -> np.ndarray:
-    """Poses from a stream that is right where it is visible and predicted elsewhere.
+    """Converts a stream, true where visible and predicted elsewhere, to poses.
 
-    Bones are followed from the root; displacements start, whenever a joint disappears, from where
-    it was last.
+    Bones are added up from the root of the kinematic tree; displacements are added up from where
+    the joint was last visible.
 
     Args:
-      stream, joints: (N, T, M, V, 3) metres; of ``joints`` only what is visible is used.
-      visible: (N, T, M, V) booleans, of the stream's values.
-      name: of the stream.
+      stream, joints: (N, T, M, V, 3) metres; only visible entries of ``joints`` are used.
+      visible: (N, T, M, V) booleans, whether an entry of the stream is visible.
+      name: name of the stream.
     """
     if name == "joint":
         return stream
@@ -113,31 +113,31 @@ def poses_of_stream(
             poses[:, t + 1] = np.where(hidden, poses[:, t] + stream[:, t], joints[:, t + 1])
         return poses
     bones = np.flatnonzero(np.arange(len(PARENTS)) != PARENTS)
-    # Each round is right one bone further from the root.
+    # Each iteration completes the joints one bone further from the root.
     for _ in bones:
         poses[..., bones, :] = poses[..., PARENTS[bones], :] + stream[..., bones, :]
     return poses
 
 
 def _shown_joints(visible: np.ndarray, stream: str) -> np.ndarray:
-    """Where (N, T, M, V) the place of a joint follows from what the network sees."""
+    """(N, T, M, V): whether a joint's position follows from the visible entries of the stream."""
     seen = visible_in_stream(visible, stream)
     if stream == "bone":
-        # A bone places its joint only where its parent is placed.
+        # A bone gives its joint's position only if that of its parent is known.
         for _ in range(len(PARENTS)):
             seen = seen & seen[..., PARENTS]
     if stream == "motion":
-        # The displacement of a frame leads to the next one.
+        # The displacement at frame t gives the position at frame t + 1.
         seen = np.concatenate([np.ones_like(seen[:, :1]), seen[:, :-1]], axis=1)
     return seen
 
 
 def hold_last_seen(joints: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Poses whose hidden joints stay where they were last shown, at the start where they will be.
+    """Poses with hidden joints at their last known position, or before it at the first known one.
 
     Args:
       joints: (N, T, M, V, 3).
-      shown: (N, T, M, V) booleans.
+      shown: (N, T, M, V) booleans, whether a joint's position is known.
     """
     frames = np.arange(joints.shape[1])[:, None, None]
     last = np.maximum.accumulate(np.where(shown, frames, -1), axis=1)
@@ -152,6 +152,6 @@ def _error(poses: np.ndarray, truth: np.ndarray, shown: np.ndarray) -> float:
 
 
 def _spread(steps: list[int]) -> list[int]:
-    """At most `_CHECKPOINTS`, the first and the last among them."""
+    """At most `_CHECKPOINTS` evenly spaced steps, with the first and the last."""
     places = np.linspace(0, len(steps) - 1, min(_CHECKPOINTS, len(steps))).round().astype(int)
     return [steps[i] for i in places]

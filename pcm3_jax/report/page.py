@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style, its program and its data inside."""
+"""The page: one HTML file with embedded style, scripts and data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 from pcm3_jax.runtime.files import replaced
 
-# In this order: later ones use what earlier ones define.
+# In order of dependence.
 _SCRIPTS = ("dom.js", "charts.js", "skeletons.js", "encoders.js", "sections.js")
 
 
 def write(out: Path, contents: dict[str, Any]) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page atomically.
 
     Raises:
       UserError: it cannot be written there.
     """
-    # Names of folders need not be UTF-8.
+    # Folder names may be invalid UTF-8.
     text = render(contents).encode("utf-8", "replace")
     with replaced(out) as partial:
         partial.write_bytes(text)
@@ -30,8 +30,8 @@ def write(out: Path, contents: dict[str, Any]) -> None:
 def render(contents: dict[str, Any]) -> str:
     """The page as text.
 
-    Whatever the contents hold, they stay data: as JSON without "<" they cannot leave their
-    element, and the program puts them into the page as text only.
+    Contents cannot inject HTML: their JSON has no "<", so it cannot close its script element, and
+    the scripts insert it as text only.
     """
     names = ", ".join(run["name"] for run in contents["runs"])
     return Template(_asset("page.html")).substitute(
@@ -43,7 +43,7 @@ def render(contents: dict[str, Any]) -> str:
 
 
 def _embedded_json(content: Any) -> str:
-    """JSON that may stand inside a script element; numbers that are not finite become null."""
+    """JSON that is safe inside a script element; non-finite numbers become null."""
     finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
     text = json.dumps(finite, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

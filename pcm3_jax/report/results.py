@@ -1,4 +1,4 @@
-"""What runs found, as tables of text."""
+"""Results of runs, as tables of text."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Table = dict[str, Any]
 # Keys of settings, and their values as JSON.
 Settings = frozenset[tuple[str, str]]
 
-# Settings in which runs of one row may differ, besides those that change no figure.  Runs that
-# ``encoder`` and ``fusion.runs`` name are compared by their settings, not by their paths.
+# Settings in which runs of one row may differ, besides `free_keys`.  The runs in ``encoder`` and
+# ``fusion.runs`` are compared by their settings, not by their paths.
 _SEED_KEYS = {"seed", "task", "encoder", "fusion.runs"}
-# Figures without a unit as text.
+# Formats figures without a unit.
 _TEXT = Metric("", "").text
-# The order of rows; other encoders come after.
+# The order of rows; other encoders follow.
 _ORDER = ("raw coordinates", "random encoder", "pretrained encoder", "fused encoders")
 
 
@@ -36,7 +36,7 @@ def tables(runs: list[Run], benchmarks: dict[str, dict[str, Any]]) -> list[Table
     found = []
     heading, *rows = compared(runs)
     if rows:
-        note = "Runs that differ in their seed alone share a row: mean ± standard deviation."
+        note = "Runs that differ only in their seed share a row: mean ± standard deviation."
         found.append(_table("Encoders compared", heading, rows, [note]))
     of_task: dict[str, list[Run]] = defaultdict(list)
     papers = [run for run in runs if "rows" in run.results]
@@ -53,13 +53,13 @@ def tables(runs: list[Run], benchmarks: dict[str, dict[str, Any]]) -> list[Table
 def compared(runs: list[Run]) -> Grid:
     """Heading and rows of the finished evaluations: data set, encoder, stream, figures, runs.
 
-    Runs that differ in their seed alone share a row, with mean ± standard deviation.  Rows that
-    would read alike also name the settings in which they differ.
+    Runs that differ only in their seed share a row, with mean ± standard deviation.  Rows with the
+    same data set, encoder and stream also name the settings in which they differ.
     """
     tasks, found = list(TASKS), []
-    # Of each encoder and task, the different settings of the task.
+    # The different task settings found for each encoder and task.
     ways: dict[tuple, set[Settings]] = defaultdict(set)
-    # Columns are in the order of the tasks, whichever run came first.
+    # Columns are in the order of `TASKS`, not of the runs.
     for run in sorted(runs, key=lambda run: tasks.index(run.config.task)):
         encoder = run.task.compared(run.config)
         if encoder is not None and run.results:
@@ -95,13 +95,9 @@ def _mean(numbers: list[float]) -> str:
 
 
 def _settings(config: Config) -> Settings:
-    """What tells encoders, and the data they are evaluated on, apart: all but tasks' settings."""
-    found = set(
-        _some_settings(
-            config,
-            vars(config).keys() - {name for task in TASKS.values() for name in task.settings},
-        )
-    )
+    """The settings that identify a row: not those that may differ within it, nor tasks'."""
+    of_tasks = {name for task in TASKS.values() for name in task.settings}
+    found = set(_some_settings(config, vars(config).keys() - of_tasks))
     named = {f"run {number}": run for number, run in enumerate(config.of(Fused).runs, 1)}
     for prefix, path in {"encoder": config.encoder, **named}.items():
         run = Path(path)
@@ -113,7 +109,7 @@ def _settings(config: Config) -> Settings:
             found.add((f"{prefix}.task", json.dumps(of_run.task)))
             found |= {(f"{prefix}.{key}", value) for key, value in _settings(of_run)}
         elif run.suffix == ".safetensors":
-            # An exported file, of whose training this tells nothing.
+            # Exported files are compared by their paths, not by their training settings.
             found.add((prefix, json.dumps(path)))
     return frozenset(found)
 
@@ -142,7 +138,7 @@ def _table(title: str, columns: list[str], rows: Grid, notes: Any = ()) -> Table
 
 
 def metrics_of(run: Run, figures: dict[str, Any]) -> dict[str, Metric]:
-    """The metrics of a run's figures that are shown; errors by frame are too many."""
+    """The metrics that are shown of a run's figures: all but errors by frame."""
     numbers = [key for key, value in figures.items() if isinstance(value, (int, float))]
     metrics = {key: run.task.metric(key) for key in numbers}
     return {k: metric for k, metric in metrics.items() if not ("@" in k and metric.unit == "mm")}
@@ -168,7 +164,7 @@ def _paper_table(run: Run) -> Table:
 
 
 def _benchmarks(benchmarks: dict[str, dict[str, Any]]) -> Table:
-    """A row for each benchmark; for one that compares, a row for each contestant."""
+    """A row for each benchmark, or for each program that a benchmark compares."""
     rows: dict[str, dict[str, Any]] = {}
     for name, figures in benchmarks.items():
         contestants = {side: cell for side, cell in figures.items() if isinstance(cell, dict)}
@@ -182,13 +178,16 @@ def _benchmarks(benchmarks: dict[str, dict[str, Any]]) -> Table:
 
 
 def throughput(benchmarks: Iterable[dict[str, Any]]) -> Grid:
-    """Heading and rows of benchmarks of our step alone."""
+    """Heading and rows of benchmarks without a comparison."""
     columns = {
         "device": "device", "type": "dtype", "devices": "devices", "batch size": "batch_size",
         "samples/s per device": "samples_per_second_per_device", "step (s)": "step_seconds",
-        "memory (GB)": "peak_memory_gb",
     }  # fmt: skip
-    # Comparisons with PyTorch are no runs of ours alone.
+    # Comparisons with PyTorch have no top-level "step_seconds".
     alone = [figures for figures in benchmarks if "step_seconds" in figures]
     alone.sort(key=lambda figures: (figures["devices"], figures["batch_size"]))
-    return [list(columns), *([_TEXT(one[key]) for key in columns.values()] for one in alone)]
+    rows = [
+        [*(_TEXT(one[key]) for key in columns.values()), f"{one['peak_memory_gb']:.3g}"]
+        for one in alone
+    ]
+    return [[*columns, "memory (GB)"], *rows]

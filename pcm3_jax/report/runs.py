@@ -1,4 +1,4 @@
-"""Reading workdirs of any task, whole or still being written."""
+"""Reads workdirs of any task, finished or still being written."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ METRICS_FILE, BENCHMARK_FILE = "metrics.jsonl", "benchmark.json"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a workdir holds.
+    """The content of a workdir.
 
     Attributes:
       path: the workdir.
-      name: what the report calls it, unlike every other run's name.
-      config: complete, younger settings at their defaults.
+      name: unique name in the report.
+      config: the run's configuration; settings newer than the run have their defaults.
       metrics: the lines of ``metrics.jsonl`` of the run itself (""), and of each training inside
         it, by the name of its folder ("draw_0").
-      results: of a run that is through, else {}.
-      starts: the objects of ``provenance.json``, one a start; [] where it was not written.
-      checkpoints: steps of which a checkpoint is kept, rising.
+      results: results of a finished run, else {}.
+      starts: the objects of ``provenance.json``, one per start; [] if there is no such file.
+      checkpoints: steps of the kept checkpoints, ascending.
     """
 
     path: Path
@@ -55,7 +55,7 @@ def read_runs(workdirs: list[Path]) -> tuple[list[Run], dict[str, dict[str, Any]
     """The runs in some workdirs, and the figures of the benchmarks among them by name.
 
     Raises:
-      UserError: one is missing, holds neither run nor benchmark, or has a file that is damaged.
+      UserError: a workdir is missing, holds neither run nor benchmark, or has a damaged file.
     """
     runs, benchmarks = [], {}
     for path, name in zip(workdirs, short_names(workdirs), strict=True):
@@ -68,7 +68,7 @@ def read_runs(workdirs: list[Path]) -> tuple[list[Run], dict[str, dict[str, Any]
 
 
 def short_names(paths: list[Path]) -> list[str]:
-    """The fewest last parts of each path that tell it from the others.
+    """The shortest suffixes that distinguish the paths.
 
     Raises:
       UserError: a path is named twice.
@@ -85,12 +85,12 @@ def short_names(paths: list[Path]) -> list[str]:
 
 
 def read_run(path: Path, name: str) -> Run:
-    """One run; raises UserError where it cannot be read."""
+    """One run; raises UserError if it cannot be read."""
     config = read_config(path)
     require(
         config.task in TASKS and config.method.name in METHODS,
-        f"{path} is a run of task {config.task!r} and method {config.method.name!r}, which are not "
-        "known here.",
+        f"{path} is a run of task {config.task!r} and method {config.method.name!r}; this version "
+        "does not know both.",
     )
     files = [path / METRICS_FILE, *sorted(path.glob(f"*/{METRICS_FILE}"))]
     checkpoints = [state.parent.name for state in (path / "checkpoints").glob("*/state")]
@@ -110,10 +110,10 @@ def read_run(path: Path, name: str) -> Run:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a last one that is being written is left out.
+    """The lines of a ``metrics.jsonl``, without an incomplete last one.
 
     Raises:
-      UserError: names the line that is no metrics.
+      UserError: a line is damaged.
     """
     metrics = []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
@@ -124,12 +124,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             valid = type(metrics[-1]["step"]) is int
         except (ValueError, TypeError, KeyError):
             valid = False
-        require(valid, f"{path}, line {number}, holds no metrics.")
+        require(valid, f"{path}, line {number}, is not a line of metrics.")
     return metrics
 
 
 def _read(path: Path, several: bool = False) -> Any:
-    """A file's JSON object, or its list of several; None where there is no file."""
+    """A file's JSON object, or list of objects; None if there is no file."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Skeleton sequences in the page: few frames, whole millimetres or finer, stored once."""
+"""Skeleton sequences of the page: subsampled, quantised to int16, each stored once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pcm3_jax.data.normalization import normalization_of, normalize_sequence
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.data.skeleton import poses_at
 
-# Kinect v2's frames a second.
+# Frames per second of Kinect v2.
 FRAME_RATE = 30
 
 
 class Pool:
-    """All sequences of a page; what shows one holds its number.
+    """All sequences of a page; other parts of it refer to them by number.
 
     Attributes:
-      sequences: for each {"frames", "persons", "scale" (metres a step), "seconds", "up" (which
+      sequences: one {"frames", "persons", "scale" (metres per unit), "seconds", "up" (which
         coordinate points up), "data" (base64 of little-endian int16 (T, M, V, 3))}.
     """
 
@@ -35,7 +35,7 @@ class Pool:
 
         Args:
           poses: (T, M, V, 3) metres; a second person who is absent is left out.
-          data_name: of the data set, which tells how coordinates lie.
+          data_name: name of the data set, which determines the vertical axis.
           seconds: how long the sequence lasts.
         """
         poses = np.asarray(poses, np.float32)
@@ -56,7 +56,7 @@ class Pool:
         return len(self.sequences) - 1
 
     def add_recording(self, recordings: Recordings, index: int, frames: int) -> int:
-        """Adds a sequence of a split, thinned out to so many frames, unless it is there."""
+        """Adds a sequence of a split, subsampled to ``frames`` frames, once; returns its number."""
         key = (recordings.split, index, frames)
         if key not in self._numbers:
             poses = poses_of(recordings, index)
@@ -67,7 +67,7 @@ class Pool:
 
 
 def packed(recordings: Recordings, indices: list[int]) -> tuple[jax.Array, Clips]:
-    """Some sequences of a split, one after the other: frames, and where each lies there."""
+    """Concatenated frames of some sequences of a split, and the position of each in them."""
     sequences = [poses_of(recordings, index) for index in indices]
     length = np.array([len(poses) for poses in sequences], np.int32)
     clips = Clips(np.cumsum(length, dtype=np.int32) - length, length)
@@ -85,6 +85,5 @@ def poses_of(recordings: Recordings, index: int) -> np.ndarray:
     if recordings.frames is None:
         return poses_at(recordings.padded(np.array([index]))[0], shown)
     frames, start = recordings.packed()
-    # The whole array is on the host already, or comes there once; a slice on the device would be
-    # compiled for every length.
+    # Copied to the host once, at most; slices on the device would be compiled for every length.
     return poses_at(np.asarray(frames), start[index] + shown)

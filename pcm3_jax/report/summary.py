@@ -2,8 +2,8 @@
 
 python -m pcm3_jax.summary WORKDIR [WORKDIR …]
 
-Runs that differ in their seed alone share a row: mean ± standard deviation over them.  Rows that
-would read alike also name the settings in which they differ.
+Runs that differ only in their seed share a row: mean ± standard deviation.  Rows with the same
+data set, encoder and stream also name the settings in which they differ.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pcm3_jax.train.workdir import RESULTS_FILE
 
 
 def table(workdirs: list[Path]) -> str:
-    """A Markdown table of the benchmarks or else of the evaluations among the workdirs.
+    """A Markdown table of the benchmarks among the workdirs or, without any, of the evaluations.
 
     Raises:
-      UserError: there is neither.
+      UserError: there are neither benchmarks nor finished evaluations.
     """
     finished = [w for w in workdirs if (w / BENCHMARK_FILE).exists() or (w / RESULTS_FILE).exists()]
     runs, benchmarks = read_runs(finished)
@@ -34,7 +34,7 @@ def table(workdirs: list[Path]) -> str:
 
 
 def run(argv: list[str]) -> None:
-    """The command line.  Raises UserError where there is nothing to show."""
+    """The command line.  Raises UserError if there is nothing to show."""
     parser = commands.Arguments(
         prog="python -m pcm3_jax.summary", description=__doc__, formatter_class=commands.AS_WRITTEN
     )

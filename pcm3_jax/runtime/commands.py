@@ -1,4 +1,4 @@
-"""Command-line handling shared by the commands that take files."""
+"""Command-line handling shared by the commands that take file arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from pcm3_jax.errors import UserError
 
-# Keeps the line breaks of a module's docstring in --help.
+# Makes --help show a module's docstring with its line breaks.
 AS_WRITTEN = argparse.RawDescriptionHelpFormatter
 
 
@@ -19,7 +19,7 @@ class Arguments(argparse.ArgumentParser):
     """An argument parser that raises UserError for a wrong command line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"The command line is wrong: {message}; --help shows what it takes.")
+        raise UserError(f"The command line is wrong: {message}; --help lists the arguments.")
 
 
 def main(run: Callable[[list[str]], object]) -> None:
@@ -34,5 +34,5 @@ def main(run: Callable[[list[str]], object]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader, for instance `head`, has closed the pipe: skip the flush at exit.
+        # The reader, e.g. `head`, has closed the pipe: skip the flush at exit, which would fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

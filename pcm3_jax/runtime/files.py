@@ -16,13 +16,13 @@ import numpy as np
 
 from pcm3_jax.errors import UserError
 
-# Prefix of files that are being written; a killed process leaves them behind.
+# Prefix of temporary files during a write; a killed process leaves them behind.
 PARTIAL = ".partial."
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; renamed to ``path`` at the end, deleted after an error."""
+    """Yields a temporary path to write to: renamed to ``path`` on success, deleted on error."""
     try:
         handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     except ValueError as error:
@@ -32,7 +32,7 @@ def whole(path: Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        # Permissions of an ordinary new file; mkstemp's are for the owner only.
+        # mkstemp gives access to the owner only; use the permissions of an ordinary new file.
         mask = os.umask(0)
         os.umask(mask)
         partial.chmod(0o666 & ~mask)
@@ -43,7 +43,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """As `whole`, for a file named on the command line.
+    """Like `whole`, for a file named on the command line.
 
     Raises:
       UserError: the file cannot be written.

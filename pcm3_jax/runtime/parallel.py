@@ -1,4 +1,4 @@
-"""Maps per-device functions over devices and processes; nothing else in the package does.
+"""Maps per-device functions over devices and processes; the only module that does so.
 
 A per-device function takes (replicated, frames, batch) and returns replicated outputs; collectives
 inside it use the axis `AXIS`.
@@ -26,11 +26,11 @@ from pcm3_jax.errors import UserError
 
 AXIS = "data"
 
-# Seconds without a heartbeat after which a process counts as dead, and seconds that a process which
-# ends early waits for the others.  Every process should know of a failure within a minute.
+# Seconds without a heartbeat after which a process counts as dead, and seconds that a process waits
+# for the others at shutdown.  With these values every process detects a failure within a minute.
 _HEARTBEAT, _SHUTDOWN = 30, 20
-# Matches the errors of Gloo, NCCL and the coordination service about a lost process, and not NCCL's
-# other errors, of networks and drivers.
+# Matches errors of Gloo, NCCL and the coordination service about a lost process, but not NCCL's
+# network and driver errors.
 _GONE = re.compile(
     "gloo|remote process|coordination|heartbeat|barrier|connection (closed|reset)|UNAVAILABLE",
     re.IGNORECASE,
@@ -54,7 +54,7 @@ class Devices:
         self._mesh = Mesh(np.array(devices), (AXIS,))
 
     def check_divides(self, key: str, batch_size: int) -> None:
-        """Raises UserError unless ``batch_size``, from ``config.KEY``, divides over the devices."""
+        """Raises UserError unless ``batch_size`` (``config.KEY``) is a multiple of ``count``."""
         if batch_size % self.count:
             raise UserError(
                 f"config.{key} is {batch_size}, which does not divide over {self.count} devices; "
@@ -81,8 +81,8 @@ class Devices:
         def everywhere(x: Any) -> jax.Array:
             if jax.process_count() == 1 or not getattr(x, "is_fully_addressable", True):
                 return jax.device_put(x, sharding)
-            # `jax.device_put` would gather every process's copy on every device to compare them,
-            # which for a data set takes too much memory.
+            # `jax.device_put` would gather every process's copy on every device to check that they
+            # are equal, which takes too much memory for a data set.
             host = np.asarray(x)
             return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -127,20 +127,20 @@ class Devices:
             mesh=self._mesh,
             in_specs=(replicated, sharded if frames_sharded else replicated, sharded),
             out_specs=replicated,
-            # With check_vma, the gradient of replicated parameters is already summed over devices,
-            # and the pmean after it would return the sum.
+            # With check_vma, autodiff itself sums the gradient of replicated parameters over the
+            # devices, and the step's pmean would return that sum instead of the mean.
             check_vma=False,
         )
         return jax.jit(mapped, donate_argnums=donated)
 
 
 def wait_for_all(name: str) -> None:
-    """Barrier: returns once every process has called it with that name."""
+    """Barrier: returns once every process has called it with the same ``name``."""
     multihost_utils.sync_global_devices(name)
 
 
 def agreed(here: bool) -> bool:
-    """Whether ``here`` is true in all processes, each of which must call this."""
+    """Whether ``here`` is true in all processes; all of them must call this."""
     return bool(np.all(multihost_utils.process_allgather(np.array(here))))
 
 
@@ -148,8 +148,8 @@ def join_processes(*address: Any) -> None:
     """Joins this process to the others of a run (`jax.distributed.initialize`).
 
     Args:
-      address: nothing on a Cloud TPU, which provides it; otherwise "host:port" of process 0, the
-        number of processes and the index of this one.
+      address: "host:port" of process 0, the number of processes and the index of this one; empty
+        on a Cloud TPU, where JAX finds them itself.
 
     Raises:
       UserError: no address was given and this is not a Cloud TPU.
@@ -159,7 +159,7 @@ def join_processes(*address: Any) -> None:
         "shutdown_timeout_seconds": _SHUTDOWN,
     }
     if address:
-        # Otherwise JAX takes only one GPU per process where it detects Slurm or MPI.
+        # Without this, JAX uses only one GPU per process when it detects Slurm or MPI.
         timeouts["cluster_detection_method"] = "deactivate"
     try:
         jax.distributed.initialize(*address, **timeouts)
@@ -179,9 +179,9 @@ def lost_process(error: BaseException | None) -> bool:
 def on_abort(leave: Callable[[], None]) -> None:
     """Registers ``leave`` as the handler for the runtime's abort (SIGABRT) of this process.
 
-    The coordination service aborts from its own thread once another process is gone, and cannot be
-    configured otherwise.  A handler from Python's ``signal`` module would never run: it needs the
-    main thread, which is waiting for the lost process.
+    When another process is lost, the coordination service calls abort() from its own thread, and
+    JAX has no option to change that.  A handler from Python's ``signal`` module would never run,
+    because it runs in the main thread, which is waiting for the lost process.
     """
     global _on_abort
     _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: leave())

@@ -1,7 +1,7 @@
-"""Typed settings: the sections that several rooms read, with the paper's values (§4.2).
+"""The settings shared by several packages; defaults are the paper's values (§4.2).
 
-`section` has their machinery.  A task's or a method's own settings are declared in its file;
-`pcm3_jax.config` composes all of them.
+`pcm3_jax.settings.section` implements the sections.  A task or method declares its own settings in
+its file; `pcm3_jax.config` composes all of them into one configuration.
 """
 
 import math
@@ -14,8 +14,8 @@ from pcm3_jax.settings.section import TINY, Section, part, require, section, set
 S = TypeVar("S", bound=Section)
 Stream = Literal["joint", "bone", "motion"]
 OptimizerName = Literal["sgd", "adamw", "lars"]
-# Positive pairs (Eq. 5), in the order in which the authors' program encodes them: the running
-# statistics of BatchNorm depend on it.
+# Positive pairs (Eq. 5), in the order in which the authors' program encodes them.  BatchNorm's
+# running statistics depend on this order.
 POSITIVES = ("intra", "mask", "predict", "inter")
 # Number of units, body parts or joints, that each masking strategy draws from (Table 10).
 MASK_UNITS = {"topology": len(BODY_PARTS), "random": JOINTS}
@@ -23,7 +23,7 @@ MASK_UNITS = {"topology": len(BODY_PARTS), "random": JOINTS}
 
 def masked_units(strategy: str, ratio: float) -> int:
     """Number of body parts or joints that a ratio masks in each clip, rounded down."""
-    # In floating point a product such as 5 * 0.6 may be just below the exact value.
+    # A floating-point product such as 5 * 0.6 may be just below the exact integer.
     return math.floor(MASK_UNITS[strategy] * ratio + 1e-9)
 
 
@@ -33,7 +33,7 @@ class Data(Section):
 
     name: str = setting("synthetic_skeletons", 'TFDS data set, "name" or "name/config"')
     dir: str = setting("data", "folder of the built data sets", free=True)
-    max_frames: int = setting(300, "longer recordings are cut", low=2)
+    max_frames: int = setting(300, "frames after which longer recordings are cut", low=2)
     feed: Literal["resident", "disk"] = setting(
         "resident", "keep all frames on the device, or read each batch from disk", free=True
     )
@@ -44,26 +44,34 @@ class Data(Section):
 class Views(Section):
     """Views of a sequence (§3.1, §3.2): crops, augmentation, masking, mixing."""
 
-    stream: Stream = setting("joint", "what the network sees of a skeleton")
-    frames: int = setting(64, "frames of a view", low=2)
-    crop_ratio: tuple[float, float] = setting((0.1, 1.0), "share of a sequence that is cropped")
-    min_crop_frames: int = setting(64, "no crop is shorter, unless the sequence is", low=1)
+    stream: Stream = setting("joint", "input stream of the network")
+    frames: int = setting(64, "frames of a view, to which a crop is resampled", low=2)
+    crop_ratio: tuple[float, float] = setting(
+        (0.1, 1.0), "smallest and largest crop, as a share of the sequence"
+    )
+    min_crop_frames: int = setting(
+        64, "minimum frames of a crop, if the sequence has as many", low=1
+    )
     shear_limit: float = setting(1.0, "largest off-diagonal entry of a shear", low=0)
     jitter_joints: int = setting(15, "joints that are jittered", low=0, high=JOINTS)
     jitter_limit: float = setting(1.0, "largest entry of a jitter's matrix", low=0)
-    mask_strategy: Literal["topology", "random"] = setting("topology", "mask body parts or joints")
+    mask_strategy: Literal["topology", "random"] = setting(
+        "topology", "topology masks whole body parts, random single joints"
+    )
     mask_ratio: float = setting(0.6, "share of body parts or joints masked", low=0, high=1)
-    mask_clip_frames: int = setting(8, "frames that share one draw of the mask", low=1)
-    mix_block_frames: int = setting(4, "frames of a block that is mixed in", low=1)
+    mask_clip_frames: int = setting(8, "frames of a clip, over which the mask is constant", low=1)
+    mix_block_frames: int = setting(4, "frames of a mixed-in block", low=1)
     mix_parts: tuple[int, int] = setting((2, 3), "fewest and most body parts mixed in")
     mix_blocks: tuple[int, int] = setting((7, 11), "fewest and most blocks mixed in")
-    eval_crop_ratio: float = setting(0.95, "central crop of evaluation", low=TINY, high=1)
+    eval_crop_ratio: float = setting(
+        0.95, "central crop in evaluation, as a share", low=TINY, high=1
+    )
     eval_train_crop_ratio: tuple[float, float] = setting(
-        (0.5, 1.0), "share of a sequence that is cropped to train a classifier"
+        (0.5, 1.0), "smallest and largest crop in training a classifier, as a share"
     )
 
     def check(self) -> None:
-        """Raises a `UserError` for settings that do not go together."""
+        """Raises a `UserError` for settings that are incompatible with each other."""
         check_share("views.crop_ratio", self.crop_ratio)
         check_share("views.eval_train_crop_ratio", self.eval_train_crop_ratio)
         for key in ("mask_clip_frames", "mix_block_frames"):
@@ -89,7 +97,8 @@ class Views(Section):
             low, high = pair(f"views.{key}", getattr(self, key))
             require(
                 1 <= low <= high <= most,
-                f"config.views.{key} is {(low, high)}, but must rise within 1…{most}{what}.",
+                f"config.views.{key} is {(low, high)}, but must satisfy 1 ≤ low ≤ high ≤ {most}"
+                f"{what}.",
             )
 
 
@@ -97,17 +106,17 @@ class Views(Section):
 class Model(Section):
     """Sizes and numerics of the networks (§4.2)."""
 
-    hidden: int = setting(1024, "units of the encoder's GRU, a direction", low=1)
+    hidden: int = setting(1024, "units of the encoder's GRU, per direction", low=1)
     layers: int = setting(3, "layers of the encoder's GRU", low=1)
     recurrence: Literal["causal", "bidirectional"] = setting(
-        "causal", "causal is the authors' program: both directions run forward in time"
+        "causal", "causal, as in the authors' program, runs both directions forward in time"
     )
     projection: int = setting(128, "length of an embedding", low=1)
     decoder_hidden: int = setting(512, "units of the decoder's GRU", low=1)
     decoder_layers: int = setting(2, "layers of the decoder's GRU", low=1)
     prompt_width: int = setting(128, "r, channels of a task prompt in each direction")
     dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "type of matrix products and activations; all else is float32"
+        "float32", "dtype of matmuls and activations; everything else is float32"
     )
     precision: Literal["highest", "tensorfloat32"] = setting(
         "highest", "tensorfloat32 allows TF32 matmuls on GPUs, and three-pass bfloat16 on TPUs"
@@ -119,22 +128,26 @@ class Model(Section):
 
 @section
 class Method(Section):
-    """Pretraining: the method, and the contrast and losses of PCM³ (§3)."""
+    """Pretraining: the method, and the positive pairs, prompts and losses of PCM³ (§3)."""
 
     name: str = setting("pcm3", "pretraining method")
-    positives: tuple[str, ...] = setting(POSITIVES, "positive pairs of the contrast (Eq. 5)")
+    positives: tuple[str, ...] = setting(
+        POSITIVES, "positive pairs of the contrastive loss (Eq. 5)"
+    )
     masked_prediction: bool = setting(True, "predict the masked joints (§3.2)")
     contrast_guides_decoder: bool = setting(
-        True, "contrast on the predicted view trains the decoder"
+        True, "let the contrastive loss of the predicted view train the decoder"
     )
     domain_prompts: bool = setting(True, "learn a prompt for each view (Eq. 6)")
-    task_prompts: bool = setting(True, "learn a prompt for contrast and for prediction")
+    task_prompts: bool = setting(True, "learn one prompt for contrast, one for prediction")
     prompt_placement: Literal["before_norm", "after_norm"] = setting(
-        "before_norm", "before_norm is the authors' program: BatchNorm cancels five of six prompts"
+        "before_norm",
+        "add prompts before BatchNorm, as in the authors' program (it cancels five of the six), or "
+        "after it",
     )
-    queue_size: int = setting(16384, "past keys to contrast with", low=1)
-    key_momentum: float = setting(0.999, "of the key encoder's update", low=0, high=1)
-    temperature: float = setting(0.07, "τ of the contrast", low=TINY)
+    queue_size: int = setting(16384, "past keys in the queue, the negatives of InfoNCE", low=1)
+    key_momentum: float = setting(0.999, "momentum of the key encoder's update", low=0, high=1)
+    temperature: float = setting(0.07, "τ of the contrastive loss", low=TINY)
     teacher_temperature: float = setting(0.05, "τ of the distillation's teacher", low=TINY)
     student_temperature: float = setting(0.1, "τ of the distillation's student", low=TINY)
     mask_weight: float = setting(40.0, "λ_m of the masked loss (Eq. 7)", low=0)
@@ -143,18 +156,20 @@ class Method(Section):
 
 @section
 class Training(Section):
-    """One training: its optimizer and schedule."""
+    """Optimizer and schedule of one training."""
 
     name: OptimizerName = setting("sgd", "optimizer")
     epochs: int = setting(451, "passes over the training samples", low=1)
-    batch_size: int = setting(128, "samples of a step, of all devices together", low=1)
-    learning_rate: float = setting(0.02, "after the warm-up", low=TINY)
+    batch_size: int = setting(128, "samples per step, over all devices", low=1)
+    learning_rate: float = setting(0.02, "learning rate after the warm-up", low=TINY)
     warmup_epochs: int = setting(0, "epochs over which the learning rate rises linearly", low=0)
-    decay_epochs: tuple[int, ...] = setting((351,), "after each the rate is multiplied")
-    decay_factor: float = setting(0.1, "what it is multiplied by", low=0, high=1)
-    momentum: float = setting(0.9, "of SGD and LARS; b1 of AdamW", low=0, high=1)
-    nesterov: bool = setting(False, "Nesterov's momentum")
-    weight_decay: float = setting(0.0, "coupled in SGD, decoupled in AdamW", low=0)
+    decay_epochs: tuple[int, ...] = setting((351,), "epochs after which decay_factor is applied")
+    decay_factor: float = setting(
+        0.1, "factor on the rate after each of decay_epochs", low=0, high=1
+    )
+    momentum: float = setting(0.9, "momentum of SGD and LARS; b1 of AdamW", low=0, high=1)
+    nesterov: bool = setting(False, "use Nesterov momentum")
+    weight_decay: float = setting(0.0, "weight decay, coupled in SGD, decoupled in AdamW", low=0)
 
 
 @section
@@ -163,11 +178,14 @@ class Optimizer(Training):
 
     weight_decay: float = 1e-4
     reference_batch_size: int = setting(
-        0, "batch that the recipe is written for, which is then scaled; 0 takes it as it is", low=0
+        0,
+        "batch size that learning rate, key momentum and queue size were tuned for; they are "
+        "scaled to batch_size; 0: no scaling",
+        low=0,
     )
 
     def check(self) -> None:
-        # The partner of a sample is drawn 1 … N - 2 places away.
+        # Mixing draws the partner of a sample 1 … N - 2 positions away in the batch.
         require(
             self.batch_size >= 3,
             f"config.optimizer.batch_size is {self.batch_size}, but must be at least 3.",
@@ -176,10 +194,12 @@ class Optimizer(Training):
 
 @section
 class Occlusion(Section):
-    """Occluded sequences of the evaluations that take them (Table 4)."""
+    """Occlusion of sequences in the evaluations that support it (Table 4)."""
 
-    kind: Literal["none", "spatial", "temporal"] = setting("none", "body parts, or a run of frames")
-    ratio: tuple[float, float] = setting((0.3, 0.7), "share that is occluded")
+    kind: Literal["none", "spatial", "temporal"] = setting(
+        "none", "spatial hides body parts, temporal a run of frames"
+    )
+    ratio: tuple[float, float] = setting((0.3, 0.7), "smallest and largest occluded share")
 
     def check(self) -> None:
         check_share("occlusion.ratio", self.ratio)
@@ -189,52 +209,61 @@ class Occlusion(Section):
 class Evaluation(Section):
     """How encoders are evaluated."""
 
-    every_epochs: int = setting(10, "1-NN accuracy while pretraining; 0: only at the end", low=0)
-    batch_size: int = setting(256, "sequences that are encoded at a time", low=1, free=True)
+    every_epochs: int = setting(
+        10, "epochs between 1-NN evaluations in pretraining; 0: only at the end", low=0
+    )
+    batch_size: int = setting(256, "sequences per batch, over all devices", low=1, free=True)
 
 
 @section
 class Checkpoint(Section):
     """When checkpoints are saved."""
 
-    every_epochs: int = setting(5, "epochs between two checkpoints", low=1, free=True)
-    keep: int = setting(2, "last checkpoints that are kept, besides the best", low=1, free=True)
+    every_epochs: int = setting(5, "epochs between checkpoints", low=1, free=True)
+    keep: int = setting(
+        2, "number of latest checkpoints to keep, besides the best", low=1, free=True
+    )
     on_failure: Literal["stop", "continue"] = setting(
-        "stop", "whether a full disk ends the run or only warns; several processes stop", free=True
+        "stop",
+        "on a full disk: stop, or warn and continue; several processes always stop",
+        free=True,
     )
 
 
 @section
 class Benchmark(Section):
-    """`python -m pcm3_jax.benchmark`, and what --dry_run assumes."""
+    """Settings of `python -m pcm3_jax.benchmark`, and assumptions of --dry_run."""
 
-    steps: int = setting(10, "steps that are timed", low=1, free=True)
+    steps: int = setting(10, "number of timed steps", low=1, free=True)
     torch_baseline: Literal["none", "frame_by_frame", "tuned", "all"] = setting(
-        "none", "PyTorch's versions of the step to compare with", free=True
+        "none", "PyTorch implementations of the step to compare with", free=True
     )
     link_gigabytes: float = setting(
-        50.0, "GB/s of a device's link, each way, to project many devices", low=TINY, free=True
+        50.0,
+        "GB/s of a device's link, each way, for projections to many devices",
+        low=TINY,
+        free=True,
     )
-    link_microseconds: float = setting(10.0, "µs of the link's latency", low=0, free=True)
+    link_microseconds: float = setting(10.0, "latency of the link in µs", low=0, free=True)
     memory_gigabytes: float = setting(
-        80.0, "GB of a device, where it does not tell, to estimate the largest batch", low=TINY,
+        80.0, "GB of memory to assume for a device that does not report it", low=TINY,
         free=True,
     )  # fmt: skip
 
 
 @section
 class Config(Section):
-    """A run's settings, but for those that only its task or method reads."""
+    """A run's settings, except those of a single task or method."""
 
-    task: str = setting("pretrain", "what to run")
-    seed: int = setting(0, "of everything that is drawn", low=0)
+    task: str = setting("pretrain", "task to run")
+    seed: int = setting(0, "seed of all random draws", low=0)
     encoder: str = setting(
-        "", "trained model to evaluate: workdir, checkpoint or exported file; empty is random"
+        "", "trained model to evaluate: workdir, checkpoint or exported file; empty: random weights"
     )
     mapping: Literal["pmap", "shard_map"] = setting(
         "pmap", "how one step is mapped over the devices", free=True
     )
-    log_every_steps: int = setting(50, "steps between two logged ones", low=1, free=True)
+    log_every_steps: int = setting(50, "steps between log entries", low=1, free=True)
     data: Data = part(Data)
     views: Views = part(Views)
     model: Model = part(Model)
@@ -253,7 +282,7 @@ class Config(Section):
             self.update_from_flattened_dict(settings)
 
     def of(self, kind: type[S]) -> S:
-        """The section of a task or method, by its class.
+        """The section of a given class.
 
         Raises:
           LookupError: the configuration has no such section.
@@ -278,7 +307,7 @@ class Config(Section):
         unknown = set(method.positives) - set(POSITIVES)
         require(
             not unknown,
-            f"config.method.positives has {sorted(unknown)}, but only {POSITIVES} exist.",
+            f"config.method.positives has {sorted(unknown)}, but can only have {POSITIVES}.",
         )
         require(
             len(set(method.positives)) == len(method.positives),
@@ -286,8 +315,8 @@ class Config(Section):
         )
         require(
             bool(method.positives) or method.masked_prediction,
-            "config.method.positives is empty and config.method.masked_prediction is False, which "
-            "leaves nothing to train.",
+            "config.method.positives is empty and config.method.masked_prediction is False, so "
+            "there is no loss to train with; set one of them.",
         )
         require(
             method.masked_prediction or "predict" not in method.positives,
@@ -296,12 +325,14 @@ class Config(Section):
 
 
 def pair(key: str, value: tuple) -> tuple:
-    """A setting of two numbers; raises a `UserError` for any other length."""
+    """Returns a setting that must be two numbers; raises a `UserError` for any other length."""
     require(len(value) == 2, f"config.{key} is {value}, but must be two numbers, (low, high).")
     return value
 
 
 def check_share(key: str, value: tuple) -> None:
-    """Raises a `UserError` unless a setting is a range of shares."""
+    """Raises a `UserError` unless a setting is a range (low, high) within (0, 1]."""
     low, high = pair(key, value)
-    require(0 < low <= high <= 1, f"config.{key} is {(low, high)}, but must rise within (0, 1].")
+    require(
+        0 < low <= high <= 1, f"config.{key} is {(low, high)}, but must satisfy 0 < low ≤ high ≤ 1."
+    )

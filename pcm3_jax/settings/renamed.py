@@ -1,9 +1,9 @@
-"""Names and values of settings in earlier versions, for old configurations to stay readable."""
+"""Settings renamed since earlier versions, so that old configurations stay readable."""
 
 from collections.abc import Container, Mapping
 from typing import Any
 
-# Keys of earlier versions → present keys.
+# Key in earlier versions → current key.
 KEYS = {
     "data.stream_threads": "data.read_threads",
     "model.rematerialise": "model.remat",
@@ -15,14 +15,14 @@ KEYS = {
     "table_cells": "tables.cells",
     "table_runs": "tables.runs",
 }
-# (last part of the key, value of earlier versions) → present value.
+# (last part of the key, value in earlier versions) → current value.
 VALUES = {("feed", "stream"): "disk", ("recurrence", "stepwise"): "causal"}
-# The method was a task of its own.
+# In earlier versions CMD was a task, not a method.
 METHOD_TASKS = {"cmd": {"task": "pretrain", "method.name": "cmd"}}
 
 
 def attribute(name: str, fields: Container[str]) -> str | None:
-    """The present name of a setting of a section with these fields; None if it is not renamed."""
+    """The current name of a setting in a section with these fields; None if it was not renamed."""
     for old, new in KEYS.items():
         if old.rpartition(".")[2] == name and (found := new.rpartition(".")[2]) in fields:
             return found
@@ -30,12 +30,12 @@ def attribute(name: str, fields: Container[str]) -> str | None:
 
 
 def value(name: str, given: Any) -> Any:
-    """The present name of a value."""
+    """The current form of a setting's value."""
     return VALUES.get((name, given), given) if isinstance(given, str) else given
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted keys, renamed to present keys and values."""
+    """Settings by dotted keys, with old keys and values replaced by the current ones."""
     found: dict[str, Any] = {}
     for key, given in settings.items():
         if key == "task" and isinstance(given, str) and given in METHOD_TASKS:
@@ -47,7 +47,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command_line(arguments: list[str]) -> list[str]:
-    """Overrides ``--config.KEY=VALUE`` renamed to present keys and values."""
+    """Arguments with old ``--config.KEY=VALUE`` overrides replaced by the current ones."""
     found = []
     for argument in arguments:
         head, dot, rest = argument.partition("config.")

@@ -7,7 +7,7 @@ A setting is one line with its type, default, meaning and range::
         epochs: int = setting(451, "passes over the training split", low=1)
         name: Literal["sgd", "adamw"] = setting("sgd", "optimizer")
 
-A subclass changes a default by ``epochs: int = 100``; range and meaning stay.
+A subclass overrides a default by ``epochs: int = 100`` and inherits range and meaning.
 """
 
 import copy
@@ -27,7 +27,7 @@ from flax.traverse_util import flatten_dict
 from pcm3_jax.errors import UserError
 from pcm3_jax.settings import renamed
 
-# Smallest positive value of settings that must not be zero.
+# Lower bound of settings that must be positive.
 TINY = 1e-12
 
 S = TypeVar("S", bound="Section")
@@ -48,16 +48,16 @@ def setting(
 
     Args:
       default: the paper's value.
-      meaning: what it does, for ``--help``.
-      low, high: smallest and largest value allowed, of a number.
-      free: whether a run may be continued with another value.
+      meaning: description in ``--help``.
+      low, high: smallest and largest allowed value of a number.
+      free: whether the value may change when a run is resumed.
     """
     metadata = {"meaning": meaning, "low": low, "high": high, "free": free}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def part(kind: type[S]) -> S:
-    """A section inside a section."""
+    """A nested section."""
     return dataclasses.field(default_factory=kind)
 
 
@@ -79,17 +79,17 @@ def section(cls: type[S]) -> type[S]:
                 {**field.metadata, "choices": typing.get_args(kind)}
             )
             kind = str
-        # The flags know plain types only.
+        # ml_collections' flags support plain types only.
         field.type = typing.get_origin(kind) or kind
     return made
 
 
 @dataclasses.dataclass
 class Section:
-    """Base of all sections: assignment by known names only, and conversion to and from JSON."""
+    """Base class of sections: rejects unknown names, and converts to and from JSON."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Accepts whole numbers for floats, lists for tuples and the names of older versions.
+        """Sets a setting; also accepts ints for floats, lists for tuples, and old names and values.
 
         Raises:
           AttributeError: there is no such setting.
@@ -108,7 +108,7 @@ class Section:
         object.__setattr__(self, name, renamed.value(name, value))
 
     def update(self, *sections: Mapping[str, Any], **settings: Any) -> None:
-        """Sets several settings; those of inner sections as mappings."""
+        """Sets several settings; nested sections are given as mappings."""
         for each in (*sections, settings):
             for name, value in each.items():
                 inner = getattr(self, name, None)
@@ -124,7 +124,7 @@ class Section:
             setattr(functools.reduce(getattr, path, self), name, value)
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, "Section", dataclasses.Field]]:
-        """Every setting inside: its dotted key, the section that holds it, and its field."""
+        """(dotted key, section, dataclass field) of every setting, including nested ones."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Section):
@@ -147,14 +147,14 @@ class Section:
 
     @classmethod
     def from_dict(cls, content: Any) -> Self:
-        """Settings read from JSON, also of older versions.
+        """Creates settings from parsed JSON, including that of earlier versions.
 
         Missing settings get their defaults; unknown ones are ignored.
 
         Raises:
-          UserError: the content is no configuration, or a value has the wrong type.
+          UserError: the content is not a configuration, or a value has the wrong type.
         """
-        require(isinstance(content, dict), "a configuration is a JSON object of sections.")
+        require(isinstance(content, dict), "a configuration must be a JSON object of sections.")
         made = cls()
         known = {key for key, _, _ in made.walk()}
         flat = renamed.flat(flatten_dict(content, sep="."))
@@ -177,7 +177,7 @@ class Section:
         return f"{metadata['meaning']}{f' ({allowed})' if allowed else ''}"
 
     def check_types(self) -> None:
-        """Raises a `UserError` for the first value of another type than its setting's."""
+        """Raises a `UserError` for the first value of the wrong type."""
         for key, holder, field in self.walk():
             value = getattr(holder, field.name)
             kind: Any = field.type

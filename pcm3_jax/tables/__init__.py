@@ -1,1 +1,1 @@
-"""The tables of the paper: what they need, running it, and showing it."""
+"""The tables of the paper: their definitions, their runs and their output files."""

@@ -1,4 +1,4 @@
-"""A table's figures beside the published ones: results.json, results.md and results.csv."""
+"""A table's files, with measured and published figures: results.json, results.md, results.csv."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def document(
     measured: dict[tuple[str, str], dict[str, Any]],
     folder: Path,
 ) -> dict[str, Any]:
-    """The content of results.json: rows in the paper's order, each of ours before the published.
+    """The content of results.json: measured rows, each before its published row.
 
     Args:
       number, scale, seeds: settings of the table.
-      spec: its definition.
-      columns: of the data sets that were measured.
-      measured: cells by (row, column).
-      folder: of the runs.
+      spec: the table's definition.
+      columns: columns of the measured data sets.
+      measured: measured cells by (row, column).
+      folder: folder of the runs.
     """
     theirs = published(number)
     ours = {row.name: row for row in spec.rows}
@@ -67,8 +67,8 @@ def _notes(scale: str, others: list[str]) -> list[str]:
     notes = ["Rows marked published are the paper's own figures; the others were measured here."]
     if others:
         notes.append(
-            f"Not on data sets of the paper's table: {', '.join(others)}. Compare the order of "
-            "the methods there with the published order, not the numbers."
+            f"These data sets are not in the paper's table: {', '.join(others)}. Compare the "
+            "order of the methods on them with the published order, not the numbers."
         )
     if scale != "paper":
         notes.append(
@@ -79,7 +79,7 @@ def _notes(scale: str, others: list[str]) -> list[str]:
 
 
 def write(document: dict[str, Any], workdir: Path) -> None:
-    """Writes the three files; an interruption leaves each as it was or complete."""
+    """Writes the three files, each atomically."""
     lines = grid(document)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)

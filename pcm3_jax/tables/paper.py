@@ -1,7 +1,8 @@
-"""The tables of the paper, as data: which encoders, evaluated how, and what was published.
+"""The tables of the paper as data: encoders, their evaluations, and the published figures.
 
-A row is a way to pretrain, a column a way to evaluate.  A data set is "NAME", or "A>B" where an
-encoder pretrained on A is evaluated on B.  Table 0, `comparison`, is not the paper's.
+A row is an encoder with its pretraining, a column an evaluation.  A data set is written "NAME", or
+"A>B" for an encoder pretrained on A and evaluated on B.  Table 0, `comparison`, is not in the
+paper.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ class Row:
     """An encoder.
 
     Attributes:
-      name: its name in the table and for `config.tables.cells`.
-      pretraining: settings of its pretraining; None is a random encoder.
+      name: name in the table and in `config.tables.cells`.
+      pretraining: settings of the pretraining; None for a random encoder.
       method: name of the pretraining method.
-      stream: that it sees; None is that of the configuration.
-      fused: streams that are pretrained, evaluated and fused, with settings for each; {} for one.
-      task: evaluates it instead of the columns' tasks, without an encoder.
-      metric: what it shows instead of the columns' metrics.
-      marks: the texts of its first columns, where the table has several in place of a name.
+      stream: the encoder's stream; None for the configuration's.
+      fused: {stream: settings} of the streams to pretrain, evaluate and fuse; {} for one stream.
+      task: task that replaces the columns' tasks and takes no encoder; None for the columns'.
+      metric: metric that replaces the columns' metrics; None for the columns'.
+      marks: texts of the row's leading columns, if these are several instead of the name.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A sum of terms; ``pretraining`` settings come on top of the row's."""
+    """A sum of terms; ``pretraining`` settings override the row's."""
 
     heading: str
     terms: tuple[Term, ...]
@@ -66,7 +67,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmarks:
-    """The data sets of a table's columns, by what is measured on them."""
+    """The data sets of a table's columns, by kind of evaluation."""
 
     actions: tuple[str, ...] = ()
     motion: tuple[str, ...] = ()
@@ -75,7 +76,7 @@ class Benchmarks:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table; ``marks`` are the headings of its rows' marks."""
+    """One table; ``marks`` are the headings of the columns that hold the rows' ``marks``."""
 
     title: str
     benchmarks: Benchmarks
@@ -102,7 +103,7 @@ LABELS = {
     EMBEDDED: "synthetic",
     "synthetic_skeletons/untrimmed": "synthetic videos",
 }
-# Part of the name of every data set of videos with several actions.
+# The names of all data sets of untrimmed videos contain this.
 UNTRIMMED = "untrimmed"
 
 
@@ -118,7 +119,7 @@ def label(data: str) -> str:
 def _accuracy(
     what: str, data: str, task: str = "linear_eval", metric: str = "top1", **settings: Any
 ) -> Column:
-    """Per cent of one evaluation; a setting is written ``section__name``."""
+    """A column with one evaluation in per cent; settings are written ``section__name``."""
     settings = {key.replace("__", "."): value for key, value in settings.items()}
     return Column(f"{what}{label(data)} (%)", (Term(data, task, metric, settings),))
 
@@ -141,7 +142,8 @@ def _retrieval(benchmarks: Benchmarks) -> list[Column]:
 
 def _occlusion(benchmarks: Benchmarks) -> list[Column]:
     columns = []
-    # On other data sets than the paper's, Δ is not comparable with the published column.
+    # On other data sets the heading of Δ names them, so that Δ does not share a column with the
+    # published Δ, which is not comparable.
     names = "".join(f", {label(data)}" for data in benchmarks.actions)
     over = "" if benchmarks.actions == NTU60 else names
     for kind in ("spatial", "temporal"):
@@ -181,7 +183,7 @@ def _motion(benchmarks: Benchmarks) -> list[Column]:
 
 
 def _synergy(benchmarks: Benchmarks) -> list[Column]:
-    """One column a task; the occluded one is spatial, as its 87.0 % are in Table 4."""
+    """One column per task.  Occlusion is spatial, since the published 87.0 % is also in Table 4."""
     actions = benchmarks.actions
     return [
         *(_accuracy("recognition, ", data) for data in actions),
@@ -193,7 +195,7 @@ def _synergy(benchmarks: Benchmarks) -> list[Column]:
 
 
 def _prompts(benchmarks: Benchmarks) -> list[Column]:
-    """Its detection is by video: 61.3 % are PCM³'s mAP_v in Table 5."""
+    """Detection is measured by mAP_v, since the published 61.3 % is PCM³'s mAP_v in Table 5."""
     return [*_linear(benchmarks), *_detection(benchmarks, ["video"])]
 
 
@@ -208,8 +210,8 @@ def _masking(benchmarks: Benchmarks) -> list[Column]:
 
 
 _NO_PROMPTS = {"method.domain_prompts": False, "method.task_prompts": False}
-# The authors' program trains these two streams without prompts, without the distillation and
-# with the contrast's gradient kept from the decoder.
+# The authors' program trains the bone and motion streams without prompts, without distillation and
+# without the gradient from the contrastive loss into the decoder.
 STREAM_SETTINGS = {
     "joint": NOTHING,
     "bone": (
@@ -224,7 +226,7 @@ STREAM_SETTINGS = {
 
 
 def _ablation(name: str, positives: Sequence[str], kl: bool = False, masked: bool = True) -> Row:
-    """A method without prompts; its marks are Table 8's."""
+    """A variant without prompts, with the marks of Table 8."""
     ordered = tuple(view for view in POSITIVES if view in positives)
     weight = NOTHING if kl else {"method.kl_weight": 0.0}
     marks = (*(view in positives for view in ("intra", "inter", "mask", "predict")), kl)
@@ -307,9 +309,9 @@ TABLES = {
         ),
         _synergy,
     ),
-    # Masked prediction stays on in all rows, which makes the second one Table 7's multi-task: both
-    # have 87.5 %.  Ticks as the text of §4.4.2 counts them: the masked views add 1.1 and the
-    # predicted views 1.5 to the third row.
+    # Masked prediction is on in all rows, so the second row is "multi-task" of Table 7: both have
+    # 87.5 %.  The ticks follow the text of §4.4.2: masked views add 1.1 points to the third row and
+    # predicted views 1.5.
     8: Table(
         "Positive samples and distillation, without prompts",
         Benchmarks(actions=(NTU60_XVIEW,)),
@@ -324,8 +326,8 @@ TABLES = {
         _linear,
         marks=("s_intra", "s_inter", "s_mask", "s_predict", "L_KL"),
     ),
-    # The published prompts lie before BatchNorm, which cancels all but one; the last two rows
-    # have them where they matter.
+    # The published prompts are added before BatchNorm, which cancels all but one; the last two rows
+    # add them after it.
     9: Table(
         "Prompts",
         Benchmarks(actions=(NTU60_XVIEW,), detection=(PKU_VIDEOS,)),
@@ -353,12 +355,12 @@ TABLES = {
 
 
 def comparison(data: str, method: str, streams: Sequence[str]) -> Table:
-    """Table 0: encoders of one data set beside its raw coordinates.
+    """Table 0: encoders of one data set compared with its raw coordinates.
 
     Args:
       data: name of the data set.
-      method: that pretrains the encoders.
-      streams: of the encoders; several are also fused.
+      method: name of the pretraining method.
+      streams: streams of the encoders; if there are several, they are also fused.
     """
 
     def row(encoder: str, shown: str, **settings: Any) -> Row:
@@ -384,7 +386,7 @@ def comparison(data: str, method: str, streams: Sequence[str]) -> Table:
 
 @functools.cache
 def published(number: int) -> dict[str, dict[str, float]]:
-    """What the paper's table says: row → heading of the paper's column → value.
+    """The paper's figures: {row: {heading of the column: value}}.
 
     The file lists a row's values in the order of the table's columns on the paper's data sets.
     """
@@ -407,9 +409,9 @@ def benchmarks(table: Table, names: Sequence[str], scale: str) -> Benchmarks:
     """The data sets to measure a table on.
 
     Args:
-      table: what kinds it needs.
-      names: data sets that the user chose; kinds that none of them has keep the scale's.
-      scale: "paper" for the paper's benchmarks, "small" for the embedded data.
+      table: the table.
+      names: the user's data sets; a kind of evaluation without one uses the scale's data set.
+      scale: "paper" for the paper's benchmarks, "small" for the generated data.
     """
     chosen = table.benchmarks
     pretrained = NTU60_XSUB
@@ -421,7 +423,7 @@ def benchmarks(table: Table, names: Sequence[str], scale: str) -> Benchmarks:
     if actions:
         chosen = dataclasses.replace(chosen, actions=actions, motion=actions)
     if videos:
-        # Detection evaluates an encoder that was pretrained on recordings of single actions.
+        # The encoder of a detector is pretrained on recordings of single actions.
         pretrained = (*actions, pretrained)[0].partition(">")[0]
         videos = tuple(name if ">" in name else f"{pretrained}>{name}" for name in videos)
         chosen = dataclasses.replace(chosen, detection=videos)

@@ -1,8 +1,8 @@
-"""Task "table": plans and runs what the cells of a table need, as `paper` defines it.
+"""Task "table": plans and makes the runs of a table's cells, which `paper` defines.
 
-All runs are in one folder, which tables can share.  A run is recognised by a fingerprint of its
-settings, whatever its folder's name: runs that several cells or tables need are made once, and
-finished ones are not made again.
+All runs are in one folder, which tables can share.  A run is identified by a fingerprint of its
+settings, not by its folder's name: cells and tables that need the same run share it, and finished
+runs are reused.
 """
 
 from __future__ import annotations
@@ -36,26 +36,28 @@ from pcm3_jax.tasks.task import Results, Task, run_task
 from pcm3_jax.train.cost import step_seconds
 from pcm3_jax.train.workdir import CONFIG_FILE, RESULTS_FILE, free_keys, read_config
 
-# Between two looks for the results of a run that another process is making.
+# Polling interval for the results of a run that another process is making.
 _WAITING_SECONDS = 30
 
 
 @section
 class Tables(Section):
-    """What the task "table" makes."""
+    """Settings of the task "table"."""
 
     number: int = setting(
         1, "table of the paper; 0 compares encoders of config.data.name", low=0, high=10
     )
     scale: Literal["paper", "small"] = setting(
-        "paper", "small: small networks on the embedded data (tables/scale.py)"
+        "paper", "small: small networks on the generated data (tables/scale.py)"
     )
-    seeds: tuple[int, ...] = setting((0,), "in place of config.seed", free=True)
-    data: tuple[str, ...] = setting((), 'data sets in place of the paper\'s; "A>B" pretrains on A')
+    seeds: tuple[int, ...] = setting((0,), "seeds of the runs; they replace config.seed", free=True)
+    data: tuple[str, ...] = setting((), 'data sets that replace the paper\'s; "A>B" pretrains on A')
     streams: tuple[str, ...] = setting(
-        (), "that table 0 pretrains and fuses; () is config.views.stream", free=True
+        (), "streams that table 0 pretrains and fuses; () is config.views.stream", free=True
     )
-    cells: str = setting("", "regular expression: run only ROW/COLUMN where it matches", free=True)
+    cells: str = setting(
+        "", "regular expression: run only cells whose ROW/COLUMN matches", free=True
+    )
     runs: str = setting("", 'folder of the runs; "" is "runs" in the workdir', free=True)
 
     def check(self) -> None:
@@ -63,8 +65,8 @@ class Tables(Section):
         require(
             0 < len(seeds) == len(set(seeds))
             and all(type(seed) is int and seed >= 0 for seed in seeds),
-            f"config.tables.seeds is {seeds}, but must be one or more whole numbers from 0, all "
-            "different.",
+            f"config.tables.seeds is {seeds}, but must be one or more different whole numbers, 0 "
+            "or larger.",
         )
         data = self.data
         require(
@@ -81,13 +83,14 @@ class Tables(Section):
             re.compile(self.cells)
         except re.error as error:
             raise UserError(
-                f"config.tables.cells is {self.cells!r}, which is no regular expression: {error}."
+                f"config.tables.cells is {self.cells!r}, which is not a regular expression: "
+                f"{error}."
             ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run of a task, and the runs whose results it needs."""
+    """One run of a task, and the runs that it depends on."""
 
     task: Task
     config: Config
@@ -96,7 +99,7 @@ class Run:
     needs: tuple[Run, ...] = ()
 
     def chain(self) -> Iterator[Run]:
-        """All runs that it needs, each after what it needs itself, and last this one."""
+        """All runs that it depends on, dependencies first, and then this run."""
         for need in self.needs:
             yield from need.chain()
         yield self
@@ -107,12 +110,12 @@ class Run:
 
 
 class Plan:
-    """Makes the runs of cells.
+    """Plans the runs of cells.
 
     Args:
-      base: the settings that all runs start from.
-      folder: of all runs.
-      tasks: by name.
+      base: settings that all runs start from.
+      folder: folder of all runs.
+      tasks: tasks by name.
     """
 
     def __init__(self, base: Config, folder: Path, tasks: Mapping[str, Task]) -> None:
@@ -122,7 +125,7 @@ class Plan:
     def run(
         self, settings: Mapping[str, Any], encoder: Run | None = None, parts: Sequence[Run] = ()
     ) -> Run:
-        """A run with these settings, on the encoder of another run or on the results of several.
+        """A run with these settings that uses the encoder of a run, or the results of ``parts``.
 
         Raises:
           UserError: the settings cannot work.
@@ -144,15 +147,15 @@ class Plan:
         folder = self._folder / name
         if fingerprint in self._known:
             folder, known = self._known[fingerprint]
-            # Only with its own settings can an unfinished run continue; they may differ in sections
-            # that its task does not read.
+            # An unfinished run resumes only with its own settings, which may differ from ours in
+            # sections that its task does not read.
             free = free_keys(config)
             known.update_from_flattened_dict({k: v for k, v in config.flat().items() if k in free})
             config = known
         return Run(task, config, folder, fingerprint, needs)
 
     def measures(self, row: Row, term: Term) -> bool:
-        """Whether a row has a value of a term."""
+        """Whether a term can be measured for a row."""
         task = self._task(row, term)
         metric = (row.metric or term.metric).partition("@")[0]
         if not row.task and not self._tasks[term.task].takes_encoder:
@@ -201,7 +204,7 @@ class Plan:
         return self.run({**evaluation, "views.stream": stream, **term.settings}, encoder)
 
     def _reset_unread(self, config: Config) -> None:
-        """Gives the sections that a configuration's task does not read their defaults."""
+        """Resets the sections that the configuration's task does not read to their defaults."""
         task, default = self._tasks[config.task], type(config)()
         read = {*task.settings, *(method_of(config).settings if task.pretrains else ())}
         owned = {name for owner in self._tasks.values() for name in owner.settings}
@@ -212,7 +215,7 @@ class Plan:
             setattr(config, name, getattr(default, name))
 
     def _known_runs(self) -> dict[str, tuple[Path, Config]]:
-        """Existing runs, those of older versions included: folder and settings by fingerprint."""
+        """{fingerprint: (folder, settings)} of existing runs, including those of older versions."""
         known: dict[str, Config] = {}
         for path in self._folder.glob(f"*/{CONFIG_FILE}"):
             try:
@@ -228,23 +231,23 @@ class Plan:
                 return name
             config = known[name].copy()
             fused = config.of(Fused)
-            # By name alone, since the folder of all runs may have been moved.
+            # By the name of its folder, not the path, since the folder of all runs may have moved.
             needs = [fingerprint(Path(run).name) for run in (config.encoder, *fused.runs) if run]
             config.encoder, fused.runs = "", ()
             self._reset_unread(config)
             return _fingerprint(config, needs)
 
-        # Of several with the same settings, one that has finished.
+        # Finished runs last: among runs with the same settings they take precedence.
         order = sorted(known, key=lambda name: (self._folder / name / RESULTS_FILE).exists())
         return {fingerprint(name): (self._folder / name, known[name]) for name in order}
 
 
-# By (row, column): for every seed, each term with the run that measures it.
+# {(row, column): for every seed, the cell's terms, each with the run that measures it}.
 Cells = dict[tuple[str, str], list[list[tuple[Term, Run]]]]
 
 
 class Runner:
-    """Makes the runs that have no results yet, and remembers which failed and why."""
+    """Executes runs that have no results yet, and records why runs failed."""
 
     def __init__(self, cells: Cells) -> None:
         runs = [run for seeds in cells.values() for terms in seeds for _, run in terms]
@@ -255,20 +258,20 @@ class Runner:
             if part.finished
         }
         self._reasons: dict[Path, str] = {}
-        # All processes of this run have to agree on what has finished.
+        # All processes must have read the same results before any of them starts a run.
         wait_for_all("tables")
 
     def finished(self, run: Run) -> bool:
         return run.folder in self._results
 
     def results(self, run: Run) -> Results:
-        """The results of a run, after it and what it needs have run.
+        """The results of a run; executes it and its dependencies if necessary.
 
         Raises:
           UserError: one of them cannot run.
         """
         if not self.finished(run):
-            # Missing data should end this before anything long starts.
+            # Check for missing data before anything long starts.
             for part in run.chain():
                 if not self.finished(part):
                     recordings.find(part.config.data.name, part.config.data.dir)
@@ -305,7 +308,7 @@ def _read_results(folder: Path) -> Results:
 
 
 class TableTask(Task):
-    """One table: makes all runs that it needs, and shows them beside the published figures."""
+    """One table: makes all its runs, and writes their figures beside the published ones."""
 
     name = "table"
     settings = {"tables": Tables}
@@ -315,7 +318,7 @@ class TableTask(Task):
     shares_workdir = True
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
-        """``tasks`` are those of the table's runs, by name."""
+        """``tasks``: tasks of the table's runs, by name."""
         self._tasks = tasks
 
     def run(self, config: Config, workdir: Path) -> Results:
@@ -331,8 +334,8 @@ class TableTask(Task):
         measured: dict[tuple[str, str], dict[str, Any]] = {}
 
         def turn(cell: tuple[str, str]) -> tuple[bool, bool]:
-            # Finished cells first, so that the files never show less than before; cells that were
-            # not chosen last, since runs that they share with others may have finished by then.
+            # Finished cells come first, so that the files written after each cell contain them.
+            # Cells that are not chosen come last, after the runs that they share with chosen cells.
             return not _finished(cells[cell], runner), cell not in chosen
 
         for cell in sorted(cells, key=turn):
@@ -349,7 +352,7 @@ class TableTask(Task):
         return document
 
     def printed(self, workdir: Path, results: Results) -> Results:
-        # The whole table would be a very long line.
+        # Only the path of the table, since its content would be a very long line.
         return {
             "task": self.name,
             "table": results["table"],
@@ -357,7 +360,7 @@ class TableTask(Task):
         }
 
     def planned_runs(self, config: Config, workdir: Path) -> list[Run]:
-        """Every run that the chosen cells need, once, in an order in which they can run.
+        """Every run of the chosen cells, once, dependencies first.
 
         Raises:
           UserError: the settings cannot work, or choose no cell.
@@ -413,7 +416,7 @@ class TableTask(Task):
         cells = {
             (row.name, column.heading): [
                 [(term, plan.evaluation(row, column, term, seed)) for term in column.terms]
-                # A row without an encoder has nothing that a seed would change.
+                # A row without an encoder does not depend on the seed.
                 for seed in ((config.seed,) if row.task else settings.seeds)
             ]
             for row, column in itertools.product(spec.rows, columns)
@@ -429,12 +432,12 @@ class TableTask(Task):
 
 
 def runs_folder(config: Config, workdir: Path) -> Path:
-    """Where the runs of a table are."""
+    """The folder of a table's runs."""
     return Path(config.of(Tables).runs or workdir / "runs").expanduser().absolute()
 
 
 def _pretraining_time(configs: Sequence[Config], devices: Devices) -> str:
-    """The time that pretraining takes, at the rate at which a step of the first run computes."""
+    """The time of pretraining, extrapolated from the FLOP/s of a step of the first run."""
     first, flops_of = configs[0], [method_of(config).step_flops(config) for config in configs]
     rate = flops_of[0] * first.optimizer.batch_size / step_seconds(first, devices)
     flops = sum(
@@ -445,7 +448,7 @@ def _pretraining_time(configs: Sequence[Config], devices: Devices) -> str:
     )
     return (
         f"{duration(flops / rate)} for pretraining ({len(configs)} of these runs): "
-        f"{_arithmetic(flops)} at {rate / 1e9:.3g} GFLOP/s; evaluations come on top"
+        f"{_arithmetic(flops)} at {rate / 1e9:.3g} GFLOP/s; evaluations not included"
     )
 
 
@@ -477,11 +480,11 @@ def _finished(seeds: list[list[tuple[Term, Run]]], runner: Runner) -> bool:
 def _measure(
     seeds: list[list[tuple[Term, Run]]], metric: str | None, runner: Runner, may_run: bool
 ) -> dict[str, Any]:
-    """A cell's value of every seed, their statistics, and why there are not more of them."""
+    """A cell's value for every seed, their statistics, and the reasons for missing values."""
     values, folders, needs, reasons = [], [], [], []
     for terms in seeds:
         if not may_run and not _finished([terms], runner):
-            reasons.append("config.tables.cells does not name it.")
+            reasons.append("config.tables.cells does not match it.")
             continue
         try:
             values.append(

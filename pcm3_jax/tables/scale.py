@@ -1,11 +1,11 @@
-"""Settings for small networks: every table of the paper takes an hour on two CPU cores."""
+"""Settings for small networks: all tables of the paper take about an hour on two CPU cores."""
 
 from __future__ import annotations
 
 from pcm3_jax.settings import Config
 
-# Half the frames and a fraction of the paper's width.  A short run needs a key encoder that follows
-# faster, a fresher queue, and an optimizer that takes fewer steps than SGD.
+# Half the frames and a fraction of the paper's width.  A short run needs a lower key momentum, a
+# shorter queue, and an optimizer that converges in fewer steps than SGD.
 SMALL = {
     "views.frames": 32,
     "views.min_crop_frames": 32,
@@ -19,8 +19,9 @@ SMALL = {
     "method.key_momentum": 0.99,
     "method.queue_size": 1024,
     "cmd.neighbours": 512,
-    # In one-person actions the second person's coordinates are constant: BatchNorm would amplify
-    # the offset that prompts before it leave there, once evaluation drops the prompts.
+    # In one-person actions the second person's coordinates are constant.  With prompts before
+    # BatchNorm, evaluation, which adds no prompts, would output large values for these coordinates
+    # ("Prompts" in docs/differences.md).
     "method.prompt_placement": "after_norm",
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 1e-3,

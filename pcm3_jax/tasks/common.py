@@ -1,7 +1,6 @@
-"""What every evaluation starts from: the splits of a data set, an encoder, and its features.
+"""Code shared by the evaluations: reading data splits, loading the encoder, computing features.
 
-Recordings and their labels are those of `pcm3_jax.data.recordings`; S counts the sequences of a
-split and F the features of one.
+In shapes, S is the number of sequences of a split and F the number of features of a sequence.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from pcm3_jax.runtime.parallel import AXIS, Devices
 from pcm3_jax.settings import Config
 from pcm3_jax.tasks.task import Cost, Task
 
-# What an evaluation must share with the training of the encoder that it takes.
+# Settings that must be equal in an evaluation and in the training of its encoder.
 _ENCODER_KEYS = (
     "model.hidden",
     "model.layers",
@@ -51,15 +50,15 @@ def read_splits(
     """The training and the test split that a configuration names.
 
     Raises:
-      UserError: they are not there or not as the task needs them; an action to be tested has no
-        example to learn from.
+      UserError: a split is missing or of the wrong kind for the task, or the training split has no
+        example of a class of the test split.
     """
     data = config.data
     read = functools.partial(
         recordings.read,
         data.name,
         data.dir,
-        # Whole videos are never cut.
+        # Whole videos are not truncated.
         max_frames=_WHOLE if untrimmed else data.max_frames,
         devices=devices,
         resident=untrimmed or data.feed == "resident",
@@ -70,14 +69,14 @@ def read_splits(
     if unknown:
         names = ", ".join(train_split.classes[label] for label in sorted(unknown))
         raise UserError(
-            f"{test_split.split} has actions of which {train_split.split} has no example: {names}; "
+            f"{test_split.split} has actions with no example in {train_split.split}: {names}; "
             "use splits with the same classes."
         )
     return train_split, test_split
 
 
 def _labels(split: Recordings) -> set[int]:
-    """Of recordings, or of the actions in whole videos."""
+    """The labels of recordings, or of the actions in whole videos."""
     of_actions = [actions[:, 0] for actions in split.actions]
     return set(np.concatenate([split.label, *of_actions]).tolist())
 
@@ -88,10 +87,10 @@ def encoder_embedding(model: PCM3) -> Embedding:
 
 
 class Embedder:
-    """Features (S, F) of a split's sequences under the central or random crops."""
+    """Computes features (S, F) of a split's sequences, from their central or random crops."""
 
     def __init__(self, embedding: Embedding, devices: Devices, config: Config) -> None:
-        """Takes the crops, the occlusion, the batch size and the seed of a configuration.
+        """Uses the crops, occlusion, batch size and seed of the configuration.
 
         Raises:
           UserError: ``config.eval.batch_size`` does not divide over the devices.
@@ -109,10 +108,10 @@ class Embedder:
         return self._embed(variables, draw, recordings, central=False)
 
     def seconds(self, variables: Any, recordings: Recordings) -> float:
-        """The time to encode one sequence, from that of one batch."""
+        """Seconds to encode one sequence, measured on one batch."""
         rows = min(self._config.eval.batch_size, len(recordings))
         batch = dataclasses.replace(recordings, length=recordings.length[:rows])
-        # The first time compiles.
+        # The first call compiles.
         for _ in range(2):
             start = time.perf_counter()
             self.central(variables, batch)
@@ -149,10 +148,10 @@ class Embedder:
 
 
 def encoder(config: Config, devices: Devices) -> tuple[Embedder, Any]:
-    """The encoder to evaluate, that of ``config.encoder`` or a random one, and its variables.
+    """The encoder to evaluate and its variables: from ``config.encoder``, or random.
 
     Raises:
-      UserError: as `Embedder` and `encoder_variables`.
+      UserError: as in `Embedder` and `encoder_variables`.
     """
     embedding = encoder_embedding(build_model(config))
     return Embedder(embedding, devices, config), encoder_variables(config)
@@ -161,10 +160,10 @@ def encoder(config: Config, devices: Devices) -> tuple[Embedder, Any]:
 def encoder_variables(config: Config) -> dict[str, Any]:
     """{"params": {"encoder": …}, "batch_stats": {"encoder": …}} of the encoder to evaluate.
 
-    Of a run that trains an encoder of every stream it is the one of ``config.views.stream``.
+    If the run trained an encoder for each stream, this is the one of ``config.views.stream``.
 
     Raises:
-      UserError: ``config.encoder`` names no trained model, or one with another encoder.
+      UserError: ``config.encoder`` is no trained model, or its encoder has other settings.
     """
     if not config.encoder:
         return random_encoder(config)
@@ -182,7 +181,7 @@ def encoder_variables(config: Config) -> dict[str, Any]:
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows of scores (S, classes) whose k largest include the label (S,); in [0, 1]."""
+    """Top-k accuracy in [0, 1] of scores (S, classes) for labels (S,)."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return float((best == labels[:, None]).any(1).mean())
 
@@ -191,23 +190,23 @@ class EncoderTask(Task):
     """A task that evaluates an encoder on the splits of a data set.
 
     Attributes:
-      untrimmed: whether the data set holds whole videos with their actions.
+      untrimmed: whether the task needs whole videos with annotated actions.
     """
 
     untrimmed: ClassVar[bool] = False
 
     def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:
-        """What the task takes."""
+        """Estimated cost of the task."""
         raise NotImplementedError
 
     def devices(self, config: Config) -> Devices:
-        """What the task runs on; raises UserError where its batches do not divide over them."""
+        """The devices; raises UserError if a batch size is not a multiple of their number."""
         devices = Devices(config.mapping)
         devices.check_divides("eval.batch_size", config.eval.batch_size)
         return devices
 
     def read(self, config: Config, devices: Devices) -> tuple[Recordings, Recordings]:
-        """The training and the test split; raises UserError as `read_splits`."""
+        """The training and the test split; raises UserError like `read_splits`."""
         return read_splits(config, devices, untrimmed=self.untrimmed)
 
     def compared(self, config: Config) -> tuple[str, str] | None:
@@ -227,7 +226,7 @@ class EncoderTask(Task):
         yield (
             "encoder",
             f"{config.encoder or 'random'}, {count(size)} parameters, "
-            f"{encoder_flops(config) / 1e9:.3g} GFLOP a sequence",
+            f"{encoder_flops(config) / 1e9:.3g} GFLOP per sequence",
         )
         cost = self.cost(config, train_split, test_split)
         if cost.training:
@@ -250,12 +249,12 @@ def describe_splits(train_split: Recordings, test_split: Recordings) -> str:
 
 
 def count(number: int) -> str:
-    """A number of parameters, in thousands or millions."""
+    """Formats a number of parameters in thousands or millions."""
     return f"{number / 1e6:.3g} M" if number >= 1e6 else f"{number / 1e3:.3g} k"
 
 
 def duration(seconds: float) -> str:
-    """A time in the largest unit of which it has two."""
+    """Formats a time in the largest unit that gives at least 2."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

@@ -1,6 +1,6 @@
-"""Task "baseline": coordinates alone, whole sequences resampled to a few frames.
+"""Task "baseline": classifies raw coordinates of whole sequences resampled to a few frames.
 
-A row of the tables that this project adds; the paper has none.
+This project adds it to the tables; the paper has no such row.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pcm3_jax.tasks.task import Metric, Results, Task
 
 @section
 class Baseline(Section):
-    """Coordinates alone, for comparison."""
+    """Classification from raw coordinates, for comparison."""
 
     frames: int = setting(16, "frames that sequences are resampled to", low=2)
-    ridge_penalty: float = setting(1.0, "weight of the squared coefficients", low=TINY)
+    ridge_penalty: float = setting(1.0, "L2 penalty of the ridge regression", low=TINY)
 
 
 class Coordinates(Task):
@@ -61,23 +61,23 @@ class Coordinates(Task):
 
 
 def raw_embedding(_: Any, poses: jax.Array) -> jax.Array:
-    """The coordinates themselves, in metres: poses (N, T, M, V, C) to features (N, T * 150)."""
+    """Flattens poses (N, T, M, V, C), in metres, to features (N, T * 150)."""
     return poses.reshape(poses.shape[0], -1)
 
 
 def ridge_scores(
     features: np.ndarray, labels: np.ndarray, queries: np.ndarray, classes: int, penalty: float
 ) -> np.ndarray:
-    """Scores (Q, classes) of one-against-all ridge regression with an unpenalised offset.
+    """Scores (Q, classes) of one-vs-rest ridge regression with an unpenalised intercept.
 
     Args:
       features: (S, F) training features.
       labels: (S,).
       queries: (Q, F).
       classes: number of classes.
-      penalty: weight of the squared coefficients, above 0.
+      penalty: L2 penalty on the coefficients, above 0.
     """
-    # In double precision: the normal equations square the features' condition number.
+    # Float64, because the normal equations square the condition number of the features.
     mean = features.mean(0, dtype=np.float64)
     centred = features - mean
     targets = np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)

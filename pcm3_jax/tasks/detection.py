@@ -1,7 +1,7 @@
-"""Task "detection" (Table 5): actions in untrimmed videos.
+"""Task "detection" (Table 5): detects actions in untrimmed videos.
 
 Each frame is classified from a window of frames around it; smoothed probabilities become segments.
-Class 0 is the background, so that classes are 1-based actions.
+Class 0 is the background, class k + 1 the action with label k.
 """
 
 from __future__ import annotations
@@ -45,11 +45,15 @@ class DetectionSettings(Training):
     decay_epochs: tuple[int, ...] = (50,)
     nesterov: bool = True
     frames: int = setting(16, "frames of the window that classifies a frame", low=1)
-    stride: int = setting(4, "frames from one of them to the next", low=1)
-    train_every: int = setting(1, "every so many-th frame trains in an epoch", low=1)
+    stride: int = setting(4, "step between the frames of a window", low=1)
+    train_every: int = setting(1, "an epoch trains on every train_every-th frame", low=1)
     smoothing: int = setting(10, "radius of the mean filter over time, in frames", low=0)
-    threshold: float = setting(0.4, "probability of any action in a segment", low=0, high=1)
-    overlaps: tuple[float, ...] = setting((0.1, 0.3, 0.5), "temporal IoU of a correct segment")
+    threshold: float = setting(
+        0.4, "minimum of 1 - P(background) in every frame of a segment", low=0, high=1
+    )
+    overlaps: tuple[float, ...] = setting(
+        (0.1, 0.3, 0.5), "minimum temporal IoU of a correct segment"
+    )
 
 
 class Detection(SupervisedTask):
@@ -106,11 +110,11 @@ class Detection(SupervisedTask):
 def detection_metrics(
     probabilities: np.ndarray, videos: Recordings, settings: DetectionSettings
 ) -> dict[str, float]:
-    """Accuracy of frames, and mAP of segments at every overlap of the settings, in [0, 1].
+    """Frame accuracy, and mAP of segments at every IoU threshold of the settings, in [0, 1].
 
     Args:
-      probabilities: (F, 1 + classes) of every frame of all videos, one after the other.
-      videos: of F frames together, with their actions.
+      probabilities: (F, 1 + classes), the frames of all videos concatenated.
+      videos: the videos with their actions, F frames in total.
       settings: the ``detection`` section of the configuration.
     """
     parts = np.split(probabilities, np.cumsum(videos.length)[:-1])
@@ -124,19 +128,19 @@ def detection_metrics(
 
 
 def window_indices(num_frames: int, frames: int = 16, stride: int = 4) -> np.ndarray:
-    """Frames (T, frames), int32, that a frame is classified by: every ``stride``-th around it.
+    """Indices (T, frames), int32, of the window that classifies each frame of a video.
 
-    A window spans ``frames * stride`` frames, half of them before frame t, and is shifted
-    inwards at the ends of the video.
+    A window takes every ``stride``-th of ``frames * stride`` frames, half of them before frame t,
+    and is shifted inwards at the ends of the video.
 
     Raises:
-      UserError: if the video is shorter than a window.
+      UserError: the video is shorter than a window.
     """
     span = frames * stride
     if num_frames < span:
         raise UserError(
             f"a video of {num_frames} frames is shorter than a detection window of {span} frames; "
-            "leave it out, or take fewer frames or a smaller stride"
+            "leave the video out, or reduce detection.frames or detection.stride"
         )
     start = (np.arange(num_frames) - span // 2).clip(0, num_frames - span)
     return (start[:, None] + stride * np.arange(frames)).astype(np.int32)
@@ -146,8 +150,8 @@ def smooth(probabilities: np.ndarray, radius: int = 10) -> np.ndarray:
     """Mean filter over time: (T, C) to (T, C), float64.
 
     Frame t becomes the mean of the frames [max(t - radius, 0), min(t + radius, T - 1)).  The
-    upper end is exclusive, as in the authors' program, so the very last frame is in no window.
-    Where that leaves nothing (a single frame, or radius 0), a frame keeps its own value.
+    upper end is exclusive, as in the authors' program, so the last frame is never averaged.
+    If the range is empty (a single frame, or radius 0), a frame keeps its own value.
     """
     t = np.arange(len(probabilities))
     start = np.maximum(t - radius, 0)
@@ -157,15 +161,15 @@ def smooth(probabilities: np.ndarray, radius: int = 10) -> np.ndarray:
 
 
 def segments(probabilities: np.ndarray, threshold: float = 0.4) -> np.ndarray:
-    """Segments (S, 4) of a video, in the order of time: class, start, stop, score.
+    """Segments (S, 4) of a video in temporal order: class, start, stop, score.
 
-    A segment is a run of frames in which some action is likely enough, 1 - P(background) >=
-    ``threshold``.  Its class is the action of the largest mean probability (the first of
-    equals), never the background, and its score is that mean.
+    A segment is a maximal run of frames with 1 - P(background) >= ``threshold``.  Its class is the
+    action with the largest mean probability (the first in a tie), never the background, and its
+    score is that mean.
 
     Args:
-      probabilities: (T, C), class 0 is the background; usually those of `smooth`.
-      threshold: on the probability of any action.
+      probabilities: (T, C), class 0 is the background; usually the output of `smooth`.
+      threshold: minimum of 1 - P(background).
 
     Returns:
       float64 rows: class (1-based), first frame, one past the last frame, score.
@@ -180,7 +184,7 @@ def segments(probabilities: np.ndarray, threshold: float = 0.4) -> np.ndarray:
 
 
 def _running_total(values: np.ndarray) -> np.ndarray:
-    """(T + 1, C) sums of the first 0 ... T rows, in double precision."""
+    """Cumulative sums (T + 1, C), starting with zeros, in float64."""
     return np.cumsum(np.pad(values.astype(np.float64), ((1, 0), (0, 0))), axis=0)
 
 
@@ -200,9 +204,9 @@ def frame_classes(length: int, actions: np.ndarray) -> np.ndarray:
 def detection_samples(
     videos: Recordings, frames: int, stride: int, every: int = 1, offset: int = 0
 ) -> Samples:
-    """The window around every ``every``-th frame of each video, from ``offset`` on, and its class.
+    """Windows around frames ``offset``, ``offset + every``, … of each video, and their classes.
 
-    Each video gives as many samples for any offset below ``every``.
+    The number of samples of a video is the same for every offset below ``every``.
 
     Raises:
       UserError: a video is shorter than a window.

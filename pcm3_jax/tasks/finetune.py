@@ -39,8 +39,8 @@ class FinetuneSettings(Training):
     batch_size: int = 64
     learning_rate: float = 0.01
     decay_epochs: tuple[int, ...] = (50, 70)
-    fraction: float = setting(0.01, "share of the training split with labels", low=TINY, high=1)
-    draws: int = setting(5, "shares that are drawn, each trained on by itself", low=1)
+    fraction: float = setting(0.01, "labelled share of the training split", low=TINY, high=1)
+    draws: int = setting(5, "number of random subsets; one training each", low=1)
 
 
 class Finetune(SupervisedTask):
@@ -67,7 +67,7 @@ class Finetune(SupervisedTask):
         def scores(
             variables: Any, frames: jax.Array, clips: Clips, position: jax.Array
         ) -> jax.Array:
-            # Without occlusion this view draws nothing.
+            # Without occlusion this view is deterministic.
             poses = views(jax.random.key(config.seed), frames, clips, position, central=True)
             return model.apply(variables, poses, train=False)  # type: ignore[return-value]
 

@@ -17,8 +17,8 @@ from pcm3_jax.tasks.task import Metric, Results, Task
 class Fused(Section):
     """Fusion of streams."""
 
-    runs: tuple[str, ...] = setting((), "workdirs of linear evaluations")
-    weights: tuple[float, ...] = setting((1.0, 1.0, 1.0), "of their class probabilities")
+    runs: tuple[str, ...] = setting((), "workdirs of the linear evaluations to fuse")
+    weights: tuple[float, ...] = setting((1.0, 1.0, 1.0), "weights of their class probabilities")
 
 
 class Fusion(Task):
@@ -34,7 +34,7 @@ class Fusion(Task):
     takes_encoder = False
 
     def run(self, config: Config, workdir: Path) -> Results:
-        """Raises UserError where `fused_scores` does, or other sequences were tested."""
+        """Raises UserError like `fused_scores`, or if the runs tested different sequences."""
         paths, found = fused_scores(config), []
         for path in paths:
             with np.load(path) as file:
@@ -43,7 +43,7 @@ class Fusion(Task):
                 np.array_equal(found[-1]["name"], found[0]["name"]),
                 f"{paths[0].parent} and {path.parent} were not tested on the same sequences.",
             )
-        # As probabilities, since the scales of scores differ between encoders.
+        # Sum probabilities, not scores, whose scale differs between encoders.
         probabilities = [
             weight * np.asarray(jax.nn.softmax(run["scores"]))
             for weight, run in zip(config.of(Fused).weights, found, strict=True)
@@ -62,7 +62,7 @@ def fused_scores(config: Config) -> list[Path]:
     """The files of scores that a fusion needs.
 
     Raises:
-      UserError: one is missing, or the weights are not as many.
+      UserError: a file is missing, or the number of weights differs from the number of runs.
     """
     runs, weights = config.of(Fused).runs, config.of(Fused).weights
     require(

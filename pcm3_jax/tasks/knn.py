@@ -1,4 +1,4 @@
-"""Task "retrieval" (Table 3): the label of the nearest training sequence by cosine."""
+"""Task "retrieval" (Table 3): 1-NN classification by cosine similarity."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pcm3_jax.settings import Config
 from pcm3_jax.tasks.common import Embedder, EncoderTask, encoder
 from pcm3_jax.tasks.task import Cost, Metric, Results
 
-# Rows compared at a time, which bounds the memory for any gallery: 32,768 of 2048 features are
+# Gallery rows and queries per block, which bounds the memory: 32,768 rows of 2048 features take
 # 268 MB, and their products with 1024 queries 134 MB.
 _QUERIES, _GALLERY = 1024, 32_768
 
 
 def nearest_neighbours(gallery: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Index of each query's nearest gallery row by cosine similarity; the first of equals.
+    """Index of each query's nearest gallery row by cosine similarity; the first in a tie.
 
     Args:
       gallery: (G, F) features; may be a memory map larger than memory.
@@ -34,7 +34,7 @@ def nearest_neighbours(gallery: np.ndarray, queries: np.ndarray) -> np.ndarray:
     similarity = np.full(len(queries), -np.inf, np.float32)
     for start in range(0, len(gallery), _GALLERY):
         block: Array = np.asarray(gallery[start : start + _GALLERY], np.float32)
-        # The queries' lengths do not change which neighbour is nearest.
+        # Queries need no normalisation: their norm does not change the nearest neighbour.
         block = block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
         if jax.default_backend() != "cpu":
             block = jnp.asarray(block)
@@ -48,10 +48,10 @@ def nearest_neighbours(gallery: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 
 def _nearest(queries: np.ndarray, gallery: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Largest product of each query with the gallery's rows, and which row it is: (Q,) each."""
+    """Maximum and argmax (Q,) of each query's products with the gallery's rows."""
     if isinstance(gallery, jax.Array):
         return jax.device_get(_nearest_on_device(queries, gallery))
-    # On a CPU, NumPy's library multiplies faster than XLA.
+    # On CPU, NumPy's BLAS is faster than XLA.
     products = queries @ gallery.T
     where = products.argmax(1)
     return products[np.arange(len(where)), where], where
@@ -66,14 +66,14 @@ def _nearest_on_device(queries: jax.Array, gallery: jax.Array) -> tuple[jax.Arra
 def knn_accuracy(
     gallery: np.ndarray, gallery_labels: np.ndarray, queries: np.ndarray, labels: np.ndarray
 ) -> float:
-    """Share of queries whose nearest neighbour has their label, in [0, 1]."""
+    """Share of queries whose nearest neighbour has the same label, in [0, 1]."""
     return float((gallery_labels[nearest_neighbours(gallery, queries)] == labels).mean())
 
 
 def retrieval_accuracy(
     embedder: Embedder, variables: Any, train_split: Recordings, test_split: Recordings
 ) -> float:
-    """1-NN accuracy of an encoder in [0, 1], the training split being the gallery."""
+    """1-NN accuracy of an encoder in [0, 1], with the training split as the gallery."""
     return knn_accuracy(
         embedder.central(variables, train_split),
         train_split.label,

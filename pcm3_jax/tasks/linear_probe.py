@@ -29,7 +29,9 @@ class Linear(Training):
     learning_rate: float = 0.1
     decay_epochs: tuple[int, ...] = (20, 50, 80)
     cached_crops: int = setting(
-        0, "crops of each sequence that epochs take in turn; 0, the protocol: new ones", low=0
+        0,
+        "cached crops per sequence, used in turn; 0 (the protocol): a new crop each epoch",
+        low=0,
     )
 
 
@@ -45,12 +47,12 @@ class LinearProbe(EncoderTask):
     occludes = True
 
     def run(self, config: Config, workdir: Path) -> Results:
-        """Leaves classifier.npz and scores.npz in the workdir."""
+        """Trains and tests the classifier; writes classifier.npz and scores.npz to the workdir."""
         devices, settings = self.devices(config), config.of(Linear)
         embedder, variables = encoder(config, devices)
         train_split, test_split = self.read(config, devices)
         crops = settings.cached_crops or settings.epochs
-        # With cached crops every crop is encoded once; else this holds nothing worth keeping.
+        # Cached crops are encoded once and kept; otherwise each epoch has a new crop.
         cache = functools.lru_cache(maxsize=crops if settings.cached_crops else 1)
         features = cache(lambda crop: jnp.asarray(embedder.random(variables, train_split, crop)))
         classifier = train_classifier(
@@ -81,24 +83,24 @@ def train_classifier(
     """Trains a linear classifier on the features of each epoch's crops.
 
     Args:
-      features: epoch → (S, F) features on the device, from 0.
+      features: epoch (from 0) → features (S, F) on the device.
       labels: (S,).
       classes: number of classes.
       settings: the ``linear`` section of the configuration.
-      seed: of the initial weights and the order of the samples.
+      seed: for the initial weights and the order of the samples.
 
     Returns:
       {"kernel": (F, classes), "bias": (classes,)}.
     """
     count = len(labels)
-    # A set smaller than the batch is one batch.
+    # A data set smaller than the batch size is one batch.
     batch_size = min(settings.batch_size, count)
     steps = -(-count // batch_size)
     optimizer = build_optimizer(settings, steps)
     key = jax.random.key(seed)
     width = features(0).shape[1]
     params = {
-        # Transposed: its gradient is then one product of the features as they are laid out.
+        # Transposed, so that its gradient is a matmul of the features in their memory layout.
         "transposed_kernel": 0.01 * jax.random.normal(key, (width, classes)).T,
         "bias": jnp.zeros(classes),
     }
@@ -111,7 +113,7 @@ def train_classifier(
 
 
 def _epoch_order(key: jax.Array, count: int, steps: int, batch_size: int) -> jax.Array:
-    """(steps, batch_size) sample indices; -1 fills the last batch, which is kept."""
+    """Sample indices (steps, batch_size); the last batch is padded with -1."""
     order = jax.random.permutation(key, count)
     padding = jnp.full(steps * batch_size - count, -1, order.dtype)
     return jnp.concatenate([order, padding]).reshape(steps, batch_size)

@@ -1,7 +1,7 @@
 """Mean average precision of detected actions (Table 5).
 
-Labels of true intervals are 0-based actions, as the data sets hold them; classes of segments are
-1-based actions, because class 0 is the background.
+Labels of true intervals are 0-based, as in the data sets; classes of segments are 1-based, because
+class 0 is the background.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ def mean_ap_action(
 
     Average precision is PASCAL VOC's: the area under the precision envelope over recall.  A
     segment claims the true interval of its class and video that it overlaps most, if their
-    temporal IoU (lengths in frames counted inclusively, stop - start + 1) is at least
-    ``threshold``; only the best scored claim of an interval is correct.  Segments of equal score
-    rank in the order given.
+    temporal IoU (with lengths of stop - start + 1 frames) is at least ``threshold``.  If several
+    segments claim an interval, only the one with the highest score is correct.  Segments of equal
+    score keep their order.
 
-    An action that is never detected counts 0.  An action that never happens does not count, and
-    neither do its segments.
+    An action that is never detected counts as 0.  An action without true intervals is left out of
+    the mean, and so are its segments.
 
     Args:
-      detections: one (S, 4) of `segments` for each video.
-      truths: one (G, 3 or more) for each video: label (0-based), start, stop.
-      threshold: temporal IoU.
+      detections: for each video, its segments (S, 4) from `segments`.
+      truths: for each video, (G, 3 or more): label (0-based), start, stop.
+      threshold: minimum temporal IoU.
 
     Raises:
-      ValueError: if there is no true interval at all.
+      ValueError: no video has a true interval.
     """
     _require_truths(truths)
     claimed = _claims(detections, truths, threshold, inclusive=1)
-    # Intervals are numbered through all videos.
+    # Intervals are numbered consecutively over all videos.
     first = np.cumsum([0, *map(len, truths)])[:-1]
     claims = np.concatenate(
         [np.where(c < 0, -1, c + offset) for c, offset in zip(claimed, first, strict=True)]
@@ -63,16 +63,17 @@ def mean_ap_video(
 ) -> float:
     """mAP_v: mean over videos of the average precision over all classes, in [0, 1].
 
-    Matching and arguments are those of `mean_ap_action`, but lengths count exclusively,
-    stop - start, and the average precision is that of the authors' program.  It interpolates, like
-    VOC's, but it knows only the precisions of the whole list and of what ranks above each matched
-    segment: not that of a list that ends in a match.  So false segments at the end of a list
-    lower it, and it is never above VOC's.
+    Arguments and matching are as in `mean_ap_action`, except that the length of an interval is
+    stop - start and that the average precision is computed as in the authors' program.  That
+    variant is interpolated like VOC's, but its precision-recall curve has fewer points: the
+    precision of the whole ranked list, and for each match the precision of the segments ranked
+    above it, without the match itself.  False positives at the end of the list therefore lower it,
+    and it never exceeds VOC's.
 
-    A video without segments counts 0.  A video without true intervals does not count.
+    A video without segments counts as 0.  A video without true intervals is left out of the mean.
 
     Raises:
-      ValueError: if there is no true interval at all.
+      ValueError: no video has a true interval.
     """
     _require_truths(truths)
     precisions = []
@@ -95,8 +96,8 @@ def _claims(
 ) -> list[np.ndarray]:
     """For each video, the index (S,) of the interval that each segment claims, or -1.
 
-    That is the interval of its class that it overlaps most (the first of equals), where the
-    temporal IoU reaches ``threshold``; ``inclusive`` is added to all lengths.
+    A segment claims the interval of its class that it overlaps most (the first in a tie), if the
+    temporal IoU is at least ``threshold``; ``inclusive`` is added to all lengths.
     """
     claims = []
     for rows, truth in zip(detections, truths, strict=True):
@@ -115,14 +116,14 @@ def _claims(
 
 
 def _first_claims(claims: np.ndarray) -> np.ndarray:
-    """(S,) whether a ranked segment is the first to claim its interval."""
+    """Whether each ranked segment (S,) is the first to claim its interval."""
     first = np.zeros(len(claims), bool)
     first[np.unique(claims, return_index=True)[1]] = True
     return first & (claims >= 0)
 
 
 def _voc_average_precision(claims: np.ndarray, count: int) -> float:
-    """Area under the precision envelope of segments (S,) by rank, of ``count`` intervals."""
+    """Area under the precision envelope of ranked segments (S,) for ``count`` true intervals."""
     correct = _first_claims(claims)
     precision = correct.cumsum() / np.arange(1, len(claims) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
@@ -130,13 +131,13 @@ def _voc_average_precision(claims: np.ndarray, count: int) -> float:
 
 
 def _program_average_precision(claims: np.ndarray, count: int) -> float:
-    """The authors' interpolated average precision of segments (S,) by rank."""
+    """The authors' interpolated average precision of ranked segments (S,)."""
     if not len(claims):
         return 0.0
     correct = _first_claims(claims)
     found = correct.cumsum()
-    # Taking segments away from the bottom, the program looks at the precision of the list only
-    # when it has just taken a matched one away.
+    # The program removes segments from the bottom of the list and records the precision of the
+    # rest only after removing a matched segment.
     above = (found - correct) / np.maximum(np.arange(len(claims)), 1)
     above = np.where(claims >= 0, above, 0.0)
     above[-1] = max(above[-1], found[-1] / len(claims))

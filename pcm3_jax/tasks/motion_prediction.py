@@ -1,6 +1,6 @@
 """Task "motion_prediction" (Table 6): the decoder of Martinez et al. (CVPR 2017) on the encoder.
 
-Poses are (N, T, M, V, C) in metres, or whatever the stream holds.
+Poses are (N, T, M, V, C), in metres for the joint stream.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class MotionSettings(Training):
     batch_size: int = 64
     learning_rate: float = 5e-4
     decay_epochs: tuple[int, ...] = (80,)
-    observed: int = setting(50, "frames that are seen", low=2)
-    future: int = setting(10, "frames that are predicted", low=1)
+    observed: int = setting(50, "observed frames", low=2)
+    future: int = setting(10, "predicted frames", low=1)
     hidden: int = setting(1024, "units of the decoder's GRU", low=1)
 
 
 class MotionPrediction(SupervisedTask):
-    """Error of predicted poses in millimetres, beside that of the last pose held."""
+    """Error of predicted poses in millimetres, compared with repeating the last pose."""
 
     name = "motion_prediction"
     settings = {"motion_prediction": MotionSettings}
@@ -75,7 +75,7 @@ class MotionPrediction(SupervisedTask):
         model = MotionPredictor(build_encoder(config, AXIS), settings.hidden)
 
         def inputs(frames: jax.Array, clips: Clips) -> tuple[jax.Array, jax.Array, jax.Array]:
-            """What is observed, as the encoder reads it, the last pose, and those that follow."""
+            """(observed frames in the encoder's stream, last observed pose, future poses)."""
             poses = take(frames, clips, span)
             seen, future = poses[:, :observed], poses[:, observed:]
             views = to_stream(seen, ~missing_joints(seen), config.views.stream)
@@ -124,16 +124,16 @@ class MotionPrediction(SupervisedTask):
 
 
 class MotionPredictor(nn.Module):
-    """Predicts poses that follow those observed.
+    """Predicts the poses that follow an observed sequence.
 
-    The encoder's sequence feature is the first state of a GRU, by way of a linear layer where
-    their sizes differ.  The GRU reads the last observed pose and then its own predictions, in
-    training too (the sampling-based loss), and each pose is the one before it plus a velocity
-    read out linearly.  The read-out starts at zero, so the model starts at `zero_velocity`, and
-    its first step of training moves the read-out alone.
+    The encoder's sequence feature is the initial state of a GRU, through a linear layer if their
+    sizes differ.  The GRU reads the last observed pose and then its own predictions, in training
+    too (the sampling-based loss).  Each pose is the previous one plus a velocity from a linear
+    read-out.  The read-out is initialised to zero, so that the untrained model predicts
+    `zero_velocity` and the first training step changes only the read-out.
 
     Attributes:
-      encoder: its variables are those of a pretrained network's ``encoder``.
+      encoder: has the same variable tree as a pretrained network's ``encoder``.
       hidden: size of the decoder's state.
     """
 
@@ -154,9 +154,9 @@ class MotionPredictor(nn.Module):
         Args:
           observed: the stream that the encoder reads (N, T_observed, M, V, C).
           last: the last observed pose (N, M, V, C).
-          future_frames: static.
-          train: whether the encoder normalises by batch statistics, and moves the running ones,
-            so that ``batch_stats`` must be mutable.
+          future_frames: number of frames to predict; a Python int.
+          train: whether the encoder normalises by batch statistics and updates the running ones;
+            if so, ``batch_stats`` must be mutable.
 
         Returns:
           Poses (N, future_frames, M, V, C), float32.
@@ -175,7 +175,7 @@ class MotionPredictor(nn.Module):
 
 
 class _Step(nn.Module):
-    """One predicted frame: ((N, H) state, (N, 150) pose) to the next, and the pose again."""
+    """Predicts one frame: (state (N, H), pose (N, 150)) → (the next pair, the next pose)."""
 
     hidden: int
     dtype: jnp.dtype
@@ -197,26 +197,26 @@ class _Step(nn.Module):
         state, _ = cell(state, pose)
         zeros = nn.initializers.zeros
         velocity = nn.Dense(FEATURES, kernel_init=zeros, dtype=self.dtype, name="velocity")(state)
-        # The pose is summed in float32, whatever the type of the products.
+        # Poses are accumulated in float32, also with bfloat16 matmuls.
         pose = pose + velocity.astype(jnp.float32)
         return (state, pose), pose
 
 
 def zero_velocity(observed: jax.Array, future_frames: int) -> jax.Array:
-    """The last observed pose (N, T, M, V, C), held for ``future_frames`` frames."""
+    """The last pose of ``observed`` (N, T, M, V, C), repeated for ``future_frames`` frames."""
     return jnp.repeat(observed[:, -1:], future_frames, axis=1)
 
 
 def present_persons(poses: jax.Array) -> jax.Array:
-    """(..., M) whether a person is in the frame of poses (..., M, V, C): not all zeros."""
+    """Whether each person of poses (..., M, V, C) is present (not all zeros): (..., M)."""
     return (poses != 0).any((-2, -1))
 
 
 def position_errors(prediction: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Joint position errors of each sequence and horizon, and how many joints they are of.
+    """Summed joint position errors of each sequence and predicted frame, and joint counts.
 
-    Only persons who are present in the target frame count.  MPJPE is the sum of the first over
-    the sum of the second.
+    Only persons present in the target frame count.  MPJPE is the sum of the errors divided by the
+    sum of the counts.
 
     Args:
       prediction, truth: poses (N, T, M, V, C) in metres.
@@ -225,7 +225,7 @@ def position_errors(prediction: jax.Array, truth: jax.Array) -> tuple[jax.Array,
       Millimetres (N, T), summed over the joints of the persons who are present, and counts (N, T).
     """
     present = present_persons(truth).astype(jnp.float32)
-    # A norm whose gradient is zero, not NaN, where a joint is met exactly.
+    # A norm whose gradient is zero, not NaN, where the error of a joint is exactly zero.
     errors = 1000 * optax.safe_norm(prediction - truth, 0.0, axis=-1)
     return (errors.sum(-1) * present).sum(-1), truth.shape[-2] * present.sum(-1)
 
@@ -234,8 +234,8 @@ def mean_errors(sums: np.ndarray) -> dict[str, float]:
     """Mean errors in millimetres over all predicted frames, and of each frame ("mpjpe@1", …).
 
     Args:
-      sums: (S, 3, T) of each sequence and predicted frame: the errors' sum of the prediction and
-        of the last pose held, and how many joints they are of.
+      sums: (S, 3, T), for each sequence and predicted frame: summed errors of the prediction,
+        summed errors of `zero_velocity`, and the number of joints.
     """
     predicted, still, count = sums.sum(0, dtype=np.float64)
     metrics = {}
@@ -248,10 +248,12 @@ def mean_errors(sums: np.ndarray) -> dict[str, float]:
 def prediction_samples(
     recordings: Recordings, span: int, rng: np.random.Generator | None = None
 ) -> Samples:
-    """A window of ``span`` frames of each sequence that is as long: anywhere, or the middle one.
+    """One window of ``span`` frames of each sequence that is long enough.
+
+    The window is random, or the middle one without ``rng``.
 
     Raises:
-      UserError: no sequence is as long.
+      UserError: no sequence has ``span`` frames.
     """
     sequence = np.flatnonzero(recordings.length >= span).astype(np.int32)
     if not len(sequence):

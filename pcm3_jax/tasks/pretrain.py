@@ -45,10 +45,11 @@ class Pretrain(Task):
         return str(workdir)
 
     def run(self, config: Config, workdir: Path) -> Results:
-        """1-NN accuracy on the way and at the end; checkpoints hold the encoder.
+        """Pretrains, with 1-NN evaluations during training and at the end; writes checkpoints.
 
         Raises:
-          UserError: the data set is not there, or the batch does not divide or has too few.
+          UserError: the data set is missing or smaller than a batch, or the batch size is not a
+            multiple of the number of devices.
         """
         method, config = method_of(config), scaled_to_batch(config)
         devices, settings = Devices(config.mapping), config.optimizer
@@ -99,8 +100,8 @@ class Pretrain(Task):
         needed, largest = largest_batch(config, settings.batch_size // devices.count, budget)
         yield (
             "memory",
-            f"{needed / 1e9:.3g} GB a device besides the data; {budget / 1e9:.3g} GB would hold "
-            f"about {largest:,} sequences",
+            f"{needed / 1e9:.3g} GB per device, without the data; {budget / 1e9:.3g} GB hold a "
+            f"batch of about {largest:,} sequences",
         )
         embedder, variables = encoder(config, devices)
         evaluation = embedder.seconds(variables, test_split) * (len(train_split) + len(test_split))
@@ -108,20 +109,20 @@ class Pretrain(Task):
         steps = settings.epochs * sampler.steps_per_epoch
         yield (
             "time",
-            f"{duration(steps * seconds + evaluations * evaluation)}, {evaluations} evaluations of "
-            f"{duration(evaluation)} included",
+            f"{duration(steps * seconds + evaluations * evaluation)}, including {evaluations} "
+            f"evaluations of {duration(evaluation)}",
         )
 
 
 def _sampler(config: Config, train_split: Recordings, devices: Devices) -> feed.Sampler:
-    """What draws each step's batch; raises UserError where there is no such batch."""
+    """The sampler of batches; raises UserError if the batch size does not fit data or devices."""
     batch_size = config.optimizer.batch_size
     devices.check_divides("optimizer.batch_size", batch_size)
     return feed.Sampler(len(train_split), batch_size, config.seed)
 
 
 def _evaluations(epochs: int, every: int) -> int:
-    """How often a run is evaluated: every so many epochs, and at its end."""
+    """Number of evaluations: after every ``every`` epochs, and at the end."""
     return epochs // every + (epochs % every > 0) if every else 1
 
 

@@ -1,4 +1,4 @@
-"""Training an encoder with something on top of it on labels: one step for every such task."""
+"""Supervised training of an encoder with a head: finetuning, detection, motion prediction."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from pcm3_jax.settings import Config, Training
 from pcm3_jax.tasks.common import EncoderTask
 from pcm3_jax.train.loop import Schedule, train
 
-# Poses to initialise with: shapes of variables do not depend on the number of frames.
+# Input for initialisation; two frames suffice, because no variable's shape depends on T.
 POSES = np.zeros((1, 2, PERSONS, JOINTS, COORDINATES), np.float32)
 # (params, batch_stats, frames, batch, key) → (loss of this device's share, batch_stats).
 Loss = Callable[..., tuple[jax.Array, Any]]
 
 
 class Classifier(nn.Module):
-    """One linear layer on the sequence feature of an encoder that is trained with it.
+    """A linear layer on the sequence feature of an encoder; both are trained.
 
     Attributes:
-      encoder: its variables are those of a pretrained network's ``encoder``.
-      classes: how many.
+      encoder: has the same variable tree as a pretrained network's ``encoder``.
+      classes: number of classes.
     """
 
     encoder: Encoder
@@ -50,8 +50,8 @@ class Classifier(nn.Module):
     def __call__(self, poses: jax.Array, train: bool) -> jax.Array:
         """Scores (N, classes) of poses (N, T, M, V, C).
 
-        ``train`` says whether the encoder normalises by batch statistics, and moves the running
-        ones, so that ``batch_stats`` must be mutable.
+        With ``train`` the encoder normalises by batch statistics and updates the running ones, so
+        ``batch_stats`` must be mutable.
         """
         return self.head(encode(self.encoder, poses, train).astype(jnp.float32))
 
@@ -67,7 +67,7 @@ def encode(encoder: Encoder, poses: jax.Array, train: bool) -> jax.Array:
 
 
 def classification_loss(model: Classifier, views: Callable[..., jax.Array]) -> Loss:
-    """Cross-entropy of a batch (clips, target, position); ``views`` makes poses of it."""
+    """Cross-entropy of a batch (clips, target, position); ``views`` computes its poses."""
 
     def loss(
         params: Any, batch_stats: Any, frames: jax.Array, batch: Any, key: jax.Array
@@ -94,7 +94,7 @@ def supervised_step(
     optimizer: optax.GradientTransformation,
     seed: int,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One optimizer step on one device of several, as `pcm3_jax.methods.pcm3.pretrain_step`."""
+    """One optimizer step on one device, like `pcm3_jax.methods.pcm3.pretrain_step`."""
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (value, batch_stats), gradients = jax.value_and_grad(loss, has_aux=True)(
         state.params, state.batch_stats, frames, batch, key
@@ -105,7 +105,7 @@ def supervised_step(
 
 
 class Trainer:
-    """Trains with the common loop; its step is compiled once for all that it trains."""
+    """Runs one or more trainings with `pcm3_jax.train.loop`; all share one compiled step."""
 
     def __init__(
         self,
@@ -116,15 +116,15 @@ class Trainer:
         config: Config,
         devices: Devices,
     ) -> None:
-        """Takes what the trainings share.
+        """Builds the step and the schedule that all trainings use.
 
         Args:
-          loss: of one device's share of a batch.
-          recordings: of the training split.
-          count: samples of an epoch.
+          loss: the loss function, which gets one device's share of a batch.
+          recordings: the training split.
+          count: number of samples in an epoch.
           settings: the task's section of the configuration.
           config: the whole configuration.
-          devices: to train on.
+          devices: the devices to train on.
         """
         self._recordings, self._count, self._devices = recordings, count, devices
         self._seed = config.seed
@@ -154,13 +154,13 @@ class Trainer:
         workdir: Path,
         part: str = "",
     ) -> dict[str, float]:
-        """Trains from ``variables``, and evaluates what comes out; raises as `train`.
+        """Trains from ``variables`` and evaluates the result; raises like `train`.
 
         Args:
           variables: params and batch_stats to start from.
-          draw: epoch → its samples.
+          draw: epoch → the samples to train on in it.
           evaluate: variables → metrics.
-          workdir, part: as `pcm3_jax.train.loop.train` takes them.
+          workdir, part: as in `pcm3_jax.train.loop.train`.
         """
         # Copies, since the step donates its state.
         params, batch_stats = jax.tree.map(
@@ -184,7 +184,7 @@ class Trainer:
         epoch, skipped = divmod(first_step, self._steps_per_epoch)
         while True:
             order = np.random.default_rng((self._seed, epoch)).permutation(self._count)
-            # The last batch is filled up with the epoch's first samples.
+            # The last batch is padded with the first samples of the epoch.
             filled = np.resize(order, (self._steps_per_epoch, self._batch_size))
             yield from sample_batches(
                 self._recordings, draw(epoch), filled[skipped:], self._devices
@@ -199,15 +199,15 @@ def predictor(
     batch_size: int,
     devices: Devices,
 ) -> Callable[[dict[str, Any]], np.ndarray]:
-    """Computes, from any variables, ``function`` of every sample, in order, as (S, …).
+    """A function of variables that computes ``function`` for every sample, in order: (S, …).
 
     Args:
-      function: (variables, frames, clips, position) → its share of the rows, on one device;
-        positions are those among the samples.
-      recordings: what the samples are from.
-      samples: pieces of them.
-      batch_size: rows at a time.
-      devices: to compute on.
+      function: (variables, frames, clips, position) → rows of one device; ``position`` is the
+        index among the samples.
+      recordings: the recordings that the samples refer to.
+      samples: clips of the recordings.
+      batch_size: samples per call, over all devices.
+      devices: the devices to compute on.
     """
 
     def gathered(variables: Any, frames: jax.Array, batch: Any) -> jax.Array:
@@ -245,13 +245,13 @@ def whole_sequences(split: Recordings, ids: np.ndarray) -> Samples:
 def initial_variables(
     model: nn.Module, encoder: Any, seed: int, *inputs: Any, draw: int = 0
 ) -> dict[str, Any]:
-    """Variables of a model: those of its encoder as given, the rest drawn.
+    """Variables of a model: the encoder's as given, the others randomly initialised.
 
     Args:
-      model: has an ``encoder``, and ``train`` among the arguments of a call.
+      model: a module with an ``encoder``, called with a ``train`` argument.
       encoder: {"params": {"encoder": …}, "batch_stats": {"encoder": …}}.
-      seed, draw: the rest is a function of these.
-      inputs: the other arguments of a call.
+      seed, draw: determine the random initialisation.
+      inputs: the other arguments of the call.
     """
     key = jax.random.fold_in(jax.random.key(seed), draw)
     fresh: Any = jax.jit(lambda: model.init(key, *inputs, train=False))()
@@ -259,14 +259,14 @@ def initial_variables(
 
 
 class SupervisedTask(EncoderTask):
-    """A task that trains the encoder on labels, with something on top of it."""
+    """A task that trains the encoder together with a head."""
 
     def devices(self, config: Config) -> Devices:
-        """What the task runs on; raises UserError where its batches do not divide over them."""
+        """The devices; raises UserError if a batch size is not a multiple of their number."""
         for name in self.settings:
             batch_size = getattr(config, name).batch_size
             Devices(config.mapping).check_divides(f"{name}.batch_size", batch_size)
         return super().devices(config)
 
     def shown_encoder(self, config: Config, workdir: Path) -> None:
-        """None: the encoder that the results are of is not the one that the task started from."""
+        """None: training changes the encoder, so the results do not describe ``config.encoder``."""

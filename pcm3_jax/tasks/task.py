@@ -1,4 +1,4 @@
-"""What a task is: the object that `pcm3_jax.registry.TASKS` holds of each."""
+"""Base class of the tasks registered in `pcm3_jax.registry.TASKS`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Results = dict[str, Any]
 
 
 class Metric(NamedTuple):
-    """One figure of a task's results.
+    """One metric in a task's results.
 
     Attributes:
-      key: its name in results.json; "KEY@…" are the same at several thresholds or frames.
-      name: what tables call it.
-      unit: "%" of a share in [0, 1], "mm", or "".
-      better: which values are.
-      compared: whether the table that compares encoders has a column of it.
+      key: its name in results.json; "KEY@…" is the same metric at a threshold or frame.
+      name: its name in tables.
+      unit: "%" (results hold a share in [0, 1]), "mm" or "".
+      better: whether higher or lower values are better.
+      compared: whether it is a column of the table that compares encoders.
     """
 
     key: str
@@ -54,12 +54,12 @@ class Metric(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What an evaluation takes, for --dry_run.
+    """Estimated cost of an evaluation, for --dry_run.
 
     Attributes:
-      encoded: passes of the encoder over ``config.views.frames`` frames.  A sequence that is
-        trained on counts three times, for the backward pass; what follows the encoder is left out.
-      training: its epochs and batch; None where nothing is trained.
+      encoded: encoder passes over ``config.views.frames`` frames.  A training pass counts as
+        three, because of the backward pass; layers after the encoder are ignored.
+      training: settings with the epochs and batch size; None if nothing is trained.
     """
 
     encoded: float
@@ -67,17 +67,17 @@ class Cost(NamedTuple):
 
 
 class Task:
-    """Something that ``config.task`` can name.
+    """Base class of tasks; ``config.task`` names the one to run.
 
     Attributes:
-      name: what it says.
+      name: value of ``config.task`` that selects it.
       settings: sections that the task adds to the configuration, by name.
-      metrics: what its results hold.
-      reads_data: whether it reads a data set, and not only the results of other runs.
+      metrics: the metrics in its results.
+      reads_data: whether it reads a data set, rather than only results of other runs.
       pretrains: whether it trains an encoder from random weights.
       takes_encoder: whether it evaluates the encoder that ``config.encoder`` names.
       occludes: whether it applies ``config.occlusion``.
-      shares_workdir: whether several processes may work in its workdir at once.
+      shares_workdir: whether independent processes may use its workdir at the same time.
     """
 
     name: ClassVar[str]
@@ -90,53 +90,54 @@ class Task:
     shares_workdir: ClassVar[bool] = False
 
     def check(self, config: Config) -> None:
-        """Raises a `UserError` for settings with which this task in particular cannot work."""
+        """Raises a `UserError` for settings that this task does not support."""
 
     def validate(self, config: Config) -> None:
         """Raises a `UserError` for the first setting that cannot work, naming its key."""
         config.check()
         require(
             not config.encoder or self.takes_encoder,
-            f"config.encoder is {config.encoder!r}, but task {self.name!r} takes no encoder.",
+            f"config.encoder is {config.encoder!r}, but task {self.name!r} does not use an "
+            "encoder.",
         )
         require(
             config.occlusion.kind == "none" or self.occludes,
-            f"config.occlusion.kind is {config.occlusion.kind!r}, but task {self.name!r} occludes "
-            "nothing.",
+            f"config.occlusion.kind is {config.occlusion.kind!r}, but task {self.name!r} "
+            "does not support occlusion.",
         )
         if self.pretrains:
             method_of(config).check(config)
         self.check(config)
 
     def run(self, config: Config, workdir: Path) -> Results:
-        """Does it; what it returns becomes results.json."""
+        """Runs the task and returns the content of results.json."""
         raise NotImplementedError
 
     def plan(self, config: Config, workdir: Path) -> Iterator[tuple[str, str]]:
-        """What --dry_run prints: headings and texts, as soon as they are known.
+        """Yields (heading, text) pairs for --dry_run, each as soon as it is known.
 
         Raises:
-          UserError: the run would end with it.
+          UserError: the run would fail with the same error.
         """
         raise NotImplementedError
 
     def compared(self, config: Config) -> tuple[str, str] | None:
-        """What was measured, as (encoder, stream), where tables compare encoders by this task."""
+        """(encoder, stream) of this run in the table that compares encoders; None if not in it."""
         return None
 
     def shown_encoder(self, config: Config, workdir: Path) -> str | None:
-        """The encoder that a report of this run looks into, as ``config.encoder`` names it.
+        """The encoder that a report of this run shows, as a value for ``config.encoder``.
 
-        None of a task that has none to look into.
+        None if the task has no encoder to show.
         """
         return None
 
     def printed(self, workdir: Path, results: Results) -> Results:
-        """What the end of a run prints of its results."""
+        """The part of the results that is printed at the end of a run."""
         return results
 
     def metric(self, key: str) -> Metric:
-        """The metric of a key of results.json."""
+        """The metric of a key in results.json."""
         for metric in self.metrics:
             if key == metric.key:
                 return metric
@@ -149,15 +150,15 @@ def run_task(task: Task, config: Config, workdir: Path) -> Results:
     """Runs a task in its workdir and writes ``results.json``.
 
     Raises:
-      UserError: the workdir is another run's, or the task cannot be done.
+      UserError: the workdir belongs to another run, or the task fails because of bad input.
     """
     check_workdir(workdir, config)
     with contextlib.nullcontext() if task.shares_workdir else locked(workdir):
         claim_workdir(workdir, config)
         provenance.record(workdir, config, reads_data=task.reads_data)
         if jax.default_backend() == "gpu" and not jax.config.values["jax_compilation_cache_dir"]:
-            # Keeps autotuning choices, so that resumed runs are bit-identical.  A table's runs
-            # share its folder: JAX opens no second one in a process.
+            # Keeps autotuning choices, so that resumed runs are bit-identical.  JAX opens only
+            # one cache folder per process, so the runs of a table use the folder of the table.
             jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
         results = {"task": config.task, **task.run(config, workdir)}
         if jax.process_index() == 0:

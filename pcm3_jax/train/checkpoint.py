@@ -1,8 +1,8 @@
 """Saving and restoring training state with Orbax.
 
 Orbax renames a finished checkpoint to ``checkpoints/STEP/``, so that an interrupted save is never
-mistaken for one.  A checksum of every array is saved too: Orbax notices missing and truncated
-files, but not a changed byte.
+mistaken for a checkpoint.  A checksum of every array is saved too, because Orbax detects missing
+and truncated files, but not a changed byte.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ from orbax.checkpoint import checkpoint_managers
 from pcm3_jax.errors import UserError, reason, report_failure
 from pcm3_jax.runtime.parallel import lost_process
 
-# Fields of training states in checkpoints of earlier versions → their present names.
+# Field of a training state in checkpoints of earlier versions → current name.
 RENAMED_LEAVES = {"healthy": "finite"}
 
 
 class Checkpoints:
     """The checkpoints of one workdir: the last ``keep``, and the best by 1-NN accuracy.
 
-    A failed save harms no older checkpoint.  It is reported by the next method that waits for it:
-    by a `WriteError` if ``on_failure`` is "stop", by a printed warning if "continue".
+    A failed save leaves older checkpoints intact.  The next method that waits for the save reports
+    the failure: it raises a `WriteError` if ``on_failure`` is "stop", and prints a warning if it is
+    "continue".
     """
 
     def __init__(self, workdir: Path, keep: int, on_failure: str = "stop") -> None:
-        """Raises UserError where the metrics of a checkpoint cannot be read."""
+        """Raises UserError if the metrics of a checkpoint cannot be read."""
         self.folder = (workdir / "checkpoints").absolute()
         self._keep = keep
-        # One of several processes cannot continue alone: the others wait for it in the save.
+        # With several processes always stop: the others would wait forever for the failed process.
         self._on_failure = on_failure if jax.process_count() == 1 else "stop"
         self._saving: int | None = None
         self._open()
 
     def _open(self) -> None:
         for path in self.folder.glob("*/metrics/metrics"):
-            # Orbax would not say which one it is.
+            # Orbax's own error would not name the checkpoint.
             with _readable(path.parents[1]):
                 _read_json(path)
         if jax.process_count() == 1:
@@ -61,7 +62,8 @@ class Checkpoints:
             get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False
         )
         options = ocp.CheckpointManagerOptions(
-            # Without it Orbax does not store the metrics, and a restart forgets which is best.
+            # Without this, Orbax stores no metrics, and the best checkpoint is unknown after a
+            # restart.
             best_fn=accuracy,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [checkpoint_managers.LatestN(self._keep), best]
@@ -93,11 +95,11 @@ class Checkpoints:
         except Exception as error:
             if lost_process(error):
                 raise
-            # After a failure the manager no longer knows which checkpoints there are.
+            # Replace the manager: after a failure its list of checkpoints is wrong.
             failed, self._manager = self._manager, None
             if jax.process_count() == 1:
-                # Left to the garbage collector, its unjoined thread can deadlock Python 3.11.
-                # Several processes would wait for each other here.
+                # Close it now: if the garbage collector closes it, its unjoined thread can
+                # deadlock Python 3.11.  With several processes, closing would wait for the others.
                 with contextlib.suppress(Exception):
                     failed.close()
             if self._on_failure == "continue":
@@ -108,7 +110,7 @@ class Checkpoints:
             )
 
     def restore(self, template: Any) -> Any | None:
-        """The last checkpoint, or None where there is none.
+        """Restores the last checkpoint; returns None if there is none.
 
         Args:
           template: a state of the same shapes, types and shardings.
@@ -149,15 +151,15 @@ class Checkpoints:
 
 
 def _with_old_names(state: Any, renamed: dict[str, str]) -> dict[str, Any]:
-    """The fields of a state by their names in a checkpoint of an earlier version."""
+    """The fields of a state, under their names in a checkpoint of an earlier version."""
     old_name = {new: old for old, new in renamed.items()}
     return {old_name.get(f.name, f.name): getattr(state, f.name) for f in dataclasses.fields(state)}
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Removes what failed saves have left.
+    """Removes the files of failed saves.
 
-    Orbax tries once, and fails if threads of a save that has just failed are still writing there.
+    Orbax tries to remove them only once, and fails while threads of the save are still writing.
     """
     for _ in range(100):
         unfinished = list(folder.glob("*.orbax-checkpoint-tmp"))
@@ -169,7 +171,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """The folder of the last checkpoint in a workdir, or None where there is none."""
+    """The folder of the last checkpoint in a workdir; None if there is none."""
     folder = (run / "checkpoints").absolute()
     steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
     return folder / str(max(steps)) if steps else None
@@ -185,15 +187,15 @@ def restore_arrays(checkpoint: Path, template: Any) -> Any:
     Raises:
       UserError: the checkpoint is damaged or of another layout.
     """
-    # As NumPy arrays they do not depend on the devices that they were saved from.
+    # NumPy arrays, because sharded arrays need the devices that they were saved from.
     arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
     with _readable(checkpoint):
         checksums = _read_json(checkpoint / "checksums" / "metadata")
     missing = next((path for path, _ in _leaves(template) if path not in checksums), None)
     if missing is not None:
         raise UserError(
-            f"Checkpoint {checkpoint} has no {missing}: name one of a pretraining run with this "
-            "configuration."
+            f"Checkpoint {checkpoint} has no {missing}: use a checkpoint of a pretraining run with "
+            "this configuration."
         )
     with _readable(checkpoint):
         with ocp.PyTreeCheckpointer() as checkpointer:
@@ -207,7 +209,7 @@ def restore_arrays(checkpoint: Path, template: Any) -> Any:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns errors of reading a checkpoint into a UserError."""
+    """Converts errors in reading a checkpoint into a UserError."""
     try:
         yield
     except Exception as error:
@@ -224,7 +226,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _checksums(tree: Any) -> dict[str, int]:
-    """The CRC-32 of every leaf's bytes, by its path."""
+    """The CRC-32 of every leaf, by path."""
     return {path: zlib.crc32(np.asarray(leaf).data) for path, leaf in _leaves(tree)}
 
 

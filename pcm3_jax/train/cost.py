@@ -1,4 +1,4 @@
-"""Cost of a pretraining step: memory, from the compiled program, and time, measured."""
+"""Cost of a pretraining step: memory (from the compiled program) and measured time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pcm3_jax.settings import Config
 def abstract_step(
     config: Config, rows: int, axis_name: str | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, Any, Any]]:
-    """The step on ``rows`` samples, and its arguments (state, frames, batch) as shapes alone."""
+    """The step on ``rows`` samples, and the shapes of its arguments (state, frames, batch)."""
     method = method_of(config)
     _, step = method.build(config, 1, axis_name)
     ids: Any = jax.ShapeDtypeStruct((rows,), jnp.int32)
@@ -46,16 +46,16 @@ def step_memory(config: Config, rows: int) -> int:
 
 
 def device_memory() -> int | None:
-    """Bytes of the first device that JAX may use; None on a CPU, which does not report them."""
+    """Memory limit of the first device in bytes; None on CPUs, which do not report it."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def largest_batch(config: Config, rows: int, budget: float) -> tuple[int, int]:
     """(bytes of a step on ``rows`` samples, largest batch whose step fits ``budget`` bytes).
 
-    The second is extrapolated linearly from two compiled sizes, and 0 where not even the state
-    fits.  The second size is smaller than ``rows``, since a TPU's compiler refuses what does not
-    fit.
+    The largest batch is extrapolated linearly from two compiled batch sizes; it is 0 if not even
+    the state fits.  The other compiled size is smaller than ``rows``, because the TPU compiler
+    rejects programs that do not fit.
     """
     other = rows // 2 or 2
     needed = step_memory(config, rows)
@@ -66,7 +66,7 @@ def largest_batch(config: Config, rows: int, budget: float) -> tuple[int, int]:
 def step_seconds(config: Config, devices: Devices, steps: int = 2) -> float:
     """The median time of a step on noise, without compilation.
 
-    On a CPU, where time is proportional to the rows, a smaller batch is timed.
+    On CPU, where the time is proportional to the batch size, a smaller batch is timed.
     """
     rows = batch_size = config.optimizer.batch_size
     if jax.default_backend() == "cpu":
@@ -103,7 +103,7 @@ class Steps:
 def noise_batches(
     config: Config, devices: Devices, batch_size: int
 ) -> Iterator[tuple[jax.Array, Batch]]:
-    """Endless (frames, batch) of the resident feed, from ``batch_size`` sequences of noise."""
+    """Infinite iterator over (frames, batch) of the resident feed, on sequences of noise."""
     length = 2 * config.views.frames
     shape = (batch_size * length, FEATURES)
     frames = np.random.default_rng(0).normal(size=shape).astype(np.float32)

@@ -24,21 +24,21 @@ from pcm3_jax.train.checkpoint import Checkpoints
 from pcm3_jax.train.metrics import Telemetry
 from pcm3_jax.train.workdir import CONFIG_FILE
 
-# Steps that the device may be ahead of the losses that the host has read.
+# Number of steps by which the device may be ahead of the losses that the host has read.
 LAG = 2
 
 Metrics = dict[str, jax.Array]
 
 
 class Preempted(Exception):
-    """SIGTERM came; the state is saved and the same command continues the run."""
+    """SIGTERM was received; the state is saved, and the same command continues the run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """When to log, evaluate and save, in steps of ``batch_size`` samples.
 
-    ``on_failure`` is "stop" or "continue" where a checkpoint or metrics cannot be written.
+    ``on_failure`` ("stop" or "continue") applies when a checkpoint or metrics cannot be written.
     """
 
     total_steps: int
@@ -73,7 +73,7 @@ class Schedule:
         )
 
     def due(self, step: int, every_epochs: int) -> bool:
-        """Whether ``step`` is the last one or ends an epoch after which something is due."""
+        """Whether ``step`` is the last one or ends a multiple of ``every_epochs`` epochs."""
         due = every_epochs > 0 and step % (every_epochs * self.steps_per_epoch) == 0
         return due or step == self.total_steps
 
@@ -92,27 +92,27 @@ def train(
     Args:
       state: the initial state, with ``step`` and ``finite``.
       step_function: (state, frames, batch) → (state, metrics with "loss" and "gradient_norm").
-      batches: first step → endless (frames, batch).
-      evaluate: state → metrics; the best checkpoint is that of the highest "knn_accuracy".
+      batches: first step → infinite iterator over (frames, batch).
+      evaluate: state → metrics; the best checkpoint has the highest "knn_accuracy".
       schedule: when to log, evaluate and save.
-      workdir: the run's.
-      part: subfolder for this training, where the run has several.
+      workdir: of the run.
+      part: subfolder of this training if the run has several trainings.
 
     Returns:
       The final state and the last evaluation's metrics.
 
     Raises:
-      Preempted: SIGTERM came; in the last step it is raised once the training has ended.
+      Preempted: SIGTERM was received; in the last step, raised after the training has ended.
       UserError: a loss or gradient is not finite, or the last checkpoint cannot be read.
       WriteError: a checkpoint or metrics cannot be written.
     """
     folder = workdir / part
     # (step, metrics) of steps whose loss the host has not read yet.
     pending: collections.deque[tuple[int, Metrics]] = collections.deque()
-    waited = 0.0  # seconds without input since the last logged step
+    waited = 0.0  # seconds spent waiting for input since the last logged step
 
     def read_losses(lag: int) -> None:
-        """Checks, and logs when due, all but the last ``lag`` steps."""
+        """Checks the losses of all but the last ``lag`` steps, and logs those that are due."""
         nonlocal waited
         while len(pending) > lag:
             step, metrics = pending.popleft()
@@ -150,13 +150,13 @@ def train(
                     telemetry.log_evaluation(step, {"epoch": epoch, **knn})
                 stop = step < last and preempted(step)
                 if stop or schedule.due(step, schedule.checkpoint_every_epochs):
-                    # Only steps that are checked and logged are saved.
+                    # All steps up to a checkpoint are checked and logged before it is saved.
                     read_losses(0)
                     checkpoints.save(step, state, knn)
                 if stop:
                     if not checkpoints.saved(step):
                         raise WriteError(
-                            f"SIGTERM came, but step {step} could not be saved; the same command "
+                            f"SIGTERM: step {step} could not be saved; the same command "
                             "continues from the last checkpoint."
                         )
                     raise Preempted(f"SIGTERM: saved step {step}; the same command continues.")
@@ -164,35 +164,35 @@ def train(
 
 
 def _fail(step: int, metrics: Metrics, state: Any, workdir: Path, part: str) -> NoReturn:
-    """Saves what reproduces a non-finite step, and raises a UserError that says where."""
+    """Saves a workdir that reproduces a non-finite step, and raises a UserError that names it."""
     values = {name: float(value) for name, value in metrics.items()}
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     folder = workdir / "failure"
     if jax.process_index() == 0:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        # As strings: JSON has no infinity.
+        # As strings, because JSON has no infinity.
         texts = {name: str(value) for name, value in values.items()}
         write_json(folder / "metrics.json", {"step": step, **texts})
-        # With its configuration the folder is a workdir, whose next step is the bad one.
+        # With the configuration the folder is a workdir whose next step is the non-finite one.
         shutil.copy(workdir / CONFIG_FILE, folder)
     wait_for_all("failure")
     with Checkpoints(folder / part, keep=1) as checkpoints:
-        # The step function leaves a state that is not ``finite`` alone; this one is to go on once
-        # the cause is removed.
+        # The step function does not change a state with ``finite=False``.  Reset it, so that the
+        # run continues from this checkpoint once the cause is fixed.
         checkpoints.save(step - 1, state.replace(finite=state.finite | True))
     raise UserError(
         f"Step {step} is not finite ({', '.join(bad)}): the state before it is saved in "
-        f"{folder}, where the same command with that --workdir repeats the step; try a lower "
-        "config.optimizer.learning_rate in another --workdir, or check the data."
+        f"{folder}; the same command with that --workdir repeats the step; check the data, or try "
+        "a lower config.optimizer.learning_rate in another --workdir."
     )
 
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[Callable[[int], bool]]:
-    """A function of the step that says whether to stop after it, the same in all processes."""
+    """Yields a function of the step: whether to stop after it, equal in all processes."""
     if jax.process_count() > 1:
-        # jax.distributed handles the signal and agrees on a step.
+        # jax.distributed handles the signal, and the processes agree on a step.
         yield multihost_utils.reached_preemption_sync_point
         return
     received: list[int] = []
@@ -202,5 +202,7 @@ def _sigterm() -> Iterator[Callable[[int], bool]]:
     finally:
         signal.signal(signal.SIGTERM, previous)
     if received:
-        # Too late for a step of this training, but not for what follows it.
-        raise Preempted("SIGTERM: the training had ended; the same command continues.")
+        # Received after the last check: this training is complete, but no other one may start.
+        raise Preempted(
+            "SIGTERM: the training has ended; the same command continues with the rest of the run."
+        )

@@ -27,15 +27,15 @@ _FLUSH_SECONDS = 10
 class Telemetry:
     """Logs one training, from process 0 only.
 
-    Lines of ``metrics.jsonl`` past ``first_step`` belong to steps that will be repeated, and are
-    dropped.  Where a file cannot be written, ``on_failure`` "stop" ends the run with a
-    `WriteError`; with "continue", metrics.jsonl goes on once there is room, and the event file
-    ends.
+    Existing lines of ``metrics.jsonl`` after ``first_step`` are dropped, because the resumed run
+    repeats their steps.  If a file cannot be written, ``on_failure="stop"`` ends the run with a
+    `WriteError`.  With "continue", logging to metrics.jsonl resumes once there is disk space;
+    logging to TensorBoard does not.
 
     Args:
       workdir: folder of the files.
-      first_step, total_steps: steps already done, and steps in all.
-      batch_size: samples of a step.
+      first_step, total_steps: number of steps already done, and in total.
+      batch_size: samples per step.
       on_failure: "stop" or "continue".
     """
 
@@ -53,7 +53,7 @@ class Telemetry:
             unit=" samples",
             unit_scale=True,
             dynamic_ncols=True,
-            # None: only on a terminal.
+            # None disables the bar unless the output is a terminal.
             disable=None if self._active else True,
         )
         if self._active:
@@ -72,7 +72,7 @@ class Telemetry:
         Args:
           step: from 1.
           metrics: at least "loss".
-          waited: seconds since the last logged step in which there was no input.
+          waited: seconds spent waiting for input since the last logged step.
         """
         now, (then, last) = time.perf_counter(), self._clock
         self._clock = (now, step)
@@ -99,7 +99,7 @@ class Telemetry:
     def _write(self, step: int, values: dict[str, float]) -> None:
         if not self._active:
             return
-        # Without room a line stays in the buffer; once the buffer is full, lines are lost.
+        # On a full disk lines stay in the buffer; once the buffer is full, lines are lost.
         with self._failure_reported("metrics.jsonl"):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
         if self._events is not None:
@@ -114,7 +114,7 @@ class Telemetry:
 
     @contextlib.contextmanager
     def _failure_reported(self, name: str) -> Iterator[None]:
-        """Reports that a file cannot be written, once until it can be written again."""
+        """Reports a failed write of a file once; again only after a successful write."""
         try:
             yield
             self._failing.discard(name)
@@ -137,7 +137,7 @@ class Telemetry:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None:
-            # A failure to write on the way out must not hide the error.
+            # A failed write while closing must not hide the original error.
             self._on_failure = "continue"
         self.close()
 
@@ -153,10 +153,10 @@ class Telemetry:
 
 
 class _Events:
-    """A TensorBoard event file, whose steps from ``first_step`` on hide those of earlier files.
+    """A TensorBoard event file that supersedes earlier files' events from ``first_step`` on.
 
-    Written synchronously: after an error such as a full disk, tensorboardX's writer thread is
-    dead and adding an event blocks for ever.
+    Events are written synchronously: an error such as a full disk would end tensorboardX's writer
+    thread, and every later attempt to add an event would block forever.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -174,14 +174,14 @@ class _Events:
     def add(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._write(step=step, summary=scalar(name, value))
-        # A kill loses the events of the last seconds, but no line of metrics.jsonl.
+        # Flushed every few seconds only: a killed process loses the events since the last flush.
         if time.monotonic() > self._flushed + _FLUSH_SECONDS:
             self._flushed = time.monotonic()
             self._writer.flush()
 
 
 def peak_memory() -> int:
-    """Peak bytes in use so far: of the first device, or on a CPU of this process."""
+    """Peak memory in bytes so far: of the first device or, on CPU, of this process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats:
         return stats["peak_bytes_in_use"]
@@ -189,7 +189,7 @@ def peak_memory() -> int:
 
 
 def _lines_until(path: Path, step: int) -> Iterator[str]:
-    """The lines of a metrics.jsonl up to a step and up to a line that a kill cut short."""
+    """The lines of metrics.jsonl up to a step, or up to a line truncated by a kill."""
     for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
         try:
             if json.loads(line)["step"] <= step:

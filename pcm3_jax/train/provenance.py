@@ -30,14 +30,13 @@ def record(workdir: Path, config: Config, *, reads_data: bool) -> None:
     """Adds this start to the list in the workdir's ``provenance.json``.
 
     Args:
-      workdir: the run's.
-      config: the run's.
-      reads_data: whether its task reads a data set, and not only results of other runs.
+      workdir, config: of the run.
+      reads_data: whether the task reads a data set, rather than only results of other runs.
 
     Raises:
       UserError: the configuration's data set is missing.
     """
-    # Only this process hashes the data set.
+    # Only process 0 hashes the data set.
     if jax.process_index() == 0:
         path = workdir / PROVENANCE_FILE
         earlier = json.loads(path.read_text()) if path.exists() else []
@@ -68,9 +67,9 @@ def describe(config: Config, *, reads_data: bool = True) -> dict[str, Any]:
 
 
 def commit(checkout: Path) -> str | None:
-    """The checked-out commit, with "+changes" if files differ; None if this is no checkout's root.
+    """The checked-out commit, with "+changes" if files differ; None if not the root of a checkout.
 
-    An installed package may lie within the checkout of another project.
+    Only the root counts, because an installed package may lie inside another project's checkout.
     """
 
     def git(*arguments: str) -> str:
@@ -87,7 +86,7 @@ def commit(checkout: Path) -> str | None:
 
 
 def encoder(config: Config) -> str | None:
-    """The path in ``config.encoder``, of a run that of its last checkpoint; None if empty."""
+    """The path in ``config.encoder``, or the last checkpoint if it is a run; None if empty."""
     named = Path(config.encoder)
     return str(latest_checkpoint(named) or named.absolute()) if config.encoder else None
 
@@ -95,7 +94,7 @@ def encoder(config: Config) -> str | None:
 def data_set(config: Config) -> dict[str, str]:
     """Name and fingerprint of the configuration's data set: the SHA-256 of its files.
 
-    Except report.json, whose paths and memory use differ between identical builds.
+    report.json is left out, because its paths and memory use differ between identical builds.
     """
     folder = recordings.find(config.data.name, config.data.dir)
     digest = hashlib.sha256()

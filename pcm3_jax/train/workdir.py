@@ -1,4 +1,4 @@
-"""Which run a workdir belongs to, and the lock that keeps other runs out."""
+"""Checks that a workdir belongs to the run, and locks it against other runs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 # The first two are written before the task begins.
 CONFIG_FILE, PROVENANCE_FILE, RESULTS_FILE = "config.json", "provenance.json", "results.json"
 _LOCK_FILE = ".lock"
-# Delay until a host sees what another has written to a network disk: 60 s by default on NFS.
+# Seconds to wait for a file on a network disk to become visible; NFS takes up to 60 by default.
 _NETWORK_DISK_SECONDS = 90
 
 
 def check_workdir(workdir: Path, config: Config) -> None:
     """Checks that the workdir is empty or belongs to a run with these settings.
 
-    A run that ended before its task wrote anything, for lack of data for instance, has no claim.
+    Files of a run that ended before its task wrote anything (e.g. without its data) are ignored.
 
     Raises:
       UserError: it belongs to a run with other settings, or holds other files.
@@ -41,7 +41,7 @@ def check_workdir(workdir: Path, config: Config) -> None:
         names = set()
     except OSError as error:
         raise UserError(f"Workdir {workdir} cannot be read: {error.strerror}.") from error
-    # Killed processes leave partial files.
+    # Ignore partial files of killed processes.
     found = {name for name in names if not name.startswith(PARTIAL) and name != _LOCK_FILE}
     if found <= {path.name, PROVENANCE_FILE}:
         return
@@ -59,19 +59,19 @@ def check_workdir(workdir: Path, config: Config) -> None:
     if differing:
         raise UserError(
             f"Workdir {workdir} belongs to a run with other settings: "
-            f"{', '.join(differing)}; choose another --workdir or those settings."
+            f"{', '.join(differing)}; choose another --workdir, or use those settings."
         )
 
 
 def claim_workdir(workdir: Path, config: Config) -> None:
-    """Writes the configuration to the workdir after `check_workdir`.
+    """Checks the workdir with `check_workdir` and writes the configuration to it.
 
     Raises:
       UserError: it belongs to a run with other settings, cannot be written, or is not on a disk
         that all processes see.
     """
     check_workdir(workdir, config)
-    # No process may write before all have checked.
+    # All processes must check the workdir before any of them writes to it.
     wait_for_all("claim_workdir")
     if jax.process_index() == 0:
         with _writable(workdir):
@@ -82,8 +82,8 @@ def claim_workdir(workdir: Path, config: Config) -> None:
         time.sleep(1)
     if not agreed(found):
         raise UserError(
-            f"Workdir {workdir} is not on a disk that all processes see: not all find the "
-            f"{CONFIG_FILE} that the first has written there."
+            f"Workdir {workdir} is not on a disk that all processes see: some of them do not find "
+            f"the {CONFIG_FILE} written by process 0."
         )
 
 
@@ -92,7 +92,7 @@ def locked(workdir: Path) -> Iterator[None]:
     """Locks a workdir against other runs.
 
     Raises:
-      Busy: another run is in it.
+      Busy: another process holds the lock.
       UserError: it cannot be written.
     """
     with contextlib.ExitStack() as stack:
@@ -116,7 +116,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writable(workdir: Path) -> Iterator[None]:
-    """Creates the workdir; raises a UserError where writing to it fails."""
+    """Creates the workdir; converts failed writes to it into a UserError."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         yield
@@ -130,10 +130,10 @@ def free_keys(config: Config) -> set[str]:
 
 
 def read_config(workdir: Path, kind: type[AnyConfig]) -> AnyConfig:
-    """The configuration of the run in a workdir, older versions' included.
+    """The configuration of the run in a workdir, also if an earlier version wrote it.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: the workdir has no run, or its configuration cannot be read.
     """
     path = workdir / CONFIG_FILE
     try:

@@ -27,25 +27,25 @@ def read_arrays(file: Path | BinaryIO) -> dict[str, np.ndarray]:
     Nothing in the file is executed.
 
     Raises:
-        ValueError: why there are none, as one clause.
+        ValueError: the file has no usable arrays; the message is one clause with the reason.
     """
     try:
         with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as content:
             if content.read(2) == b"PK":
                 entries = zipfile.ZipFile(content).infolist()
                 if sum(entry.file_size for entry in entries) > _LARGEST:
-                    raise ValueError("unpacked it has more than 2 GB")
+                    raise ValueError("its contents are larger than 2 GB")
             content.seek(0)
-        # Memory-mapping detects a header that promises more data than the file has.
+        # Memory-mapping fails if the header declares more data than the file has.
         mode: Literal["r"] | None = "r" if isinstance(file, Path) else None
         loaded = np.load(file, mmap_mode=mode, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"": loaded}
         with loaded:
             arrays = {name: loaded[name] for name in loaded.files}
-        # Other members of the archive come as their bytes.
+        # np.load returns members that are not arrays as bytes.
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("it has parts that are no arrays")
+            raise ValueError("it has members that are not arrays")
         return arrays
     except _DAMAGE as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
@@ -77,7 +77,7 @@ def read_skeleton(array: np.ndarray, layout: Layout) -> np.ndarray:
         )
     if not len(poses):
         raise ValueError("found no frames where a sequence was expected")
-    with np.errstate(over="ignore"):  # infinite in float32: refused below
+    with np.errstate(over="ignore"):  # overflow to infinity is rejected below
         poses = poses.astype(np.float32)
     missing = np.isnan(poses)
     for flawed, found, expected in (
@@ -103,7 +103,7 @@ def read_skeleton(array: np.ndarray, layout: Layout) -> np.ndarray:
             "found no frame in which the first person has all joints of the spine's middle "
             f"({', '.join(layout.sources['spine_mid'])}), on which skeletons are centred"
         )
-    # Later stages take an exact zero for a missing joint; these are positions.
+    # Later stages treat an exact zero as a missing joint, so joints at the origin are moved.
     skeletons[(skeletons == 0).all(axis=-1)] = _NANOMETRE
     skeletons[absent] = 0
     return skeletons
@@ -122,7 +122,7 @@ def _refuse_ambiguous_zeros(poses: np.ndarray, layout: Layout) -> None:
         flawed = at_origin & ~centre
         if flawed.any():
             raise ValueError(
-                f"found exact zeros {_place(flawed, layout)} where a place was expected, or NaN "
+                f"found exact zeros {_place(flawed, layout)} where a position was expected, or NaN "
                 "for a missing joint"
             )
 
@@ -138,13 +138,13 @@ def seems_mirrored(skeleton: np.ndarray) -> bool | None:
     """Whether the first person's feet point backwards in most frames, as in left-handed axes.
 
     The cross product of up (along the spine) and right (from shoulder to shoulder) points forwards
-    in right-handed axes and backwards in left-handed ones, whatever the axes' directions.
+    in right-handed axes and backwards in left-handed ones, whichever way is up.
 
     Args:
         skeleton: (T, M, 25, 3), NaN where a joint is missing, zeros where a person is absent.
 
     Returns:
-        None where too many joints are missing to tell.
+        None if too many joints are missing to decide.
     """
     at = dict(zip(KINECT_V2_JOINTS, skeleton[:, 0].swapaxes(0, 1), strict=True))
     up = at["spine_mid"] - at["spine_base"]

@@ -14,7 +14,7 @@ _NUMBERS = 75  # 25 joints of x, y, z
 
 
 class Recording(NamedTuple):
-    """What a file name says: `name` without suffix, `subject`, `gesture` (0-8)."""
+    """Fields of a file name: `name` without suffix, `subject`, `gesture` (0-8)."""
 
     name: str
     subject: int
@@ -67,7 +67,7 @@ def parse(content: bytes, file: str) -> np.ndarray:
         if len(values) != _NUMBERS:
             raise BadFile(file, number, f"{len(values)} numbers instead of {_NUMBERS}")
         try:
-            with np.errstate(over="ignore"):  # infinite in float32: refused below
+            with np.errstate(over="ignore"):  # overflow to infinity is rejected below
                 frames[number - 1] = list(map(float, values))
         except ValueError as error:
             raise BadFile(file, number, str(error)) from None
@@ -82,9 +82,9 @@ def parse(content: bytes, file: str) -> np.ndarray:
 def bridge_lost_joints(skeleton: np.ndarray) -> np.ndarray:
     """Interpolates all-zero joints over time, (T, 25, 3) to (T, 25, 3); constant at the ends.
 
-    One recording lacks the trunk in one frame; without this, normalisation would leave that frame
-    at the camera's origin, metres from its neighbours. Joints that are zero in all frames, and
-    frames in which all joints are zero, stay as they are.
+    One recording lacks the trunk in one frame; without interpolation, normalisation could not
+    centre that frame, and would leave it metres away from its neighbours. Joints that are zero in
+    all frames, and frames in which all joints are zero, stay as they are.
     """
     seen = np.any(skeleton, axis=-1)
     present = np.any(seen, axis=-1)

@@ -1,4 +1,4 @@
-"""`labels.csv` of one's own data: which files there are, their labels, performers and splits.
+"""`labels.csv` of a user's own data: the files with their labels, performers and splits.
 
 The first line is `file,label,performer,split`. In every other line that is not blank, `file` is a
 path relative to the folder of `labels.csv`, with `/` between folders; `label` is any text;
@@ -83,11 +83,11 @@ def _lines(content: bytes, file: str) -> Iterator[tuple[int, list[str]]]:
             if cells:
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise BadFile(file, reader.line_num, f"found no line of a CSV file: {error}") from error
+        raise BadFile(file, reader.line_num, f"found a line that is not CSV: {error}") from error
 
 
 def _row(cells: list[str], line: int) -> Row:
-    """Raises ValueError with what is wrong."""
+    """Parses one line.  Raises ValueError with a clause that says what is wrong."""
     if len(cells) != len(COLUMNS):
         raise ValueError(f"found {len(cells)} values where {', '.join(COLUMNS)} were expected")
     file, label, performer, split = (cell.strip() for cell in cells)

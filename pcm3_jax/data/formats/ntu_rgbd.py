@@ -25,7 +25,7 @@ _LAST = {"setup": 32, "camera": 3, "performer": 106, "replication": 2, "action":
 
 
 class Recording(NamedTuple):
-    """What a file name says: `name` without suffix, all numbers 1-based (label = action - 1)."""
+    """Fields of a file name: `name` without suffix, all numbers 1-based (label = action - 1)."""
 
     name: str
     setup: int
@@ -62,7 +62,7 @@ def parse(content: bytes, file: str) -> ParsedSkeleton:
     """Parses the content of a file.
 
     Also accepts blank lines, blanks at the ends of lines, and tabs. Bodies beyond the fourth of a
-    frame are checked and left out.
+    frame are checked and then dropped.
 
     Args:
         content: the bytes of the file.
@@ -90,7 +90,7 @@ def _parse_regular(content: bytes) -> ParsedSkeleton:
         bodies_per_frame.append(bodies)
         joint_counts += rows[start + 2 : end : _BODY_ROWS]
         start = end
-    if start != len(rows):  # checked before anything as large as a count is allocated
+    if start != len(rows):  # checked before any allocation of the declared size
         raise ValueError("not as many bodies as counted")
     if form + b"\n" != b"\n" + b"".join(b"\n" + n * _BODY_FORM for n in bodies_per_frame):
         raise ValueError("not the numbers of a skeleton file")
@@ -130,7 +130,7 @@ def _parse_lines(content: bytes, file: str) -> ParsedSkeleton:
 
 
 def _fill_slots(bodies_per_frame: list[int], values: np.ndarray) -> ParsedSkeleton:
-    """The result, given the coordinates of all bodies in file order."""
+    """Builds the result from the coordinates of all bodies in file order."""
     counts = np.array(bodies_per_frame)
     bodies = int(counts.max())
     frame = np.repeat(np.arange(len(counts)), counts)

@@ -16,7 +16,7 @@ _FRAME_FORM = b" " * (_VALUES - 1) + b"\n"
 _VIDEO_NAME = re.compile(rb"[A-Za-z0-9_-]+")
 _HEADINGS = {
     "train": (b"Training videos:",),
-    "test": (b"Validataion videos:", b"Validation videos:"),  # the first is how it is published
+    "test": (b"Validataion videos:", b"Validation videos:"),  # the data set misspells it
 }
 
 
@@ -89,7 +89,9 @@ def parse_labels(content: bytes, file: str, num_frames: int) -> list[Interval]:
 
 
 def parse_split(content: bytes, file: str) -> dict[str, list[str]]:
-    """Parses a split: two headings, each followed by a line of names with commas or blanks between.
+    """Parses a split: two headings, each followed by a line of names.
+
+    Names are separated by commas or blanks.
 
     Args:
         content: the bytes of the file.
@@ -129,7 +131,11 @@ def parse_split(content: bytes, file: str) -> dict[str, list[str]]:
 
 
 def _whole_lines(content: bytes, file: str) -> Iterator[Line]:
-    """The lines without trailing blank ones. Raises BadFile for other blank ones, and for none."""
+    """The lines, without trailing blank ones.
+
+    Raises:
+        BadFile: another line is blank, or the file is empty.
+    """
     every = list(lines(content, file))
     while every and not every[-1].words:
         every.pop()

@@ -43,10 +43,10 @@ class RawFile:
 
     Attributes:
         file: where it is, for messages: a path, or `archive.zip/path/in/it`.
-        stamp: changes when the content does.
+        stamp: a fingerprint that changes when the content does.
         archive: the zip archive that holds it.
         member: its path in `archive`.
-        content: its bytes, if it comes from a tar archive, which has no random access.
+        content: the file's bytes, if it comes from a tar archive, which has no random access.
     """
 
     file: str
@@ -97,11 +97,11 @@ def find_files(source: Path, suffix: str | tuple[str, ...]) -> list[RawFile]:
             try:
                 files += _archived(path, suffix)
             except _DAMAGE as error:
-                raise UserError(f"{path} cannot be read ({error}); fetch it again.") from error
+                raise UserError(f"{path} cannot be read ({error}); download it again.") from error
     if not files:
         what = suffix if isinstance(suffix, str) else " or ".join(suffix)
         raise UserError(
-            f"{source} holds no {what} file, nor an archive ({', '.join(ARCHIVES)}) with one; "
+            f"{source} holds no {what} file and no archive ({', '.join(ARCHIVES)}) with one; "
             "correct --manual_dir."
         )
     return files

@@ -1,7 +1,7 @@
 """Numbers in text: a fast check of a whole text, and a line reader that names the first flaw.
 
-Both accept the same. A number is `[+-]digits[.digits][e[+-]digits]`, a count is one to nine digits,
-blanks are spaces and tabs, and a line ends with LF or CRLF.
+Both accept the same grammar. A number is `[+-]digits[.digits][e[+-]digits]`, a count is
+one to nine digits, blanks are spaces and tabs, and a line ends with LF or CRLF.
 """
 
 import re
@@ -19,7 +19,7 @@ _FLOAT32_LIMIT = 2.0**128 - 2.0**103  # from here on float32 rounds to infinity
 # Kinds of characters: digit 0, sign 1, point 2, exponent 3, separator 4.
 _KINDS = bytes.maketrans(b"0123456789+-.eE \n", bytes(10) + b"\1\1\2\3\3\4\4")
 _LOWER = bytes.maketrans(b"E", b"e")
-# 8 * the kind of a character + a kind that may follow it.
+# Allowed pairs of adjacent kinds, each encoded as 8 * first + second.
 _PAIRS = bytes(
     8 * kind + after
     for kind, followers in enumerate([(0, 2, 3, 4), (0,), (0,), (0, 1), (0, 1)])
@@ -28,10 +28,10 @@ _PAIRS = bytes(
 
 
 def separators(text: bytes) -> bytes:
-    """The spaces and LFs between the numbers of `text`, which must be single characters.
+    """The separators between the numbers of `text`: each must be a single space or LF.
 
     Raises:
-        ValueError: if the text has any other form, malformed or only less regular.
+        ValueError: if the text has any other form: it is malformed, or valid but less regular.
     """
     marks = text.translate(_LOWER, b"0123456789+-")
     found = marks.translate(None, b".e")
@@ -40,7 +40,7 @@ def separators(text: bytes) -> bytes:
     if (
         found.strip(b" \n")
         or pairs.translate(None, _PAIRS)
-        # A number has at most one point and then at most one exponent, which pairs do not show.
+        # Checking adjacent pairs misses a second point or exponent, and a point after an exponent.
         or any(wrong in marks for wrong in (b"..", b"e.", b"ee"))
     ):
         raise ValueError("not numbers with single separators between them")
@@ -57,7 +57,7 @@ def to_float32(values: np.ndarray) -> np.ndarray:
 
 
 def to_count(word: bytes) -> int:
-    """A count as an integer. Raises ValueError if `word` is none."""
+    """A count as an integer. Raises ValueError if `word` is not a count."""
     if not word.isdigit() or len(word) > _COUNT_DIGITS:
         raise ValueError("not a count")
     return int(word)
@@ -75,13 +75,13 @@ class Line(NamedTuple):
         return BadFile(self.file, self.number, reason)
 
     def count(self, what: str) -> int:
-        """The single count that the line holds, called `what`. Raises BadFile otherwise."""
+        """The count that is the only word of the line; `what` names it in the BadFile raised."""
         if len(self.words) != 1:
-            raise self.bad(f"found {len(self.words)} values where {what} was expected alone")
+            raise self.bad(f"found {len(self.words)} values where only {what} was expected")
         return self.count_in(self.words[0], what)
 
     def count_in(self, word: bytes, what: str) -> int:
-        """`word`, a part of the line, as a count called `what`. Raises BadFile if it is none."""
+        """`word`, a part of the line, as a count; `what` names it in the BadFile raised."""
         try:
             return to_count(word)
         except ValueError:
@@ -94,7 +94,7 @@ class Line(NamedTuple):
         """The line's first `finite` numbers, which must fit float32, of `length` numbers in all.
 
         Raises:
-            BadFile: if the line is not of that form; `what` is what to call it.
+            BadFile: if the line has another form; `what` names it in the message.
         """
         if len(self.words) != length:
             raise self.bad(f"found {len(self.words)} values where {what} has {length}")
@@ -109,21 +109,21 @@ class Line(NamedTuple):
 
 
 def lines(content: bytes, file: str) -> Iterator[Line]:
-    """Every line of `content`, blank ones included; `file` is its place, for messages."""
+    """Every line of `content`, blank ones included; `file` names the file in messages."""
     for number, line in enumerate(content.split(b"\n"), 1):
         words = line.removesuffix(b"\r").replace(b"\t", b" ").split(b" ")
         yield Line(file, number, [word for word in words if word])
 
 
 class Reader:
-    """Hands out lines one by one and refuses a file that ends too early or too late."""
+    """Reads lines one by one; raises BadFile if the file is too short or too long."""
 
     def __init__(self, lines: Iterator[Line], file: str):
         self._lines, self._file = lines, file
         self._last_number: int | None = None
 
     def take(self, what: str) -> Line:
-        """The next line, called `what`. Raises BadFile if there is none."""
+        """The next line. Raises BadFile, which calls the line `what`, at the end of the file."""
         line = next(self._lines, None)
         if line is None:
             reason = f"found the end of the file where {what} was expected"
@@ -132,7 +132,7 @@ class Reader:
         return line
 
     def finish(self, what: str) -> None:
-        """Raises BadFile if there is one more line; `what` names this end of the file."""
+        """Raises BadFile if there is another line; `what` names the expected end."""
         for line in self._lines:
             raise line.bad(f"found {show(line.words[0])} where {what} was expected")
 

@@ -1,4 +1,4 @@
-// Curves of several runs over the optimizer's steps, or of benchmarks over a step's frames.
+// Curves of runs over optimizer steps, or of benchmarks over the number of frames in a step.
 function ticks(low, high, count) {
   const raw = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
@@ -17,7 +17,7 @@ function range(values, padding) {
 
 function chart(spec) {
   const last = spec.series.map((one) => `${one.label} ${number(one.points[one.points.length - 1][1])}`);
-  // The holder listens, since the picture in it is drawn anew at every move.
+  // Listeners are on the holder, since its picture is replaced whenever the pointer moves.
   const holder = h("div", {
     class: "chart", role: "img", tabindex: 0,
     "aria-label": `${spec.title} by ${spec.across}; last values: ${last.join(", ")}. Arrow keys move along the curves.`,
@@ -95,7 +95,7 @@ function chart(spec) {
 }
 
 function nearest(points, step) {
-  // Beyond its end a run has no value to tell.
+  // A run has no value after its last step.
   const inside = points.filter((p) => p[0] <= step);
   if (step > points[points.length - 1][0] * 1.02 + 1) return null;
   return inside.length ? inside[inside.length - 1] : points[0];

@@ -1,5 +1,5 @@
 "use strict";
-// Names and labels come from files: they enter the page as text nodes and attributes, never as
+// Names and labels come from files: they are inserted as text nodes and attributes, never as
 // markup.
 const REPORT = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
@@ -27,7 +27,7 @@ const dashOf = (index) => ["", "7 4", "2 4", "9 3 2 3"][Math.floor(index / COLOU
 const runName = (index) => REPORT.runs[index].name;
 const readable = (label) => String(label).replaceAll("_", " ");
 
-// Three digits that tell, whatever the size.
+// Three significant digits.
 function number(value) {
   const size = Math.abs(value);
   if (size === 0) return "0";
@@ -36,7 +36,7 @@ function number(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-// The way in which an arrow key goes through what is shown, or 0.
+// The direction of an arrow key, 1 or -1, or 0 for other keys.
 function arrow(event) {
   const way = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key] || 0;
   if (way) event.preventDefault();

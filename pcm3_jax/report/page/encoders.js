@@ -1,4 +1,4 @@
-// Confusions, maps of the embeddings, and nearest neighbours.
+// Confusion matrices, maps of the embeddings, and nearest neighbours.
 function confusion(spec) {
   const { classes, matrix } = spec;
   const sum = (row) => row.reduce((a, b) => a + b, 0);
@@ -10,7 +10,7 @@ function confusion(spec) {
   })).filter(({ value }) => value);
   const mistakes = filled.filter(({ i, j }) => i !== j).sort((a, b) => b.value - a.value).slice(0, 5).map(({ text }) => text);
 
-  const resting = "Rows are the true classes, columns what was found; a cell's colour is its share of its row.";
+  const resting = "Rows are true classes, columns predicted classes; the colour of a cell shows its share of the row.";
   const told = h("p", { class: "told", role: "status" }, resting);
   const tell = (text) => () => (told.textContent = text);
   const at = (row, column) => `grid-area:${row + 2}/${column + 2}`;
@@ -28,13 +28,13 @@ function confusion(spec) {
   });
   return h("figure", { class: "card", "data-figure": `confusion_${runName(spec.run)}_${spec.by}.png` },
     h("h3", {}, runName(spec.run)),
-    h("p", { class: "note" }, `By the ${spec.by}: ${right} of ${count} sequences right (${(100 * right / count).toFixed(1)} %).`),
+    h("p", { class: "note" }, `By the ${spec.by}: ${right} of ${count} sequences are classified correctly (${(100 * right / count).toFixed(1)} %).`),
     picture, told,
     mistakes.length ? [h("p", { class: "note" }, "Most frequent confusions"),
       h("ol", { class: "confusions" }, mistakes.map((text) => h("li", {}, text)))] : null);
 }
 
-// A class is a colour and a shape, so that neither must be told alone.
+// A class has a colour and a shape, so that it is recognisable without colour vision.
 const SHAPES = [
   "M-1 0a1 1 0 1 0 2 0 1 1 0 1 0-2 0z", "M-.9-.9H.9V.9H-.9z", "M0-1.25 1.1.65H-1.1z",
   "M0-1.25 1.25 0 0 1.25-1.25 0z", "M0 1.25 1.1-.65H-1.1z",
@@ -116,8 +116,8 @@ function classMap(spec) {
   const where = spec.checkpoint === null ? "" : `, checkpoint of step ${spec.checkpoint.toLocaleString("en")}`;
   return h("figure", { class: "card", "data-figure": `map_${runName(spec.run)}.png` }, h("h3", {}, runName(spec.run)),
     h("p", { class: "note" }, `${map.method} of the encoder's features${where}; ${some} test sequences. `
-      + `Nearest neighbours among ${spec.train} training sequences: ${(100 * spec.accuracy).toFixed(1)} % right.`
-      + (map.method === "t-SNE" ? " Only who is near whom has a meaning; axes and large distances have none." : "")),
+      + `1-NN accuracy with ${spec.train} training sequences: ${(100 * spec.accuracy).toFixed(1)} %.`
+      + (map.method === "t-SNE" ? " Only local neighbourhoods are meaningful; axes and large distances are not." : "")),
     h("div", { class: "map" },
       h("div", {}, canvas, choices("Sequences on the map", [[false, "All sequences"], [true, "Mistakes of the nearest neighbour"]],
         (only) => { state.mistakes = only; draw(); })),
@@ -139,11 +139,11 @@ function gallery(spec) {
       `cosine ${found.cosine.toFixed(3)}`)))]);
   function show(kind) {
     const chosen = rows.filter(([query]) => kind === "all" || right(query) === (kind === "right"));
-    list.replaceChildren(...(chosen.length ? chosen.map(([, row]) => row) : [empty("None among these queries.")]));
+    list.replaceChildren(...(chosen.length ? chosen.map(([, row]) => row) : [empty("None of these queries matches.")]));
     chosen.forEach(([, row]) => row.querySelectorAll("canvas").forEach((canvas) => seen.observe(canvas)));
   }
   const wrong = spec.gallery.filter((query) => !right(query)).length;
   return h("div", {}, h("h3", {}, runName(spec.run)),
-    h("p", { class: "note" }, `${spec.gallery.length} test sequences, ${wrong} of them picked because their nearest neighbour is wrong, so that their share here says nothing; over all, ${(100 * spec.accuracy).toFixed(1)} % are right.`),
+    h("p", { class: "note" }, `${spec.gallery.length} test sequences, ${wrong} of them chosen because their nearest neighbour is wrong. 1-NN accuracy on the whole test split: ${(100 * spec.accuracy).toFixed(1)} %.`),
     choices("Queries", kinds, show), list);
 }

@@ -1,4 +1,4 @@
-// The page, section by section; what a report lacks says so in a sentence.
+// The sections of the page.
 const main = document.getElementById("main");
 
 function section(id, title, lead, ...content) {
@@ -45,16 +45,16 @@ function settings() {
   let kind = "changed";
   function show() {
     const word = search.value.trim().toLowerCase();
-    // Who looks for a setting wants it wherever it is.
+    // A search covers all settings, not only those of the chosen kind.
     const chosen = rows.filter((row) => (word ? row.key.toLowerCase().includes(word) : kinds[kind](row)));
     const lines = chosen.map((row) => h("tr", { class: row.differs ? "differs" : null },
       h("th", { scope: "row", class: "mono" }, row.key), h("td", {}, row.default),
       row.values.map((value) => h("td", { class: value !== row.default ? "changed" : null }, value))));
     const heading = ["setting", "paper", ...runs].map((text) => h("th", { scope: "col" }, text));
-    holder.replaceChildren(lines.length ? scrolled("settings", "settings", heading, lines) : empty("No setting is like that."));
+    holder.replaceChildren(lines.length ? scrolled("settings", "settings", heading, lines) : empty("No setting matches."));
   }
   const count = (name) => rows.filter(kinds[name]).length;
-  const options = [["changed", `Not the paper's, or different (${count("changed")})`], ["all", `All (${rows.length})`]];
+  const options = [["changed", `Different from the paper (${count("changed")})`], ["all", `All (${rows.length})`]];
   if (runs.length > 1) options.unshift(["differs", `Different between the runs (${count("differs")})`]);
   const buttons = choices("Settings", options, (value) => { kind = value; show(); });
   buttons.append(search);
@@ -64,7 +64,7 @@ function settings() {
 function key(...names) {
   const kinds = { left: ["--bone-left", "left"], right: ["--bone-right", "right"], trunk: ["--bone-trunk", "trunk"], predicted: ["--predicted", "predicted by the network"] };
   return h("p", { class: "key" }, names.map((name) => h("span", {}, h("i", { style: `--colour:var(${kinds[name][0]})` }), kinds[name][1])),
-    h("span", {}, "Drag a skeleton to turn them all."));
+    h("span", {}, "Drag a skeleton to rotate all of them."));
 }
 
 function masked(spec) {
@@ -74,20 +74,20 @@ function masked(spec) {
       panel(sequence, { height: 190, frame: truth, label: `${title}: ${readable(row.label)}`, ...options }, h("b", {}, title), text);
     return h("div", { class: "card", "data-figure": `masked_${runName(spec.run)}_${row.name}.gif` }, h("h3", { title: row.name }, readable(row.label)), h("div", { class: "panels" },
       shown("Masked input", "what the network sees", truth, { hidden }),
-      spec.steps.map((step, i) => shown(`Step ${step.toLocaleString("en")}`, `off by ${row.errors[i].toFixed(1)} cm`, row.predicted[i], { hidden, predicted: true })),
-      shown("Truth", `standing still: off by ${row.holding.toFixed(1)} cm`, truth, {})));
+      spec.steps.map((step, i) => shown(`Step ${step.toLocaleString("en")}`, `error ${row.errors[i].toFixed(1)} cm`, row.predicted[i], { hidden, predicted: true })),
+      shown("Truth", `error of keeping the last seen position: ${row.holding.toFixed(1)} cm`, truth, {})));
   });
   const how = {
     joint: "",
-    bone: " The network predicts bones, which are put together from the shoulders' centre.",
+    bone: " The network predicts bones, which are added up from the spine at the shoulders, the root.",
     motion: " The network predicts displacements, which are added up from where a joint was last seen.",
   }[spec.stream];
-  return [h("h3", {}, runName(spec.run)), h("p", { class: "note" }, `Mean distance of hidden joints from the truth, with running statistics and without prompts.${how}`), h("div", { class: "stack" }, rows)];
+  return [h("h3", {}, runName(spec.run)), h("p", { class: "note" }, `Error: mean distance of hidden joints from the truth, in evaluation mode (BatchNorm's running statistics, no prompts).${how}`), h("div", { class: "stack" }, rows)];
 }
 
 function views(spec) {
   return [h("h3", {}, runName(spec.run)),
-    h("p", { class: "note" }, `${readable(spec.label)} (${spec.name}), mixed with ${readable(spec.partner)}; shown as joints at one pace.`),
+    h("p", { class: "note" }, `${readable(spec.label)} (${spec.name}), mixed with ${readable(spec.partner)}; shown as joints, all at the same speed.`),
     h("div", { class: "stack" }, h("div", { class: "card panels", "data-figure": `views_${runName(spec.run)}.gif` }, spec.panels.map((one) =>
       panel(one.sequence, { height: 190, hidden: one.hidden, label: one.title }, h("b", {}, one.title), one.text))))];
 }
@@ -98,7 +98,7 @@ function build() {
     h("p", { class: "lead" }, `PCM³: ${[...new Set(runs.map((run) => run.data))].join(", ") || "benchmarks"} · ${runs.length} ${runs.length === 1 ? "run" : "runs"} · ${REPORT.created}`),
     grid(runs.map(runCard), "runs") ?? "");
   if (REPORT.warnings.length) {
-    main.append(h("div", { class: "card warnings", role: "note" }, h("h3", {}, "Before you compare"),
+    main.append(h("div", { class: "card warnings", role: "note" }, h("h3", {}, "Warnings"),
       h("ul", {}, REPORT.warnings.map((text) => h("li", {}, text)))));
   }
   if (REPORT.notes.length) main.append(h("ul", { class: "notes" }, REPORT.notes.map((text) => h("li", {}, text))));
@@ -106,23 +106,23 @@ function build() {
     grid(charts.learning.filter((one) => !one.large).map(chart), "small"),
     charts.learning.length ? null : empty("No run has logged a step."));
   section("results", "Results", "", tables.length ? tables.map((one) => table(one)) : empty("No run has finished."));
-  section("confusions", "Confusions", "", grid(REPORT.confusions.map(confusion), "wide"));
-  section("map", "Embeddings", "Hover or tap a point, or go through them by arrow keys, to see its sequence.", REPORT.encoders.map(classMap));
-  section("neighbours", "Neighbours", "Test sequences and the five training sequences nearest to them, by the cosine of their features.",
+  section("confusions", "Confusion matrices", "", grid(REPORT.confusions.map(confusion), "wide"));
+  section("map", "Embeddings", "Hover over or tap a point, or use the arrow keys, to see its sequence.", REPORT.encoders.map(classMap));
+  section("neighbours", "Neighbours", "Test sequences and their five nearest training sequences by cosine similarity of the features.",
     REPORT.encoders.length ? key("left", "right", "trunk") : null, REPORT.encoders.map(gallery));
-  section("masked", "Masked prediction", "Test sequences, the same masks at every kept checkpoint.",
+  section("masked", "Masked prediction", "Masked prediction on test sequences, with the same masks at every checkpoint.",
     REPORT.masked.length ? key("left", "right", "trunk", "predicted") : null, REPORT.masked.map(masked));
-  section("views", "Views", "What one pretraining step makes of a training sequence.", REPORT.views.map(views));
+  section("views", "Views", "The views of a training sequence in one pretraining step.", REPORT.views.map(views));
   section("speed", "Speed", "", grid(charts.machine.map(chart)));
   section("settings", "Settings", "", runs.length ? settings() : null);
-  section("provenance", "Provenance", "What made each run, as it was started last.",
+  section("provenance", "Provenance", "Code version, packages, device and data of each run's last start.",
     REPORT.provenance ? table(REPORT.provenance) : empty("No run has a provenance.json."));
   document.getElementById("controls").append(...playerControls());
   document.getElementById("footer").append(`Written ${REPORT.created} by pcm3_jax ${REPORT.version}: python -m pcm3_jax.report`);
   follow();
 }
 
-// Marks the section in view in the bar.
+// Marks the visible section in the navigation bar.
 function follow() {
   const links = new Map([...document.querySelectorAll("#nav a")].map((a) => [a.hash.slice(1), a]));
   const watch = new IntersectionObserver((entries) => {

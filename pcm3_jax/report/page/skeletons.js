@@ -1,4 +1,4 @@
-// Animated skeletons.  One clock moves all of them; only those in the window are drawn.
+// Animated skeletons.  One clock drives all of them; only visible ones are drawn.
 const PARENTS = REPORT.skeleton.parents;
 const JOINTS = PARENTS.length;
 const LEFT = new Set(REPORT.skeleton.left);
@@ -14,7 +14,7 @@ function bytes(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
-// Coordinates are unpacked when they are first seen.
+// Coordinates are decoded on first use.
 function unpacked(index) {
   const sequence = REPORT.sequences[index];
   if (!sequence.points) {
@@ -25,7 +25,7 @@ function unpacked(index) {
   return sequence;
 }
 
-// Across, up and depth of a coordinate triple, from the front.
+// A coordinate triple as [across, up, depth], seen from the front.
 function oriented(sequence, at) {
   const p = sequence.points;
   return sequence.up === 2 ? [-p[at], p[at + 2], p[at + 1]] : [p[at], p[at + 1], -p[at + 2]];
@@ -41,8 +41,8 @@ function boundingBox(sequence) {
 }
 
 // A canvas with a skeleton.  Options: height; hidden, flags (T × 25) of joints that are left out
-// or, with `predicted`, drawn as a prediction; frame, the number of the sequence that sets the
-// scale; label for screen readers.
+// or, with `predicted`, drawn as a prediction; frame, the number of the sequence whose bounding
+// box sets the scale; label for screen readers.
 function stage(index, options = {}) {
   const canvas = h("canvas", {
     class: "stage", role: "img", "aria-label": options.label || "animated skeleton",
@@ -87,7 +87,7 @@ const seen = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "80px" });
 
-// --figures calls it as well.
+// Also called by figures.py.
 function showAt(seconds) {
   player.time = seconds;
   visible.forEach(render);
@@ -95,7 +95,7 @@ function showAt(seconds) {
 
 let before = 0;
 function tick(now) {
-  // A page that was hidden goes on where it was.
+  // After the page was hidden, the animation resumes where it stopped.
   if (player.playing) showAt(player.time + Math.min(now - before, 100) / 1000);
   before = now;
   requestAnimationFrame(tick);
@@ -132,7 +132,7 @@ function render(one) {
   const height = one.options.height || 150;
   const sequence = unpacked(one.index);
   const project = projection(one, height);
-  // A pause at the end tells where the movement starts again.
+  // A pause at the end marks the start of the next repetition.
   const period = sequence.seconds + 0.6;
   const share = Math.min((player.time % period) / sequence.seconds, 1);
   const time = share * (sequence.frames - 1);
