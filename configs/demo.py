@@ -1,4 +1,4 @@
-"""A small PCM³ on the embedded data set, to see everything work: minutes on two CPU cores.
+"""A small PCM³ on the generated data set, as a demonstration: minutes on two CPU cores.
 
 python -m tfds_builders.build synthetic_skeletons --data_dir=data
 python -m pcm3_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -11,9 +11,9 @@ from pcm3_jax.tables.scale import SMALL
 def get_config() -> Config:
     config = default_config()
     config.update_from_flattened_dict(SMALL)
-    # Actions differ in how they move, and velocities say so soonest.
+    # On this data the motion stream separates the actions after the fewest epochs.
     config.views.stream = "motion"
-    # One run can take longer than each of those that a table needs.
+    # A larger network and a longer schedule than in `SMALL`, which is for tables with many runs.
     config.model.hidden = 96
     config.method.queue_size = 2048
     config.optimizer.epochs = 10

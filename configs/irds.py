@@ -4,9 +4,9 @@ python -m tfds_builders.build intellirehabds/cross_subject_centered \
     --manual_dir=DOWNLOAD --data_dir=data
 bash launch/compare.sh configs/irds.py runs/irds "0 1 2" --streams="motion bone"
 
-pretrains the two streams that tell most together, each for seven minutes on two CPU cores.
+pretrains the two streams whose fusion is best, each for seven minutes on two CPU cores.
 
-A table of the paper for this data set and these networks, here the third:
+To make a table of the paper with this data set and these networks, here Table 3:
 
 python -m pcm3_jax.main --config=configs/irds.py:3 --workdir=runs/irds/table3 \
     --config.tables.runs=runs/irds/runs --config.tables.seeds="(0, 1, 2)"
@@ -15,8 +15,8 @@ python -m pcm3_jax.main --config=configs/irds.py:3 --workdir=runs/irds/table3 \
 from pcm3_jax.config import Config, default_config
 from pcm3_jax.errors import UserError
 
-# Centred on the first frame's spine.  To centre every frame and to turn everything upright, as is
-# done for NTU, costs the linear classifier three points here.
+# Centred on the first frame's spine.  Centring every frame and rotating skeletons upright, as for
+# NTU, costs three points of linear accuracy here.
 DATA = "intellirehabds/cross_subject_centered"
 
 
@@ -28,19 +28,19 @@ def get_config(table: str = "") -> Config:
         config.task, config.tables.number = "table", int(table)
         config.tables.data = (DATA,)
     config.data.name = DATA
-    # Gestures differ in how they move; coordinates tell first of all who sits and who stands.
+    # Gestures differ in their motion; coordinates mainly separate seated from standing subjects.
     config.views.stream = "motion"
     config.views.frames = 32
     config.views.min_crop_frames = 16
     config.views.mask_clip_frames = 4
     config.views.mix_block_frames = 2
     config.views.crop_ratio = (0.5, 1.0)
-    # More would make a movement to the front and one to the side look alike.
+    # A larger limit would make a forward and a sideways movement look alike.
     config.views.shear_limit = config.views.jitter_limit = 0.2
     config.model.hidden = 128
     config.model.decoder_hidden = 64
     config.model.prompt_width = 16
-    # The queue stays below the 1,434 training sequences.
+    # Below the number of training sequences, 1,434.
     config.method.queue_size = 1024
     config.method.key_momentum = 0.99
     # One person only; see `SMALL` in pcm3_jax/tables/scale.py.
@@ -53,10 +53,10 @@ def get_config(table: str = "") -> Config:
     config.cmd.neighbours = 512
     config.linear.batch_size = 64
     config.linear.cached_crops = 8
-    # Few subjects to learn from; the same for the coordinates' classifier, which is best so.
+    # There are few training subjects, so both classifiers need strong regularisation.
     config.linear.weight_decay = 0.1
     config.baseline.ridge_penalty = 10.0
-    # A share of 1 % is 14 sequences: little steps, but many.
+    # 1 % of the labels is 14 sequences: small batches and many steps.
     config.finetune.name = "adamw"
     config.finetune.learning_rate = 1e-3
     config.finetune.batch_size = 16

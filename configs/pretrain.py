@@ -1,11 +1,12 @@
-"""PCM³ pretraining with every number of the paper (§4.2), on a benchmark and a stream.
+"""PCM³ pretraining with all values of the paper (§4.2), for one benchmark and one stream.
 
 python -m tfds_builders.build ntu_rgbd/ntu60_xsub --manual_dir=DOWNLOAD --data_dir=data
 python -m pcm3_jax.main --config=configs/pretrain.py:ntu60_xsub --workdir=runs/ntu60_xsub
 python -m pcm3_jax.main --config=configs/pretrain.py:ntu60_xsub-bone --workdir=runs/bone
 
-BENCHMARK is one of those below, STREAM joint (the default), bone or motion, of which the authors'
-program trains the last two without prompts and without distillation.
+The configuration is BENCHMARK[-STREAM]: BENCHMARK is a key of `BENCHMARKS`, STREAM is joint (the
+default), bone or motion.  As in the authors' program, the bone and motion streams are trained
+without prompts and without distillation.
 """
 
 from pcm3_jax.config import Config, default_config
@@ -22,7 +23,7 @@ BENCHMARKS = {
 
 
 def get_config(recipe: str | None = None) -> Config:
-    """The recipe BENCHMARK[-STREAM]; without one, joints of the embedded data set."""
+    """Recipe BENCHMARK[-STREAM]; None uses the joint stream of the generated data set."""
     config = default_config()
     if recipe is None:
         return config

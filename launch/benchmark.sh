@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Throughput per device for batch sizes, each of all devices together, and numbers of devices:
+# Measures throughput per device for global batch sizes and numbers of devices:
 # bash launch/benchmark.sh WORKDIR "BATCH_SIZES" "DEVICE_COUNTS" [CONFIG] \
 #     [--dry_run] [--config.key=value …]
-# The devices are GPUs where there are any, else virtual ones that share the CPU's cores.  What is
-# finished is not run again; what failed, for lack of memory say, is.
+# The devices are GPUs if there are any, otherwise virtual devices that share the CPU's cores.
+# Finished measurements are kept; failed ones, for instance for lack of memory, are repeated.
 needs=3
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 workdir=$(absolute "$1") batch_sizes=$2 device_counts=$3 config=configs/pretrain.py
@@ -16,8 +16,8 @@ fi
 IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES-$(seq -s, 0 63)}"
 status=0
 for devices in $device_counts; do
-    # A GPU heeds the first of these, a CPU the others.  With fewer threads than two a device, the
-    # collectives of virtual devices wait for each other for ever.
+    # CUDA_VISIBLE_DEVICES is for GPUs, PJRT_NPROC and XLA_FLAGS are for CPUs.  With fewer than two
+    # threads per virtual device, collectives deadlock.
     threads=$(($(nproc) > 2 * devices ? $(nproc) : 2 * devices))
     flags="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices"
     visible=$(IFS=, && echo "${gpus[*]:0:devices}")

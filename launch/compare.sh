@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Pretrains and evaluates a recipe for several seeds, beside a random encoder and the raw
-# coordinates: bash launch/compare.sh CONFIG WORKDIR "SEEDS" [--streams="motion joint bone"]
-# [--dry_run] [--config.key=value …]
-# The streams are those to pretrain and to fuse; without them it is that of the recipe.  The runs
-# are folders of WORKDIR, and the table is in WORKDIR/table.  Finished runs are not made again.
+# Pretrains and evaluates a configuration with several seeds, and compares it with a random encoder
+# and with raw coordinates:
+# bash launch/compare.sh CONFIG WORKDIR "SEEDS" [--streams="motion joint bone"] \
+#     [--dry_run] [--config.key=value …]
+# --streams lists the streams to pretrain and to fuse; the default is the configuration's stream.
+# The runs are folders of WORKDIR, and the table is in WORKDIR/table.  Finished runs are reused.
 needs=3 options="streams"
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 config=$1 workdir=$(absolute "$2")

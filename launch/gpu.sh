@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 config=$1 workdir=$(absolute "$2")
 shift 2
 
-# In the place of this shell, so that signals reach it.
+# `exec` replaces this shell, so that signals reach Python.
 run "${gpus:+CUDA_VISIBLE_DEVICES=$(quote "$gpus") }exec python -m pcm3_jax.main $(
     quote --config="$config" --workdir="$workdir" "$@"
 )"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets everything up and shows it work:
+# Installs everything, builds a small data set, pretrains on it and prints a table:
 # bash launch/quickstart.sh [WORKDIR] [--dry_run] [--config.key=value …]
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 workdir=runs/quickstart

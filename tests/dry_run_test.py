@@ -1,4 +1,4 @@
-"""What a dry run tells, refuses, and leaves alone."""
+"""What a dry run prints, refuses, and leaves unchanged."""
 
 import re
 
@@ -27,7 +27,7 @@ def test_a_pretraining_run_is_described_and_not_started(program, tmp_path):
     assert lines["step"].startswith("16 sequences, ")
     assert "3 evaluations" in lines["time"]
     needed, largest = re.fullmatch(
-        r"(\S+) GB a device besides the data; 80 GB would hold about ([\d,]+) sequences",
+        r"(\S+) GB per device, without the data; 80 GB hold a batch of about ([\d,]+) sequences",
         lines["memory"],
     ).groups()
     assert 0 < float(needed) < 1 and int(largest.replace(",", "")) > 10_000
@@ -63,8 +63,8 @@ def test_every_task_on_recordings_is_described(monkeypatch, run_config, tmp_path
         assert lines["method"] == "cmd"
         assert lines["network"].count(",") == 1  # An encoder and a projector.
         # 24 steps and three evaluations.
-        assert lines["time"] == "57 s, 3 evaluations of 3 s included"
-        assert lines["memory"].endswith("80 GB would hold about 79,000 sequences")
+        assert lines["time"] == "57 s, including 3 evaluations of 3 s"
+        assert lines["memory"].endswith("80 GB hold a batch of about 79,000 sequences")
     elif task != "baseline":
         assert lines["encoder"].startswith("random, ")
         encoded = ENCODED[task]

@@ -1,4 +1,4 @@
-"""Imports between rooms go one way, from what is run down to the skeleton."""
+"""Packages import only packages below them; the order is in `ROOMS`."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The scripts in launch/: their dry runs, and whatever one machine can run for real."""
+"""The scripts in launch/: their dry runs, and real runs where one machine suffices."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is d
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
 SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), LAUNCH / "slurm.sbatch"]
-# Overrides that a shell would take apart.
+# Overrides that need quoting in a shell.
 AWKWARD = ('--config.data.dir=/a b/it\'s "here" $HOME', "--config.views.crop_ratio=(0.1, 1.0)")
 
 
@@ -60,7 +60,7 @@ def dry_run(script: str, *arguments: str, **changes: str | None) -> list[str]:
     return result.stdout.splitlines()
 
 
-def test_the_quickstart_shows_what_it_would_do(tmp_path):
+def test_quickstart_dry_run(tmp_path):
     folder = tmp_path / "a b"
     build, compare = dry_run("quickstart.sh", str(folder))
     assert shlex.split(build)[-2:] == ["synthetic_skeletons", f"--data_dir={folder}/data"]
@@ -84,7 +84,7 @@ def stand_in(folder: Path, name: str, body: str) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_bash_can_read_it(script):
+def test_scripts_have_valid_syntax(script):
     result = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -92,7 +92,7 @@ def test_bash_can_read_it(script):
 @pytest.mark.parametrize(
     "script", ["gpu.sh", "slurm.sbatch", "tpu.sh", "benchmark.sh", "compare.sh"]
 )
-def test_without_its_arguments_a_script_says_what_they_are(script):
+def test_missing_arguments_print_the_usage(script):
     result = launch(script, "configs/demo.py")
     assert (result.returncode, result.stdout) == (2, "")
     assert f"launch/{script} " in result.stderr
@@ -100,7 +100,7 @@ def test_without_its_arguments_a_script_says_what_they_are(script):
     assert "#" not in result.stderr
 
 
-# A Python that makes environments in which nothing happens but a record of pip's arguments.
+# A fake Python whose environments only record pip's arguments.
 PYTHON = """
 if args[:2] == ["-m", "venv"]:
     os.makedirs(".venv/bin")
@@ -126,7 +126,7 @@ def test_an_extra_is_added_to_the_environment(tmp_path):
     result = launch(*arguments, folder=tmp_path / "launch", EXTRA="gpu12", PATH=path)
     assert result.returncode == 1
     assert result.stderr == (
-        "error: .venv is made for EXTRA=gpu, but here it is gpu12; remove .venv.\n"
+        "error: .venv was created with EXTRA=gpu, but EXTRA is now gpu12; remove .venv.\n"
     )
 
 
@@ -143,7 +143,7 @@ def test_an_extra_is_added_to_the_environment(tmp_path):
         (None, "gpu", "[test,gpu]"),
     ],
 )
-def test_what_is_installed_is_for_the_gpu_and_its_driver(tmp_path, driver, extra, expected):
+def test_the_extra_fits_the_gpu_and_its_driver(tmp_path, driver, extra, expected):
     shutil.copytree(LAUNCH, tmp_path / "launch")
     shown = "sys.exit(9)" if driver is None else f"print({driver!r})"
     stand_in(tmp_path / "programs", "nvidia-smi", shown)
@@ -155,7 +155,7 @@ def test_what_is_installed_is_for_the_gpu_and_its_driver(tmp_path, driver, extra
     assert (tmp_path / "pip.log").read_text().split() == [f".{expected}"]
     platforms = "cuda,cpu" if "gpu" in expected else "unset"
     assert set(result.stdout.split("\n")) >= {platforms}
-    assert "the first time this takes minutes" in result.stderr
+    assert "the first time this takes a few minutes" in result.stderr
 
 
 def test_compare_makes_one_table():
@@ -194,7 +194,7 @@ def test_compare_prints_the_table_of_its_runs(program, tmp_path):
         "baseline", "linear_eval", "linear_eval", "pretrain-pcm3", "retrieval", "retrieval",
         "table",
     ]  # fmt: skip
-    # A mistake ends it, with nothing but one sentence.
+    # An error ends the script with one sentence.
     result = launch(*arguments, "--streams=bones", **program.environment())
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("error: config.views.stream is 'bones', but must be one of")
@@ -209,7 +209,7 @@ def test_one_command_makes_all_tables_with_shared_runs(tmp_path):
     ]
 
 
-# A Python for which table 5 cannot be made, and which SIGTERM ends in table 7.
+# A fake Python that fails for table 5, and that SIGTERM ends in table 7.
 TABLES_PYTHON = """
 (number,) = [arg[len("--config=configs/tables/table"):-3] for arg in args if arg.endswith(".py")]
 if number in ("5", "7"):
@@ -218,7 +218,7 @@ print(number)
 """
 
 
-def test_a_table_that_cannot_be_made_does_not_keep_the_next_from_it(tmp_path):
+def test_a_failed_table_does_not_stop_the_next(tmp_path):
     stand_in(tmp_path / "programs", "python", TABLES_PYTHON)
     workdir = tmp_path / "work"
     for number in range(1, 11):
@@ -283,7 +283,7 @@ def test_tpu():
     assert [line.count("--project=p") for line in longer] == [2, 0, 0] + 8 * [1]
 
 
-# What gcloud would do, with a folder for the only worker.
+# A fake gcloud with a folder for its only worker.
 GCLOUD = """
 home = os.environ["WORKER"]
 with open(home + "/log", "a") as log:
@@ -304,7 +304,7 @@ elif verb == "ssh":
 
 
 def test_tpu_with_a_stand_in_for_gcloud(tmp_path):
-    """Twice: the second time the TPU is there."""
+    """Runs the script twice; the second time the TPU exists."""
     checkout, worker, programs = tmp_path / "checkout", tmp_path / "worker", tmp_path / "programs"
     shutil.copytree(LAUNCH, checkout / "launch")
     (checkout / "data").mkdir()
@@ -352,14 +352,14 @@ def test_auto_lets_jax_find_the_processes(program, tmp_path, monkeypatch):
     assert calls == [(), ("host:1", 3, 2)]
 
 
-def test_auto_where_there_is_nothing_to_find(program, tmp_path):
+def test_auto_outside_a_cluster_is_refused(program, tmp_path):
     code, _, error = program.run(tmp_path / "run", "--coordinator=auto")
     assert code == 1
     assert error == "error: --coordinator=auto finds no Cloud TPU; use host:port.\n"
 
 
 def test_kubernetes():
-    """What the cluster does not check; all else a schema of Kubernetes does."""
+    """Checks what the Kubernetes schema does not."""
     text = (LAUNCH / "kubernetes.yaml").read_text()
     claim, service, job = yaml.safe_load_all(text)
     assert [part["kind"] for part in (claim, service, job)] == [
@@ -399,7 +399,7 @@ def test_kubernetes():
     assert volumes["volume"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
-def test_kubernetes_hands_the_arguments_on(tmp_path):
+def test_kubernetes_passes_the_arguments_to_the_program(tmp_path):
     *_, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
     bash, flag, line, name = container["command"]
@@ -435,7 +435,7 @@ def test_benchmark_dry_run(tmp_path):
 
     arguments = (str(tmp_path), "8 64", "1 2")
     variables = {"XLA_FLAGS": "", "OMP_NUM_THREADS": str(threads)}
-    # Of the GPUs that it was given.
+    # The first of the GPUs in CUDA_VISIBLE_DEVICES.
     lines = dry_run("benchmark.sh", *arguments, **variables, CUDA_VISIBLE_DEVICES="4,6,7")
     cells = [cell(1, 8, "4"), cell(1, 64, "4"), cell(2, 64, "4,6")]
     assert [shlex.split(line) for line in lines[:-1]] == cells

@@ -1,4 +1,4 @@
-"""The command line: what a run prints and leaves, and one sentence for every mistake."""
+"""The command line: a run's output and files, and one-sentence errors."""
 
 import fcntl
 import importlib.util
@@ -135,16 +135,22 @@ def test_a_wrong_setting_is_named(program, tmp_path, capsys, monkeypatch, overri
         (["--workdir=x"], "lacks --config"),
         ([f"--config={SMALL}"], "lacks --workdir"),
         ([f"--config={SMALL}", "--workdir="], "lacks --workdir"),
-        ([f"--config={SMALL}", "--workdir=x", "more"], "has 'more', which belongs to no flag"),
-        ([f"--config={SMALL}", "--workdir=gs://a/b"], "--workdir=gs://a/b is no folder: mount it"),
+        (
+            [f"--config={SMALL}", "--workdir=x", "more"],
+            "has 'more', which is not a flag or its value",
+        ),
+        (
+            [f"--config={SMALL}", "--workdir=gs://a/b"],
+            "--workdir=gs://a/b is a URL, not a folder: mount it",
+        ),
         (
             [f"--config={SMALL}", "--workdir=x", "--config.data.dir=gs://a"],
-            "--config.data.dir=gs://a is no folder: mount it",
+            "--config.data.dir=gs://a is a URL, not a folder: mount it",
         ),
         ([f"--config={SMALL}", "--workdir=x", "--processes=2"], "need --coordinator=HOST:PORT"),
         (
             [f"--config={SMALL}", "--workdir=x", "--coordinator=a:1", "--process=1"],
-            "--process is 1, but must count from 0 and stay below --processes=1",
+            "--process is 1, but must be at least 0 and less than --processes=1",
         ),
         ([f"--config={SMALL}", "--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
         (["--config=nowhere.py", "--workdir=x"], r"configuration file 'nowhere\.py' is missing"),
@@ -196,7 +202,7 @@ def test_an_encoder_of_other_sizes_is_refused(finished_run, program, tmp_path, c
 
 
 def test_programs_of_a_gpu_are_kept_with_the_run(run_config, tmp_path, monkeypatch):
-    """Compiled again they could round otherwise, and a run that goes on would end elsewhere."""
+    """Recompiled programs could round differently, so a resumed run would not be bit-identical."""
     kept = []
     monkeypatch.setattr(
         Coordinates,
@@ -268,7 +274,7 @@ def test_the_precision_of_products_is_a_setting(program, monkeypatch, tmp_path):
     assert precision == ["tensorfloat32"]
 
 
-def test_too_little_memory_is_told(program, capsys, monkeypatch, tmp_path):
+def test_too_little_memory_is_reported(program, capsys, monkeypatch, tmp_path):
     def run(config, workdir):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying …")
 

@@ -70,7 +70,7 @@ class Program:
         return os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            # With fewer threads the devices' collectives wait for each other for ever.
+            # With fewer threads the virtual devices' collectives deadlock.
             "PJRT_NPROC": str(2 * devices + 2),
         }
 

@@ -23,7 +23,7 @@ from pcm3_jax.errors import UserError
 from tfds_builders.recorded_builder import RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonBuilder
 
-# Of each: the folder of its module NAME/NAME_dataset_builder.py.
+# Each name is a folder with a module NAME_dataset_builder.py.
 BUILDERS = ("intellirehabds", "ntu_rgbd", "own_skeletons", "pku_mmd", "synthetic_skeletons")
 
 
@@ -49,7 +49,7 @@ def build(
         data_dir: holds all data sets; created if missing.
         manual_dir: folder or archive with the raw data, for builders that need it.
         processes: number of processes; the result does not depend on it.
-        skip_bad_files: leave out and report raw files that cannot be used, instead of refusing.
+        skip_bad_files: leave out and report unusable raw files instead of raising an error.
 
     Raises:
         UserError: for anything the user can correct.
@@ -64,7 +64,7 @@ def build(
         skip_bad_files=skip_bad_files,
     )
     if is_built(builder):
-        print(f"{dataset} is already built in {builder.data_path}; delete that to build it anew.")
+        print(f"{dataset} is already built in {builder.data_path}; delete it to build it again.")
         return builder
     if builder.NEEDS_MANUAL_DIR and (manual_dir is None or not manual_dir.exists()):
         flaw = (
@@ -72,12 +72,12 @@ def build(
             if manual_dir is None
             else f"--manual_dir={manual_dir} does not exist; correct the path."
         )
-        raise UserError(f"{name} is built from files that you have: {flaw}")
+        raise UserError(f"{name} is built from raw files: {flaw}")
     folder = Path(builder.data_path)
     for leftover in folder.parent.glob(f"{INCOMPLETE_PREFIX}*_{folder.name}"):  # of killed builds
         shutil.rmtree(leftover)
     try:
-        # TFDS announces a download and makes a folder for it, but there is nothing to download.
+        # TFDS creates a download folder and prints messages, although nothing is downloaded.
         with (
             contextlib.redirect_stdout(io.StringIO()),
             tempfile.TemporaryDirectory() as download_dir,
@@ -90,7 +90,7 @@ def build(
     )
     print(f"{dataset} is built in {folder}: {counts} examples.")
     if isinstance(builder, RecordedBuilder):
-        print(f"{builder.report.text()}\nAll of it is in {folder / 'report.json'}.")
+        print(f"{builder.report.text()}\nThe complete report is {folder / 'report.json'}.")
     return builder
 
 
@@ -104,17 +104,17 @@ def is_built(builder: SkeletonBuilder) -> bool:
         missing += [Path(p) for info in builder.info.splits.values() for p in info.filepaths]
     missing = [path for path in missing if not path.is_file()]
     if missing:
-        raise UserError(f"{folder} is incomplete, {missing[0].name} is missing; delete the folder.")
+        raise UserError(f"{folder} is incomplete: {missing[0].name} is missing; delete the folder.")
     return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code (1 after one sentence on standard error)."""
+    """Runs the command and returns its exit code; errors are one sentence on standard error."""
     parser = argparse.ArgumentParser(prog="tfds_builders.build", description=__doc__)
     parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"NAME: {', '.join(BUILDERS)}")
-    parser.add_argument("--data_dir", type=Path, required=True, help="where data sets are kept")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--manual_dir", type=Path, help="folder or archive with the raw data")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="number of processes")
     parser.add_argument(
         "--on_bad_file",
         choices=("fail", "skip"),

@@ -1,4 +1,4 @@
-"""Raw files parsed once, group by group, into arrays that all configs of a data set share."""
+"""Parses raw files in groups, once for all configs of a data set, and stores the arrays."""
 
 import functools
 import itertools
@@ -20,9 +20,9 @@ class Clip(NamedTuple):
 
     Attributes:
         name: unique in the data set.
-        skeleton: (T, P, 25, 3) float32 metres, P one or two persons; NaN where a joint is missing,
+        skeleton: (T, P, 25, 3) float32 metres, P = 1 or 2 persons; NaN where a joint is missing,
             zeros where a person is absent.
-        info: what else the builder needs to know, in JSON's types.
+        info: further values that the builder needs, JSON-compatible.
     """
 
     name: str
@@ -48,7 +48,7 @@ class FileGroup:
 def group_files(
     files: Iterable[RawFile], key: Callable[[RawFile], str], parse: Callable[[RawFile], Clip]
 ) -> list[FileGroup]:
-    """Files that are a recording each; adjacent ones with the same `key` form the group `key`."""
+    """Groups files that each are one recording; adjacent files with equal `key` form a group."""
     return [
         FileGroup(name, tuple((file,) for file in some), parse)
         for name, some in itertools.groupby(files, key)
@@ -57,7 +57,7 @@ def group_files(
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A parsed recording: rows of the array file `poses` from `start` on, person after person."""
+    """A parsed recording: rows of the array file `poses` from `start`, person by person."""
 
     name: str
     info: dict[str, Any]
@@ -78,7 +78,7 @@ class StoredClip:
 
 
 class Parsed(NamedTuple):
-    """The clips and flaws of a group, and the peak memory of the process that parsed it in MB."""
+    """A group's clips and bad files, and the peak memory (MB) of the process that parsed it."""
 
     clips: list[StoredClip]
     flaws: list[BadFile]
@@ -93,7 +93,7 @@ def parse_all(
     Args:
         groups: what to parse.
         folder: keeps parsed groups; created if missing.
-        version: of the parsers; groups that another version parsed are parsed again.
+        version: version of the parsers; groups parsed by another version are parsed again.
         processes: number of processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def _parse_group(folder: Path, version: str, group: FileGroup) -> dict[str, Any]
 
     A second person who is absent throughout is not stored.
     """
-    # The name depends on the files' stamps, so that a changed file is parsed again.
+    # The file name has a hash of the raw files' stamps, so that changed files are parsed again.
     stamps = [(file.name, file.stamp) for files in group.recordings for file in files]
     mark = workers.fingerprint(version, stamps)
     index_file = folder / f"{group.name}-{mark}.json"

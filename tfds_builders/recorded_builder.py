@@ -1,4 +1,4 @@
-"""Base of the builders that read recordings which the user downloaded."""
+"""Base class of the builders that read downloaded recordings."""
 
 import abc
 import functools
@@ -30,7 +30,7 @@ class Record(NamedTuple):
     fields: dict[str, Any]
 
     def mark(self) -> list[Any]:
-        """Values that change when the example does."""
+        """The example's content, for `workers.fingerprint`."""
         return [Path(self.clip.poses).name, self.clip.start, self.start, self.stop, self.fields]
 
     @property
@@ -42,12 +42,12 @@ class Record(NamedTuple):
 
 @dataclass
 class Report:
-    """What became of the files of a download, compared with a complete one.
+    """Files used and left out, and differences from a complete download.
 
     Attributes:
         files_seen: number of raw files found.
         left_out: {reason: names of the files left out}.
-        notes: remarks that are no warnings.
+        notes: remarks that are not warnings.
         differences: further differences from a complete download.
         expected_splits: examples per split of a complete download, if known.
         expected_classes: examples per class, over all splits, of a complete download.
@@ -108,10 +108,10 @@ class Report:
 
 # mypy does not know the class keywords of TFDS, which has no type annotations.
 class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Base of the builders that read recordings which the user downloaded.
+    """Base class of the builders that read downloaded recordings.
 
-    A subclass puts the raw files into groups and makes records of the parsed clips. Groups are
-    parsed once for all configs and kept in `staging`.
+    A subclass groups the raw files and makes records from the parsed clips. Groups are parsed once
+    for all configs and kept in `staging`.
     """
 
     NEEDS_MANUAL_DIR = True
@@ -130,26 +130,28 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
 
     @abc.abstractmethod
     def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
-        """The files that this config needs, in groups; reports what is left out."""
+        """Groups the files that this config needs; adds the others to the report."""
 
     @abc.abstractmethod
     def _records(self, clips: Iterable[StoredClip]) -> Iterator[tuple[str, Record]]:
-        """Yields split ("train" or "test") and record; reports what a complete download has."""
+        """Yields ("train" or "test", record); sets the report's expected counts."""
 
     def _refuse(self, flaw: BadFile) -> None:
-        """Raises the flaw, or reports it if bad files are skipped."""
+        """Raises `flaw`, or adds its file to the report if bad files are skipped."""
         if not self.skip_bad_files:
             raise flaw
         line = "" if flaw.line is None else f"line {flaw.line}: "
         self.report.leave_out(flaw.file, line + flaw.reason)
 
     def _by_name(self, files: Iterable[RawFile]) -> dict[str, RawFile]:
-        """Files by name, sorted; the second file of the same name is a flaw."""
+        """Files by name, sorted; refuses further files of the same name."""
         found: dict[str, RawFile] = {}
         for file in files:
             if file.name in found:
                 folder = posixpath.dirname(found[file.name].file)
-                self._refuse(BadFile(file.file, None, f"another file has its name, in {folder}"))
+                self._refuse(
+                    BadFile(file.file, None, f"another file in {folder} has the same name")
+                )
             else:
                 found[file.name] = file
         return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Base of all builders: features, configs, coordinates, and writing shards."""
+"""Base class of all builders: features, configs, coordinates, and writing of shards."""
 
 import abc
 import dataclasses
@@ -30,7 +30,7 @@ class Shard:
     Attributes:
         examples: yields (unique key, example); called once, must be picklable.
         size: number of examples.
-        mark: changes when the examples change.
+        mark: hash of the examples' inputs; changes when the examples change.
     """
 
     examples: Callable[[], Iterator[tuple[str, Example]]]
@@ -68,18 +68,18 @@ _SHARED_FEATURES = {
     "subject": tfds.features.Scalar(np.int32),
     "camera": tfds.features.Scalar(np.int32),
     "setup": tfds.features.Scalar(np.int32),
-    # Frames of the recording, more than those of `skeleton` if that was cut.
+    # Frames of the recording; `skeleton` has fewer if it was cut.
     "num_frames": tfds.features.Scalar(np.int32),
 }
 
 
 # mypy does not know the class keywords of TFDS, which has no type annotations.
 class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Base of the builders: a subclass names its labels and gives its shards.
+    """Base class of the builders; a subclass defines `LABELS` and `_shards`.
 
     Shards are written by several processes, without TensorFlow, and kept in `staging` until the
-    data set is complete, so that an interrupted build resumes. A subclass gives its examples in a
-    deterministically shuffled order.
+    data set is complete, so that an interrupted build resumes. Subclasses must yield examples in a
+    shuffled but deterministic order.
     """
 
     HOMEPAGE: ClassVar[str | None] = None
@@ -107,7 +107,7 @@ class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
 
     @classmethod
     def config_named(cls, name: str | None) -> tfds.core.BuilderConfig:
-        """The config of that name, which may end in `_<coordinates>`; the first one for None.
+        """The config of that name, which may end in `_<coordinates>`; None for the first config.
 
         Raises:
             UserError: if there is none.
@@ -126,7 +126,7 @@ class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
 
     @property
     def staging(self) -> Path:
-        """Folder of the finished pieces of unfinished builds of this data set."""
+        """Folder with parsed files and shards of unfinished builds of this data set."""
         return Path(self.data_dir_root) / ".staging" / self.name
 
     @abc.abstractmethod
@@ -191,7 +191,7 @@ def _write_shard(folder: Path, features: tfds.features.FeaturesDict, shard: Shar
 
 
 def _link(path: Path, place: Path) -> None:
-    """Hard-links a file: if the build is killed here, the next one finds it at `path`."""
+    """Hard-links a file, so that the next build finds it at `path` if this one is killed."""
     try:
         os.link(path, place)
     except OSError:  # some file systems have no hard links

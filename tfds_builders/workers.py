@@ -1,4 +1,4 @@
-"""Work in several processes, and files that are complete or absent, for resuming builds."""
+"""Multiprocessing with a progress bar, and atomic file writing, for resumable builds."""
 
 import concurrent.futures
 import contextlib
@@ -33,15 +33,15 @@ def run(
 
     Args:
         function: must be picklable, as must items and results.
-        items: its arguments.
+        items: arguments of the calls, one each.
         workers: number of processes; 1 uses this process.
-        sizes: units of progress per item.
+        sizes: how far each item advances the progress bar.
         description, unit: of the progress bar, which is shown on a terminal only.
     """
     with contextlib.ExitStack() as stack:
         results: Iterable[Result] = map(function, items)
         if workers > 1:
-            # Forking is not safe: libraries of this process have threads.
+            # Not "fork": libraries in this process have running threads.
             pool = concurrent.futures.ProcessPoolExecutor(
                 workers, multiprocessing.get_context("forkserver"), _leave_with_parent
             )
@@ -55,7 +55,7 @@ def run(
 
 
 def _leave_with_parent() -> None:
-    """Ends this worker when its parent ends, even if killed."""
+    """Ends this worker when its parent ends, even if the parent is killed."""
 
     def watch(parent: BaseProcess) -> None:
         connection.wait([parent.sentinel])
@@ -66,12 +66,12 @@ def _leave_with_parent() -> None:
 
 
 def fingerprint(*what: Any) -> str:
-    """A short hash of values of JSON's types."""
+    """A short hash of JSON-compatible values."""
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
 def write_whole(path: Path, write: Callable[[Path], Result]) -> Result:
-    """Calls `write` with a path beside `path` and renames that: `path` is complete or absent."""
+    """Calls `write` with a temporary path and renames it, so `path` is complete or absent."""
     unfinished = path.with_name(f"{_UNFINISHED}{os.getpid()}.{path.name}")
     result = write(unfinished)
     os.replace(unfinished, path)
@@ -79,6 +79,6 @@ def write_whole(path: Path, write: Callable[[Path], Result]) -> Result:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes left behind in `write_whole`."""
+    """Removes temporary files that killed processes left in `write_whole`."""
     for path in folder.glob(f"{_UNFINISHED}*"):
         path.unlink()

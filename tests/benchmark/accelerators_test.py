@@ -1,7 +1,7 @@
-"""The training step compiled for GPUs and TPUs that need not be there: `pytest -m slow -s` this.
+"""The training step compiled for GPUs and TPUs without the device; run with `pytest -m slow -s`.
 
-Of an accelerator nothing is needed but its compiler, which ``pip install "pcm3_jax[gpu]"`` or
-``[tpu]`` brings; what is not installed is skipped.
+Only the device's compiler is needed, which ``pip install "pcm3_jax[gpu]"`` or ``[tpu]`` installs;
+tests whose compiler is missing are skipped.
 """
 
 import importlib.metadata
@@ -20,7 +20,7 @@ from pcm3_jax.train.cost import abstract_step, program_memory
 
 pytestmark = pytest.mark.slow
 
-# What XLA asks of a GPU, here of an H100's data sheet.
+# The GPU properties that XLA needs, from the H100's data sheet.
 H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -42,7 +42,7 @@ GIGABYTES = {"tpu": 16, "gpu": 80}
 
 @pytest.fixture(params=["tpu", "gpu"])
 def described(request, monkeypatch):
-    """(kind, number) → has JAX believe in that many H100s or chips of a TPU v5e, up to four."""
+    """A function that makes JAX compile for up to four H100s or TPU v5e chips; returns the kind."""
     kind = request.param
     compilers = {"tpu": {"libtpu"}, "gpu": {"jax-cuda12-pjrt", "jax-cuda13-pjrt"}}
     installed = {found.name.replace("_", "-") for found in importlib.metadata.distributions()}
@@ -64,14 +64,14 @@ def described(request, monkeypatch):
         monkeypatch.setattr(jax, "device_count", lambda: count)
         return kind
 
-    # Programs for devices that are not there can be written to the cache, but not read.
+    # Programs for absent devices can be written to the compilation cache, but not read.
     jax.config.update("jax_enable_compilation_cache", False)
     yield pretend
     jax.config.update("jax_enable_compilation_cache", True)
 
 
 def compiled_step(config):
-    """The step on all devices, laid over them by shard_map."""
+    """The step compiled for all devices with shard_map."""
     devices = Devices("shard_map")
 
     def placed(tree, spec):
@@ -85,7 +85,7 @@ def compiled_step(config):
     lowered = mapped.lower(
         *placed((state, frames), PartitionSpec()), placed(batch, PartitionSpec(AXIS))
     )
-    # Without a GPU nothing can be tuned on it.
+    # Autotuning needs a GPU.
     options = {"xla_gpu_autotune_level": "0"} if jax.default_backend() == "gpu" else None
     return lowered.compile(compiler_options=options)
 
@@ -101,10 +101,10 @@ def test_devices_exchange_no_more_than_projected(described, small_config, method
         if exchange:
             found.append((exchange[1], re.search(r"channel_id=(\d+)", line)[1]))
     if kind == "tpu":
-        # Its compiler spreads one exchange over several operations of one channel.
+        # The TPU compiler splits one collective into several operations of the same channel.
         found = sorted(set(found))
     print(f"{kind}, {method}: {[name for name, _ in found]}")
-    # Some reduce whole arrays where a scatter is asked for, and some join two exchanges.
+    # Compilers may replace a reduce-scatter by an all-reduce, and merge two collectives.
     assert {name for name, _ in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
     branches = 3 if METHODS[method].every_stream else 1
     assert 0 < len(found) <= branches * len(PCM3Method().collectives(small_config, 8, 4))
@@ -130,7 +130,7 @@ def test_a_frame_takes_few_kernels_on_a_gpu(described, small_config):
     computations = dict(re.findall(r"^%?([\w.]+) \(.*?\{\n(.*?)^\}", text, re.S | re.M))
     bodies = {computations[name] for name in re.findall(r" while\(.*?body=%?([\w.]+)", text)}
     kernels = [len(re.findall(r" (?:fusion|custom-call)\(", body)) for body in bodies]
-    print("kernels a frame:", sorted(kernels))
+    print("kernels per frame:", sorted(kernels))
     assert kernels
-    # One of them counts the frames.
+    # Including the one that increments the frame counter.
     assert max(kernels) <= 5

@@ -1,6 +1,6 @@
 """The PyTorch baselines take the same step as ours and are compared in turn.
 
-What needs PyTorch is skipped where it is not installed.
+Tests that need PyTorch are skipped if it is not installed.
 """
 
 import functools
@@ -59,7 +59,7 @@ def state_shapes(config):
 
 
 def random_state(config):
-    """A state of which no two numbers agree, as of no training."""
+    """A state of random numbers, all different."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: rng.uniform(0.1, 0.5, leaf.shape).astype(leaf.dtype), state_shapes(config)

@@ -1,4 +1,4 @@
-"""Defaults, refusals, and that no setting is dead."""
+"""Defaults and error messages of the configuration; every setting is read somewhere."""
 
 import importlib
 import runpy
@@ -21,7 +21,7 @@ def changed(key: str, value) -> Config:
     return config
 
 
-def test_the_default_is_valid_and_the_papers():
+def test_defaults_are_valid_and_equal_the_paper():
     config = default_config()
     validate(config)
     assert config.model.to_dict() == {
@@ -51,11 +51,11 @@ def test_every_recipe_is_valid(path):
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     config = importlib.import_module(module).get_config()
     validate(config)
-    # A recipe changes settings and adds none.
+    # A recipe changes settings, but adds none.
     assert type(config) is config_class()
 
 
-def test_there_are_recipes():
+def test_recipes_are_found():
     assert CONFIGS
 
 
@@ -143,7 +143,7 @@ BAD = [
     ("model.prompt_width", 1024),
     ("method.positives", ("intra", "outer")),
     ("method.positives", ("intra", "intra")),
-    ("method.masked_prediction", False),  # the predicted view needs it
+    ("method.masked_prediction", False),  # the positive 'predict' needs it
     ("method.key_momentum", 1.5),
     ("method.key_momentum", -0.1),
     ("occlusion.kind", "both"),
@@ -183,7 +183,7 @@ def test_nothing_to_train_is_refused():
         validate(config)
 
 
-def test_the_message_says_what_would_do():
+def test_messages_name_the_allowed_values():
     with pytest.raises(UserError, match=r"is 60, but must be a multiple of .*clip_frames.*is 8"):
         validate(changed("views.frames", 60))
     with pytest.raises(UserError, match=r"'jont'.*one of \('joint', 'bone', 'motion'\)"):
@@ -209,7 +209,7 @@ def test_the_message_says_what_would_do():
     ],
     ids=str,
 )
-def test_settings_at_the_edge_are_taken(key, value):
+def test_boundary_values_are_accepted(key, value):
     validate(changed(key, value))
 
 
@@ -223,8 +223,8 @@ def test_every_setting_is_read(key):
     assert reads.is_read(*LEAVES[key], READ)
 
 
-def test_a_setting_that_is_no_longer_read_is_noticed():
-    """Other sections have settings of that name, which are read."""
+def test_an_unread_setting_is_detected():
+    """Also if settings of other sections with the same name are read."""
     sources = reads.sources()
     path = reads.PACKAGE / "tasks" / "detection.py"
     assert sources[path].count("settings.frames") == 2

@@ -1,4 +1,4 @@
-"""Which settings the package reads, found in its source by following the types of sections."""
+"""Finds the settings that the package reads, by following section types through its source."""
 
 import ast
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 from pcm3_jax.settings import Config, Section
 
 PACKAGE = Path(__file__).parents[2] / "pcm3_jax"
-# (class of a section, name of a setting of it)
+# (section class, setting name)
 Reads = set[tuple[type[Section], str]]
 
 
@@ -34,7 +34,7 @@ def reads(texts: dict[Path, str]) -> Reads:
 
 
 def is_read(section: type[Section], name: str, found: Reads) -> bool:
-    """Whether a setting is read of its section, or of a base class that has it, too."""
+    """Whether a setting is read from its section, or from a base class that also has it."""
     return any(
         name == other and issubclass(section, kind) and name in _fields(kind)
         for kind, other in found
@@ -63,7 +63,7 @@ class _Reader(ast.NodeVisitor):
         try:
             return eval(ast.unparse(annotation), self._names) if annotation else None
         except Exception:
-            return None  # A type that only exists while types are checked.
+            return None  # A type imported only under TYPE_CHECKING.
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         if _is_section(self._names.get(node.name)):

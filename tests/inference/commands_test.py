@@ -53,7 +53,7 @@ def irds_text(skeleton):
 
 @pytest.fixture
 def raw(tmp_path):
-    """One sequence in every format, and what an encoder is to get: {name: (T, M, 25, 3)}."""
+    """One sequence in every format, and the encoder's expected input: {name: (T, M, 25, 3)}."""
     one, two = moves(20), moves(30, persons=2, seed=1)
     (tmp_path / "any name.skeleton").write_bytes(skeleton_text([list(frame) for frame in two]))
     (tmp_path / "video.txt").write_bytes(video_text(two))
@@ -99,14 +99,14 @@ def test_files_may_be_normalised_already(model, model_path, tmp_path):
     np.testing.assert_allclose(np.load(out)["features"], expected, atol=1e-6)
 
 
-def test_the_first_300_frames_of_a_skeleton_file_count(tmp_path):
+def test_only_the_first_300_frames_of_a_skeleton_file_are_read(tmp_path):
     (tmp_path / "x.skeleton").write_bytes(skeleton_text(list(moves(301))))
     (recording,) = skeleton_files.read(str(tmp_path / "x.skeleton"))
     assert recording.skeletons.shape == (300, 2, 25, 3)
 
 
 @pytest.mark.parametrize("name", ["a,b\n\"c'.npy", "\x1b[31m.npy", "=1+1.npy", "\udc80.npy"])
-def test_hostile_names_are_only_names(model_path, tmp_path, monkeypatch, capsys, name):
+def test_hostile_file_names_are_quoted_or_escaped(model_path, tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     np.save(name, moves(5))
     for out in ("out.csv", "out.npz"):
@@ -120,7 +120,9 @@ def test_hostile_names_are_only_names(model_path, tmp_path, monkeypatch, capsys,
     assert capsys.readouterr().out.replace("\n", "").isprintable()
 
 
-def test_predictions_are_printed_a_file(model, model_path, raw, tmp_path, monkeypatch, capsys):
+def test_predictions_are_printed_for_each_file(
+    model, model_path, raw, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     predict.run(["one.npy", "some.npz", f"--model={model_path}", "--k=2"])
     lines = capsys.readouterr().out.splitlines()
@@ -155,13 +157,13 @@ def test_a_joint_that_is_nan_is_missing():
     np.testing.assert_array_equal(np.delete(frame[0], 1, axis=0), 1)
 
 
-def test_normalised_frames_that_were_not_said_to_be_are_explained(model_path, capsys, monkeypatch):
+def test_normalised_frames_without_the_flag_get_a_hint(model_path, capsys, monkeypatch):
     pose = np.zeros((25, 3))
     pose[5] = 0.3
     text = " ".join(map(str, pose.ravel()))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     predict.run(["-", f"--model={model_path}"])
-    assert "nobody seen yet, since the spine's middle is missing or zero (but for --normalized" in (
+    assert "nobody seen yet: the spine's middle is missing or zero (if normalised, use --norm" in (
         capsys.readouterr().out
     )
 
@@ -211,7 +213,7 @@ def test_a_live_line_comes_before_the_next_frame_is_sent(model_path):
         (b"1 " * 76, "found 76 numbers"),
         (b"inf " * 75, "not within 100 metres"),
         (b"1e9 " * 75, "not within 100 metres"),
-        (b"one " * 75, "something else than numbers"),
+        (b"one " * 75, "something other than numbers"),
         (b"\xff\x00" * 100, "found 1 numbers"),
         (b"1" * 10**6, "found 1 numbers"),
         (b"1" * 10**5 + b" 1" * 74, "found 1 numbers"),
@@ -258,8 +260,8 @@ GOOD_LINE = irds_text(np.ones((1, 25, 3))) + b"\n"
         ("x.npz", b"PK\x03\x04", "x.npz holds no usable arrays"),
         ("x.npz", array_bytes(moves(5), np.savez)[:900], "x.npz holds no usable arrays"),
         ("x.npz", array_bytes(with_nan(), np.savez), "x.npz:arr_0 has a coordinate in frame 2"),
-        ("x.npz", zip_of("x.npy", bytes(100)), "parts that are no arrays"),
-        ("x.npz", zip_of("../../x", b"text"), "parts that are no arrays"),
+        ("x.npz", zip_of("x.npy", bytes(100)), "members that are not arrays"),
+        ("x.npz", zip_of("../../x", b"text"), "members that are not arrays"),
         ("x.npz", zip_of("x.npy", claimed("(2**40,)")), "x.npz holds no usable arrays"),
         ("x.npz", zip_of("x.npy", claimed("(9999999999999,)")), "x.npz holds no usable arrays"),
         ("x.npz", zip_of("x.npy", bytes(10)) + b"end", "x.npz"),
@@ -269,12 +271,12 @@ GOOD_LINE = irds_text(np.ones((1, 25, 3))) + b"\n"
         ("x.txt", b"1 2 3\n", "x.txt, line 1: found 3 values where a frame has 150"),
         ("x.skeleton", b"2\n1\n", "x.skeleton, line 2: found the end of the file"),
         ("x.skeleton", b"99999999\n", "x.skeleton, line 1: found the end"),
-        ("x.pkl", b"", "x.pkl is of no known format; there are .skeleton"),
-        ("x", b"", "x is of no known format"),
+        ("x.pkl", b"", "x.pkl has an unknown format; supported are .skeleton"),
+        ("x", b"", "x has an unknown format"),
     ],
 )  # fmt: skip
 def test_flawed_files_are_refused(model_path, tmp_path, monkeypatch, name, content, sentence):
-    """By the whole command: with what to do, and with no file left."""
+    """The whole command fails with a message that says what to do, and leaves no file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(content)
     np.save("good.npy", moves(5))
@@ -329,8 +331,10 @@ def test_a_user_error_is_one_line_and_exit_code_1(monkeypatch):
 
 @pytest.mark.parametrize("command", ["convert", "embed", "predict"])
 def test_help_shows_how(command, monkeypatch, capsys):
-    """By the module that `python -m` runs."""
+    """Runs the modules as `python -m` does."""
     monkeypatch.setattr(sys, "argv", [command, "--help"])
+    # Another test of this process may have imported it.
+    monkeypatch.delitem(sys.modules, f"pcm3_jax.{command}", raising=False)
     with pytest.raises(SystemExit) as stop:
         runpy.run_module(f"pcm3_jax.{command}", run_name="__main__")
     assert stop.value.code == 0
@@ -339,7 +343,7 @@ def test_help_shows_how(command, monkeypatch, capsys):
 
 @pytest.fixture
 def azure(tmp_path, monkeypatch):
-    """A file of Azure Kinect's joints with a lost wrist, and what an encoder is to get."""
+    """A file of Azure Kinect's joints with a lost wrist, and the encoder's expected input."""
     monkeypatch.chdir(tmp_path)
     array = np.random.default_rng(0).normal(size=(20, 1, 32, 3)).astype(np.float32)
     array[5:8, 0, 7] = np.nan

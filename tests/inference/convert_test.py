@@ -86,7 +86,7 @@ def test_every_array_is_transposed_to_its_place(tensors):
     np.testing.assert_array_equal(prompts["domain_inter"], tensors["mix_prompt"].ravel())
 
 
-def test_the_key_encoder_is_its_own(tensors):
+def test_the_key_encoder_has_its_own_parameters(tensors):
     keys = torch_layout.params_from_torch(tensors, "encoder_k")
     assert keys.keys() == {"encoder", "projector"}
     kernel = keys["projector"]["inner"]["kernel"]
@@ -97,7 +97,7 @@ def test_the_key_encoder_is_its_own(tensors):
     np.testing.assert_array_equal(variance, tensors["encoder_k.input_norm.running_var"])
 
 
-def test_the_queue_is_turned_and_the_pointer_kept(tensors):
+def test_the_queue_is_transposed_and_the_pointer_kept(tensors):
     full = dict(tensors) | {"queue_ptr": np.array([7])}
     state = torch_layout.state_from_torch(full, template())
     np.testing.assert_array_equal(state.queue, tensors["queue"].T)
@@ -127,7 +127,7 @@ def features(path, poses):
 
 
 def old_file(tensors):
-    """The form of PyTorch before 1.6: pickles one after the other, then the storages."""
+    """The format of PyTorch before 1.6: pickles one after the other, then the storages."""
     head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
     keys = [str(key) for key in range(len(tensors))]
     content = b"".join(pickle.dumps(part, 2) for part in head)
@@ -171,7 +171,7 @@ def numpy_features(tensors, poses):
     return x[:, -1]
 
 
-def test_a_checkpoint_goes_there_and_back(tensors, checkpoint, poses, tmp_path, capsys):
+def test_a_checkpoint_survives_the_round_trip(tensors, checkpoint, poses, tmp_path, capsys):
     ours, back = tmp_path / "model.safetensors", tmp_path / "back.pth.tar"
     convert.run(["from_torch", str(checkpoint), str(ours)])
     convert.run(["to_torch", str(ours), str(back)])
@@ -184,7 +184,7 @@ def test_a_checkpoint_goes_there_and_back(tensors, checkpoint, poses, tmp_path, 
             np.testing.assert_array_equal(again[name], array, err_msg=name)
     # Against the formulas in float64.
     np.testing.assert_allclose(features(ours, poses), numpy_features(tensors, poses), atol=1e-5)
-    # Nothing is left beside the files, and others may read them.
+    # No temporary file is left, and other users may read the files.
     assert {path.name for path in tmp_path.iterdir()} == {checkpoint.name, ours.name, back.name}
     assert ours.stat().st_mode & 0o044 == back.stat().st_mode & 0o044 != 0
 
@@ -204,7 +204,7 @@ def test_a_run_becomes_a_whole_checkpoint(finished_run, tensors, tmp_path):
     )
 
 
-def test_what_an_export_lacks_is_as_before_the_first_step(checkpoint, tmp_path):
+def test_missing_parts_get_initial_values(checkpoint, tmp_path):
     convert.run(["from_torch", str(checkpoint), str(tmp_path / "all.safetensors")])
     weights = model_file.load(tmp_path / "all.safetensors")
     kept = {part: weights.tree[part] for part in ("params", "batch_stats")}
@@ -346,11 +346,11 @@ def types_of(value):
     return {type(value)}.union(*map(types_of, parts))
 
 
-# Files that are not what they say.
+# Damaged and malicious files.
 
 
 class Call:
-    """Pickles as a call of anything."""
+    """Pickles as a call of any function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -370,7 +370,7 @@ def hostile_pickles(target):
     yield b"\x80\x04\x8c\x0btorch._utils\x8c\x08os.system\x93\x8c\x01x\x85R."
     yield b"\x80\x02ccollections\nOrderedDict\n)\x81}b."
     yield f"\x80\x02ctorch\nFloatStorage\n(V{command}\ntR.".encode("latin-1")
-    # Attributes of names that are known, and the means to reach others.
+    # Attributes of known names, and functions that reach other attributes.
     yield b"\x80\x04\x8c\x08builtins\x8c\x0cdict.get.get\x93."
     yield b"\x80\x04\x8c\x0bcollections\x8c\x1eOrderedDict.__init__.__globals__\x93."
     yield b"\x80\x02c__builtin__\ngetattr\n."
@@ -482,7 +482,7 @@ def test_a_cut_archive_is_said_to_be_cut(checkpoint):
 
 
 def test_damaged_checkpoints_give_one_sentence(tmp_path, tensors):
-    """Cut or with changed bytes, they read as before or are refused, and nothing else happens."""
+    """Truncated files and files with changed bytes either load unchanged or are refused."""
     some = {name: tensors[name] for name in ("linear.1.weight", "queue_ptr", "cl_prompt")}
     path = tmp_path / "model.pth"
     torch_file.write(path, some, 3)
@@ -518,7 +518,7 @@ def tensor_pickle(count=4, offset=0, shape=(4,), strides=(1,), key="0"):
 @pytest.mark.parametrize(
     "layout, sentence",
     [
-        ({"count": 5}, "has 16 bytes where 20 were announced"),
+        ({"count": 5}, "has 16 bytes where 20 were declared"),
         ({"count": -4}, "damaged"),
         ({"offset": 1}, "reaches beyond its storage"),
         ({"offset": -1}, "damaged"),
@@ -538,7 +538,7 @@ def test_layouts_beyond_the_storage_are_refused(tmp_path, layout, sentence):
         torch_file.read(path)
 
 
-def test_any_stride_will_do_for_an_axis_of_one(tmp_path):
+def test_the_stride_of_an_axis_of_length_one_is_ignored(tmp_path):
     content = np.arange(4, dtype="<f4").tobytes()
     zip_file(tmp_path / "x.pth", tensor_pickle(shape=(1, 2), strides=(999, 2)), **{"0": content})
     np.testing.assert_array_equal(torch_file.read(tmp_path / "x.pth")["x"], [[0, 2]])

@@ -1,4 +1,4 @@
-"""`pcm3_jax.load` and what a model then does with arrays, good and bad."""
+"""`pcm3_jax.load`, and the model's methods with valid and invalid arrays."""
 
 import dataclasses
 import subprocess
@@ -53,7 +53,7 @@ def walk(frames, persons=2, seed=0, joints=25):
     return (start + steps + [0, 0, 3]).astype(np.float32)
 
 
-def test_importing_the_package_costs_nothing():
+def test_importing_the_package_imports_neither_jax_nor_numpy():
     check = "import sys, pcm3_jax; sys.exit(bool({'jax', 'numpy'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
     assert pcm3_jax.load is library.load and {"Model", "load"} <= set(dir(pcm3_jax))
@@ -90,7 +90,7 @@ def test_a_run_a_checkpoint_and_an_export_are_one_model(finished_run, tmp_path):
 
 def test_a_linear_evaluation_brings_its_classifier(finished_run, run_config, tmp_path):
     run_config.update(task="linear_eval", encoder=str(finished_run[0]))
-    # Its input is that of its own training, not the encoder's.
+    # Its views are those of its own training, not the encoder's.
     run_config.data.max_frames = 40
     run_config.views.eval_crop_ratio = 0.8
     results = run(run_config, tmp_path / "probe")
@@ -142,7 +142,7 @@ def test_lists_and_arrays_and_batches_give_the_same_features(model):
     np.testing.assert_allclose(many, np.repeat(many[:1], 70, axis=0), atol=1e-6)
 
 
-def test_only_the_first_frames_count_as_in_evaluation(model):
+def test_only_the_first_max_frames_are_used_as_in_evaluation(model):
     long = walk(100_000)
     assert np.isfinite(model.embed(long)).all()
     normalised = normalize_sequence(long)[:300]
@@ -226,7 +226,7 @@ def test_online_normalisation_is_that_of_whole_sequences():
     assert online(np.zeros((2, 25, 3))) is None
     found = np.stack([online(frame) for frame in frames])
     np.testing.assert_allclose(found, normalize_sequence(frames), atol=1e-6)
-    # Who has left is not filled in, and without a spine the place last seen is the centre.
+    # A person who left is not filled in; without a spine, its last position is the centre.
     lost = frames[3].copy()
     lost[1], lost[0, SPINE] = 0, 0
     found = online(lost)
@@ -250,7 +250,7 @@ def test_missing_joints_are_zero_for_the_network_and_between_frames(model):
     assert not seen[:, 1, 7].any() and 0 < seen[:, 0, 5].sum() < 64
     ((whole, _, _),) = model._views.central(model._prepare(frames, None, True))
     np.testing.assert_allclose(views[seen], np.asarray(whole)[0][seen], atol=1e-6)
-    # What stands under the mask does not matter.
+    # Coordinates of masked joints are ignored.
     np.testing.assert_array_equal(model.embed(holed, missing), model.embed(frames, missing))
 
 
@@ -264,7 +264,7 @@ def test_what_is_computed_from_a_missing_joint_is_missing(weights, stream, count
     assert (~np.asarray(seen)[0, 0]).sum(axis=-1).tolist() == [count + (stream == "bone")] * 2
 
 
-def test_normalisation_goes_on_without_the_joints_it_goes_by(model):
+def test_normalisation_interpolates_missing_anchor_joints(model):
     """Spine, hip and shoulders of a person walking steadily, missing for a while."""
     frames = np.repeat(walk(1), 30, axis=0) + 0.1 * np.arange(30)[:, None, None, None]
     missing = np.zeros((30, 2, 25), bool)
@@ -287,7 +287,7 @@ def test_a_mask_follows_a_person_who_enters_late(model):
 
 
 def test_reconstruction_fills_masked_joints_only(weights):
-    """A decoder whose answer is known whatever it is asked."""
+    """With a decoder of constant output."""
     tree = jax.tree.map(np.array, weights.tree)
     decoder = tree["params"]["decoder"]["reconstruct"]
     decoder["kernel"][:], decoder["bias"][:] = 0, np.arange(150)
@@ -383,7 +383,7 @@ def test_a_list_needs_as_many_masks(model):
         model.embed([walk(5)] * 2, [np.zeros(25, bool)])
 
 
-def test_what_is_too_long_to_encode_as_it_is_is_refused(model):
+def test_too_long_sequences_are_refused_without_resampling(model):
     with pytest.raises(UserError, match="100,000 frames.*online"):
         model.embed(np.ones((100_000, 1, 25, 3), np.int8), normalize=False, resample=False)
 
@@ -412,7 +412,7 @@ def test_frames_that_cannot_be_used_are_refused_and_forgotten(model, frame, sent
         (b"", "not a safetensors file"),
         (b"PK\x03\x04 something", "from_torch"),
         (b"\xff" * 64, "not a safetensors file"),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "of another program"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "of another format"),
     ],
 )
 def test_files_that_are_no_models_are_refused(tmp_path, content, sentence):
@@ -430,7 +430,7 @@ def test_places_without_a_model_are_refused(tmp_path, run_config):
     for task in ("pretrain", "retrieval", "linear_eval"):
         run_config.task = task
         (tmp_path / "config.json").write_text(run_config.to_json())
-        with pytest.raises(UserError, match=f"of task '{task}', has left no model, or not yet"):
+        with pytest.raises(UserError, match=f"of task '{task}', has not saved a model"):
             pcm3_jax.load(tmp_path)
 
 
@@ -443,7 +443,7 @@ def test_a_configuration_of_something_else_is_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_other_layouts_are_kinect_v2s_with_a_mask(model, name):
+def test_other_layouts_equal_kinect_v2_with_a_mask(model, name):
     layout = LAYOUTS[name]
     frames = walk(30, joints=len(layout.joints))
     frames[4:9, 1, 5] = np.nan
@@ -465,7 +465,7 @@ def test_a_layout_that_does_not_fit_is_refused(model):
 
 
 @pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
-def test_files_have_the_features_of_the_data_set_that_is_built_of_them(weights, tmp_path, stream):
+def test_files_and_the_data_set_built_from_them_have_equal_features(weights, tmp_path, stream):
     frames = walk(40, joints=17)
     frames[10:15, 0, 9] = np.nan
     frames[20:, 1, 3] = np.nan
@@ -476,7 +476,7 @@ def test_files_have_the_features_of_the_data_set_that_is_built_of_them(weights, 
     built = read_built(build.build("own_skeletons/coco_17", tmp_path / "data", tmp_path))
     skeleton = built["test"]["test.npy"]["skeleton"]
     model = changed(weights, views__stream=stream)
-    # Compiled once; in the data set a missing joint is known by its zeros alone.
+    # Compiled once; in the data set only zeros mark a missing joint.
     np.testing.assert_allclose(
         model.embed(skeleton, normalize=False), model.embed(frames, layout="coco_17"), atol=1e-6
     )

@@ -92,7 +92,7 @@ def test_loss_matches_the_restatement(cmd_config, weight):
 def test_distillation_is_zero_where_student_and_teacher_agree():
     """With as many neighbours as keys, the whole queue counts."""
     taught = jnp.float32(np.random.default_rng(0).uniform(-1, 1, (1, 4, 11))).repeat(3, axis=0)
-    # At equal temperatures; up to rounding of a sum of zeros.
+    # With equal temperatures, zero up to rounding.
     assert abs(cmd.mutual_distillation(taught, taught, 11, 0.1, 0.1)) < 1e-6
     assert cmd.mutual_distillation(taught, -taught, 11, 0.1, 0.1) > 1
 

@@ -36,7 +36,7 @@ def test_info_nce(rows, queued, temperature, seed):
     similarity = jnp.asarray(z @ queue.T, jnp.float32)
     positive = jnp.asarray((z * k).sum(1), jnp.float32)
     loss = info_nce(similarity, positive, temperature)
-    # Relative to the loss even where it is tiny: nothing cancels where the positive dominates.
+    # A relative tolerance also for tiny losses: no cancellation when the positive dominates.
     assert loss == pytest.approx(expected, rel=TOLERANCE, abs=1e-20)
 
 
@@ -44,7 +44,7 @@ def test_info_nce(rows, queued, temperature, seed):
 def test_similarity_kl(rows, queued, temperature, seed):
     rng = np.random.default_rng(seed)
     z, k, queue = (unit_rows(rng, n) for n in (rows, rows, queued))
-    # Different temperatures, so that swapping them or the roles shows.
+    # Different temperatures, so that the test fails if they or the roles are swapped.
     expected = restatement.similarity_kl(z, k, queue, temperature, 2 * temperature)
     kl = similarity_kl(
         jnp.asarray(k @ queue.T, jnp.float32),

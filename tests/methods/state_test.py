@@ -41,15 +41,15 @@ def initial():
 def is_uniform(x, bound: float) -> None:
     """Checks that entries are U(-bound, bound): extremes, mean and standard deviation.
 
-    Of n entries the mean strays by bound / √(3n) and the standard deviation by less; five times
-    that is allowed, and keys are fixed.
+    The mean of n entries has standard error bound / √(3n), the standard deviation a smaller one;
+    the tolerance is five times that.  Keys are fixed.
     """
     x = np.asarray(x, np.float64)
     slack = 5 * bound / np.sqrt(3 * x.size)
     assert np.abs(x).max() <= bound * (1 + 1e-6)
     assert abs(x.mean()) <= slack
     assert abs(x.std() - bound / np.sqrt(3)) <= slack
-    # Of 60 and more draws the largest falls short of 0.85 of the bound once in 17,000 times.
+    # The largest of 60 or more draws is below 0.85 of the bound with probability 1 / 17,000.
     assert np.abs(x).max() > 0.85 * bound
 
 

@@ -26,7 +26,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """Opens contents in a window; the page lists what it complained of as ``complaints``."""
+    """Opens contents in a window; errors and warnings of the page are in ``complaints``."""
     contexts = []
 
     def open_page(contents, viewport=DESKTOP, **options):
@@ -87,7 +87,7 @@ def test_skeletons_move_until_they_are_paused(opened, report_contents):
     assert pixels(window, "#views canvas.stage") != first
 
 
-def test_who_wants_less_motion_gets_it_on_request(opened, report_contents):
+def test_reduced_motion_starts_paused(opened, report_contents):
     window = opened(report_contents, reduced_motion="reduce")
     first = pixels(window, "#views canvas.stage")
     assert pixels(window, "#views canvas.stage") == first
@@ -95,7 +95,7 @@ def test_who_wants_less_motion_gets_it_on_request(opened, report_contents):
     assert pixels(window, "#views canvas.stage") != first
 
 
-def test_pointer_and_keyboard_tell_more(opened, report_contents):
+def test_pointer_and_keyboard_show_details(opened, report_contents):
     window = opened(report_contents)
     told = window.locator("#map .inspector dd.mono")
     names = {told.inner_text()}
@@ -131,7 +131,7 @@ def test_hostile_names_are_only_shown(opened, report_contents):
     assert window.complaints == []
 
 
-def test_a_report_of_little_says_what_is_missing(opened, report_contents):
+def test_empty_sections_say_what_is_missing(opened, report_contents):
     for part in ("encoders", "confusions", "masked", "views", "tables", "sequences"):
         report_contents[part] = []
     report_contents["charts"] = {"learning": [], "machine": []}

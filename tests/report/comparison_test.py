@@ -33,21 +33,21 @@ def test_runs_made_alike_are_not_warned_of(start):
         ({"data": {"fingerprint": "0"}}, "data.fingerprint: 9f31 (a) – 0 (b)"),
     ],
 )
-def test_every_difference_is_told(start, changes, told):
+def test_every_difference_is_a_warning(start, changes, told):
     assert comparison.warnings([run("a", start()), run("b", start(**changes))]) == [
         f"The runs differ in {told}."
     ]
     # The starts of one run are compared as well.
     (continued,) = comparison.warnings([run("a", start(), start(**changes))])
     expected = told.replace("(a)", "(start 1)").replace("(b)", "(start 2)")
-    assert continued == f"a was continued differently: {expected}."
+    assert continued == f"a was resumed with differences: {expected}."
 
 
-def test_what_cannot_be_compared_is_told(start):
+def test_missing_provenance_is_a_warning(start):
     dirty = run("b", start(commit="4e2d942c+changes"))
     assert comparison.warnings([run("a"), dirty]) == [
-        "a has no provenance.json: what made it cannot be compared.",
-        "Started with changes that were not committed: b.",
+        "a has no provenance.json, so its code, packages and data cannot be compared.",
+        "Started with uncommitted changes: b.",
     ]
 
 
@@ -72,7 +72,7 @@ def test_a_row_for_everything_that_made_a_run(start):
     assert rows["command"] == "python -m pcm3_jax.main --config=c.py --workdir=runs/a"
 
 
-def test_odd_values_do_no_harm():
+def test_unusual_values_are_accepted():
     odd = run(
         "<b>", {"version": ["x"], "packages": [1], "data": 3, "command": "rm", "devices": None}
     )

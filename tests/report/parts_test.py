@@ -56,12 +56,12 @@ def benchmark_of(batch_size, frames, seconds, devices=1, device="TPU v5e"):
     }  # fmt: skip
 
 
-def test_what_a_step_costs_by_batch_and_by_frames():
+def test_step_time_by_batch_and_by_frames():
     benchmarks = {
         "a": benchmark_of(4, 16, 2.0),
         "b": benchmark_of(4, 8, 1.0),
         "c": benchmark_of(16, 16, 3.5, devices=2),
-        # Virtual devices of one CPU are no devices of their own.
+        # Virtual devices share one CPU.
         "d": benchmark_of(4, 16, 2.0, device="cpu"),
         "e": benchmark_of(16, 16, 8.0, devices=4, device="cpu"),
         "f": benchmark_of(16, 16, 3.5, devices=2, device="cpu"),
@@ -69,7 +69,7 @@ def test_what_a_step_costs_by_batch_and_by_frames():
     }
     (chart,) = curves.charts([], benchmarks)["machine"]
     assert (chart["unit"], chart["across"]) == ("s", "frames in a step")
-    # Of sixteen sequences on two devices, eight are a device's.
+    # Sixteen sequences on two devices are eight per device.
     assert {one["label"]: one["points"] for one in chart["series"]} == {
         "16 frames a sequence: hidden 8, float32, TPU v5e": [[64, 2.0], [128, 3.5]],
         "batches of 4: hidden 8, float32, TPU v5e": [[32, 1.0], [64, 2.0]],
@@ -109,7 +109,7 @@ def test_a_paper_table_and_a_benchmark_are_shown(tmp_path):
     assert benchmark["rows"] == [["b", "1", "0.1235"]]
 
 
-def test_a_comparison_with_peers_has_a_row_for_each_contestant():
+def test_a_comparison_with_pytorch_has_a_row_for_each_program():
     compared = {"torch": "2", "ours": {"step_seconds": 1.0}, "tuned": {"step_seconds": 2.0}}
     alone = {"devices": 1, "step_seconds": 3.0}
     (table,) = results.tables([], {"c": compared, "b": alone})

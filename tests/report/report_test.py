@@ -21,7 +21,7 @@ HOSTILE = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>&
 
 
 def data_of(text):
-    """What the page's program reads."""
+    """The data embedded in the page."""
     return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
@@ -33,7 +33,7 @@ def test_the_parts_agree_with_what_the_runs_measured(report_contents, two_runs):
     assert nearest.sum() == classifier.sum() == encoder["test"] == 32
     assert np.trace(nearest) / 32 == pretrained["knn_accuracy"]
     assert np.trace(classifier) / 32 == linear["top1"]
-    assert report_contents["notes"] == ["linear: its encoder is that of run."]
+    assert report_contents["notes"] == ["linear: its encoder is shown under run."]
 
 
 def test_the_gallery_has_the_nearest_first(report_contents):
@@ -138,7 +138,7 @@ def test_a_table_under_way_and_an_encoder_that_is_gone(two_runs, tmp_path):
     folders = [tmp_path / name for name in changes]
     found = contents(*read_runs(folders), Splits(None))
     assert [run["status"] for run in found["runs"]] == ["not finished, no step logged yet"] * 2
-    assert "evaluation: its encoder, runs/gone, is not there." in found["notes"]
+    assert "evaluation: its encoder runs/gone does not exist." in found["notes"]
 
 
 def test_names_need_not_be_utf8(report_contents, tmp_path):

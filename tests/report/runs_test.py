@@ -48,7 +48,7 @@ def test_the_line_being_written_is_left_out(tmp_path):
 def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
-    with pytest.raises(UserError, match=r"metrics.jsonl, line 2, holds no metrics"):
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2, is not a line of metrics"):
         runs.read_metrics(path)
 
 

@@ -122,12 +122,12 @@ def test_encoders_that_are_files_or_checkpoints_are_told_apart(tmp_path):
 
 
 def test_from_inside_a_workdir(tmp_path, monkeypatch):
-    """Whose config.json is not that of an encoder without a name."""
+    """The workdir's config.json is not taken for that of an encoder with an empty name."""
     monkeypatch.chdir(finished_run(tmp_path / "run", {"top1": 0.5}, task="linear_eval"))
     assert summary.table([Path()]).count("random encoder") == 1
 
 
-def test_comparisons_with_peers_are_no_runs(tmp_path):
+def test_comparisons_with_pytorch_are_not_listed(tmp_path):
     cell = {"devices": 1, "batch_size": 4, "device": "cpu", "dtype": "float32"}
     ours = {"samples_per_second_per_device": 2.0, "step_seconds": 2.0, "peak_memory_gb": 1.0}
     for name, figures in (("a", cell | ours), ("b", {"device": "cpu", "ours": ours})):

@@ -1,8 +1,7 @@
 """The same global batch gives the same update on any number of devices and processes.
 
-What differs between device counts is the order of float32 sums.  Over 52 steps that moved the
-losses by up to 1.3e-6 and the gradient norms by up to 3.1e-4, relatively; the tolerances are
-about ten times that.
+Device counts differ only in the order of float32 sums.  Over 52 steps this changed the losses by a
+relative 1.3e-6 and the gradient norms by 3.1e-4 at most; the tolerances are about ten times that.
 """
 
 import contextlib
@@ -274,13 +273,13 @@ def test_a_full_disk_of_one_process_ends_all_processes(program, tmp_path):
 ALONE = """
 import functools, jax
 jax.distributed.initialize = functools.partial(jax.distributed.initialize, initialization_timeout=2)
-from pcm3_jax import command_line
+from pcm3_jax.config import command_line
 command_line.main(print)
 """
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_process_without_its_peers_is_an_error(program, tmp_path, process):
+def test_a_process_that_finds_no_others_is_an_error(program, tmp_path, process):
     """The runtime aborts it, and the error must still be the last line."""
     arguments = program.command(tmp_path)[3:]
     group = (f"--coordinator={free_address()}", "--processes=2", f"--process={process}")

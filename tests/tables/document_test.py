@@ -24,8 +24,8 @@ MARKDOWN = """\
 
 Rows marked published are the paper's own figures; the others were measured here.
 
-Not on data sets of the paper's table: MPJPE, synthetic (mm). Compare the order of the methods \
-there with the published order, not the numbers.
+These data sets are not in the paper's table: MPJPE, synthetic (mm). Compare the order of the \
+methods on them with the published order, not the numbers.
 
 Measured at small scale: smaller networks, shorter training and shorter sequences than the paper's.
 

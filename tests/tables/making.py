@@ -63,7 +63,7 @@ class Fakes:
 
     def _run(self, config, workdir):
         self.ran.append(config)
-        # What a task is given must be as good as what a command line gives it.
+        # The configuration must be as valid as one from the command line.
         validate(config)
         encoders = [config.encoder] if config.encoder else config.fusion.runs
         assert all((Path(encoder) / "results.json").exists() for encoder in encoders)

@@ -54,7 +54,7 @@ def test_published_figures_have_a_column_and_mostly_a_row(number):
     assert set(names) & set(figures)
 
 
-def test_small_settings_give_way_to_what_was_chosen():
+def test_chosen_settings_override_the_small_ones():
     config = recipe(3, tables__scale="small", model__hidden=48, linear__epochs=7)
     small = scaled(config)
     assert (small.model.hidden, small.linear.epochs) == (48, 7)

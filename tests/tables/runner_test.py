@@ -99,7 +99,7 @@ def test_settings_that_a_task_does_not_read_make_no_other_run(fakes, data, tmp_p
     assert fakes.count("linear_eval") == 2 * 2 * 4
 
 
-def test_what_is_finished_is_not_run_again(fakes, data, tmp_path):
+def test_finished_runs_are_reused(fakes, data, tmp_path):
     config = recipe(3, data__dir=data, tables__scale="small")
     first = main.run(config, tmp_path / "table")
     ran = len(fakes.ran)
@@ -109,7 +109,7 @@ def test_what_is_finished_is_not_run_again(fakes, data, tmp_path):
     (lost / "metrics.jsonl").touch()
     assert main.run(config, tmp_path / "table") == first
     assert len(fakes.ran) == ran + 1
-    # Where the data lie is not what a run is about.
+    # The data's folder is not part of a run's fingerprint.
     config.data.dir = build(tmp_path / "moved")
     assert main.run(config, tmp_path / "table") == first
 
@@ -209,12 +209,12 @@ def test_a_run_that_fails_is_tried_once(fakes, data, tmp_path):
     assert fakes.count("pretrain") == 2
 
 
-def test_some_cells_only_then_the_others(fakes, data, tmp_path):
+def test_chosen_cells_first_then_the_others(fakes, data, tmp_path):
     config = recipe(3, data__dir=data, tables__scale="small", tables__cells="^pcm³/")
     results = main.run(config, tmp_path / "table")
     assert [config.task for config in fakes.ran] == ["pretrain", "retrieval"]
     row = next(row for row in results["rows"] if row["method"] == "MoCo-GRU")
-    assert row["cells"]["synthetic (%)"]["reasons"] == ["config.tables.cells does not name it."]
+    assert row["cells"]["synthetic (%)"]["reasons"] == ["config.tables.cells does not match it."]
     config.tables.cells = "moco"
     results = main.run(config, tmp_path / "table")
     measured = {row["method"] for row in results["rows"] if row["source"] == "here"
@@ -235,7 +235,7 @@ def test_other_data_sets_are_the_columns(fakes, tmp_path):
     assert [c.data.name for c in fakes.ran] == ["a", "a", "b", "c_untrimmed"]
 
 
-def test_what_another_process_runs_is_waited_for(fakes, data, tmp_path, monkeypatch):
+def test_waits_for_a_run_of_another_process(fakes, data, tmp_path, monkeypatch):
     settings = {
         "tables__cells": "random encoder/NTU 60 xsub",
         "tables__runs": str(tmp_path / "runs"),
@@ -266,11 +266,11 @@ def test_small_settings_that_cannot_work_are_refused_before_anything_runs(fakes,
     [
         ("tables__number", 11, r"config\.tables\.number is 11, but must be in \[0, 10\]"),
         ("tables__seeds", (), r"config\.tables\.seeds is \(\)"),
-        ("tables__seeds", (1, 1), r"config\.tables\.seeds is \(1, 1\), .* all different"),
+        ("tables__seeds", (1, 1), r"config\.tables\.seeds is \(1, 1\), .* different whole"),
         ("tables__seeds", ("0",), r"config\.tables\.seeds is \('0',\), .* whole numbers"),
         ("tables__data", ("a>b>c",), r"config\.tables\.data is \('a>b>c',\)"),
         ("tables__data", ("a", "a"), r"config\.tables\.data .* different names"),
-        ("tables__cells", "(", r"config\.tables\.cells is '\(', which is no regular expression"),
+        ("tables__cells", "(", r"config\.tables\.cells is '\(', which is not a regular expression"),
         ("tables__scale", "tiny", r"config\.tables\.scale is 'tiny'"),
         ("tables__streams", ("bone", "bone"), r"config\.tables\.streams .* different streams"),
     ],
@@ -286,7 +286,7 @@ def test_cells_that_do_not_exist_are_refused(fakes, data, tmp_path):
         main.run(recipe(3, data__dir=data, tables__cells="nothing"), tmp_path / "table")
 
 
-def test_a_workdir_is_one_tables(fakes, data, tmp_path):
+def test_a_workdir_belongs_to_one_table(fakes, data, tmp_path):
     main.run(recipe(3, data__dir=data, tables__scale="small"), tmp_path / "table")
     with pytest.raises(UserError, match=r"config\.tables\.number \(there 3, here 1\)"):
         main.run(recipe(1, data__dir=data, tables__scale="small"), tmp_path / "table")

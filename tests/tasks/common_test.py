@@ -95,14 +95,14 @@ def test_streamed_sequences_have_the_same_features(run_config, variables, split,
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_every_draw_is_another_and_the_same_again(run_config, variables, split, devices):
+def test_draws_differ_and_are_reproducible(run_config, variables, split, devices):
     embedder = Embedder(encoder_embedding(build_model(run_config)), devices, run_config)
     first, second = embedder.random(variables, split, 0), embedder.random(variables, split, 1)
     assert (first != second).any(1).all()
     np.testing.assert_array_equal(first, embedder.random(variables, split, 0))
 
 
-def test_an_encoder_without_prompts_and_heads_will_do(run_config, variables, split, devices):
+def test_an_encoder_without_prompts_and_heads_is_enough(run_config, variables, split, devices):
     alone = jax.tree.map(jnp.asarray, variables)
     for collection in alone.values():
         for name in collection.keys() - {"encoder"}:
@@ -120,7 +120,7 @@ def test_a_batch_size_that_does_not_divide_is_refused_at_once(run_config, device
         Embedder(encoder_embedding(build_model(run_config)), several, run_config)
 
 
-def test_a_random_encoder_is_another(finished_run, run_config, data_dir):
+def test_a_random_encoder_gives_other_features(finished_run, run_config, data_dir):
     devices = Devices(run_config.mapping)
     _, random = encoder(run_config, devices)
     run_config.encoder = str(finished_run[0])
@@ -131,7 +131,7 @@ def test_a_random_encoder_is_another(finished_run, run_config, data_dir):
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "export", "converted"])
-def test_whatever_loads_can_be_evaluated(finished_run, run_config, tmp_path, kind):
+def test_every_kind_of_model_file_can_be_evaluated(finished_run, run_config, tmp_path, kind):
     run = finished_run[0]
     run_config.encoder = str(run)
     expected = encoder_variables(run_config)
@@ -146,7 +146,7 @@ def test_whatever_loads_can_be_evaluated(finished_run, run_config, tmp_path, kin
         convert.run(["export" if model is run else "from_torch", str(model), str(source)])
     run_config.encoder = str(source)
     if kind == "converted":
-        # Of how long its crops were the program's checkpoint says nothing.
+        # The authors' checkpoint does not store the length of its crops.
         with pytest.raises(UserError, match="add --config.views.frames=64"):
             encoder_variables(run_config)
         run_config.views.frames = 64
@@ -191,7 +191,7 @@ def test_top_k_counts_labels_with_fewer_than_k_larger_scores(k, seed):
     assert top_k_accuracy(scores, labels, k) == pytest.approx((larger < k).mean())
 
 
-def test_of_equal_scores_the_first_classes_count():
+def test_top_k_ties_go_to_the_first_classes():
     scores = np.zeros((3, 4))
     assert top_k_accuracy(scores, np.array([0, 1, 2]), 1) == pytest.approx(1 / 3)
     assert top_k_accuracy(scores, np.array([0, 1, 2]), 2) == pytest.approx(2 / 3)

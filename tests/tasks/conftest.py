@@ -10,7 +10,7 @@ from pcm3_jax.data.recordings import Recordings
 
 @pytest.fixture
 def brief_config(run_config):
-    """The configuration with so little training that only what is learnt at once is learnt."""
+    """A configuration with very short trainings."""
     config = run_config
     for section in (config.finetune, config.detection, config.motion_prediction):
         section.update(epochs=2, batch_size=16, decay_epochs=(1,))
@@ -23,7 +23,7 @@ def brief_config(run_config):
 
 @pytest.fixture
 def optimised():
-    """Programs as users have them, whose rounding decides what a short training learns."""
+    """Compiles with XLA's usual optimisations, whose rounding affects what a short run learns."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield

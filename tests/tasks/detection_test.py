@@ -75,7 +75,7 @@ def test_smooth(frames, radius, seed):
     )
 
 
-# Eighths are summed exactly, and make ties and probabilities equal to the threshold.
+# Multiples of 1/8 sum exactly, and give ties and probabilities equal to the threshold.
 @given(st.integers(0, 40), st.sampled_from([0.25, 0.5, 0.875]), st.integers(0, 99))
 def test_segments(frames, threshold, seed):
     probabilities = np.random.default_rng(seed).integers(0, 5, (frames, 4)) / 8

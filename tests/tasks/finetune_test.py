@@ -10,7 +10,7 @@ from pcm3_jax.train.workdir import claim_workdir
 from tests.running import losses
 
 
-def test_finetuning_draws_shares_and_continues_where_it_was(finished_run, brief_config, tmp_path):
+def test_finetuning_draws_subsets_and_resumes(finished_run, brief_config, tmp_path):
     brief_config.encoder = str(finished_run[0])
     results = Finetune().run(brief_config, tmp_path)
     assert results["labelled"] == 32

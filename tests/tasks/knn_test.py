@@ -11,7 +11,7 @@ from pcm3_jax.tasks.knn import Retrieval, knn_accuracy, nearest_neighbours
 
 def make_features(count: int, seed: int, width: int = 16) -> np.ndarray:
     features = np.random.default_rng(seed).normal(size=(count, width))
-    # Lengths that a scalar product would notice, and a cosine does not.
+    # Different norms, which change a scalar product but not a cosine.
     return (features * np.geomspace(0.01, 100, count)[:, None]).astype(np.float32)
 
 
@@ -39,7 +39,7 @@ def test_a_sequence_finds_itself():
     np.testing.assert_array_equal(nearest_neighbours(features, features), np.arange(200))
 
 
-def test_a_feature_of_zeros_is_like_nothing():
+def test_a_zero_feature_has_zero_similarity():
     gallery = np.array([[0, 0], [1, 1], [-1, 0]], np.float32)
     assert nearest_neighbours(gallery, np.array([[2, 2.1]], np.float32)).tolist() == [1]
 
@@ -48,7 +48,7 @@ def test_a_feature_of_zeros_is_like_nothing():
 @pytest.mark.parametrize("block", ["_QUERIES", "_GALLERY"])
 def test_blocks_and_devices_find_the_same(monkeypatch, block, backend):
     gallery, queries = make_features(40, 1), make_features(21, 2)
-    gallery[30] = gallery[2]  # of equals the first
+    gallery[30] = gallery[2]  # the first in a tie
     whole = nearest_neighbours(gallery, queries)
     monkeypatch.setattr(knn, block, 8)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)

@@ -58,7 +58,7 @@ def restated(crops, labels, classes, config, seed):
 
 @pytest.mark.parametrize("batch_size, weight_decay", [(50, 0), (16, 0), (25, 0.1), (1000, 0)])
 def test_training_is_sgd(batch_size, weight_decay):
-    """Also where the last batch is smaller, and where one batch holds more than there is."""
+    """Also if the last batch is smaller, and if the batch size exceeds the data set."""
     crops, labels = make_data()
     config = make_config(batch_size, weight_decay=float(weight_decay))
     trained = train_classifier(lambda epoch: crops[epoch % 3], labels, 4, config, seed=5)
@@ -110,7 +110,7 @@ def test_linear_evaluation_encodes_each_crop_once(
     assert scores.shape[0] == len(labels) == 32
 
 
-def test_of_several_processes_the_first_writes_arrays(tmp_path, monkeypatch):
+def test_only_process_0_writes_arrays(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     save_arrays(tmp_path / "a.npz", x=np.zeros(2))
     assert list(tmp_path.iterdir()) == []

@@ -62,7 +62,7 @@ def predict(hidden, variables, observed=OBSERVED, recurrence="causal"):
     return jax.jit(apply)(variables, observed, observed[:, -1])
 
 
-def test_untrained_it_is_the_zero_velocity_baseline():
+def test_untrained_model_is_the_zero_velocity_baseline():
     prediction = predict(6, jax.jit(init(6))(jax.random.key(0)))
     assert prediction.shape == (2, FUTURE, 2, 25, 3)
     assert prediction.dtype == jnp.float32
@@ -100,7 +100,7 @@ def test_the_decoder_reads_its_own_predictions(hidden, recurrence):
         "weight_ih": np.concatenate([gru[f"i{gate}"]["kernel"].T for gate in "rzn"]),
         "weight_hh": np.concatenate([gru[f"h{gate}"]["kernel"].T for gate in "rzn"]),
         "bias_ih": np.concatenate([gru[f"i{gate}"]["bias"] for gate in "rzn"]),
-        # Of PyTorch's two biases of the first two gates, Flax has one, which is as good.
+        # Flax has one bias for each of the first two gates, equivalent to the sum of PyTorch's two.
         "bias_hh": np.concatenate([np.zeros(2 * hidden), gru["hn"]["bias"]]),
     }
     pose, expected = flat[:, -1].astype(np.float64), []
@@ -168,7 +168,7 @@ def test_position_errors():
     assert count[2, 3] == total[2, 3] == 0
 
 
-def test_the_gradient_is_finite_where_joints_are_met():
+def test_the_gradient_is_finite_at_zero_error():
     truth = poses(2)
     truth[:, :, 1] = 0
     prediction = truth + 0.1
@@ -191,7 +191,7 @@ def test_windows_to_predict_in(videos):
 
 
 def test_motion_prediction_is_better_than_standing_still(brief_config, tmp_path):
-    # Velocities say more of the next pose, to a small network in a short run.
+    # In a short run a small network learns more about the next pose from velocities.
     brief_config.views.stream = "motion"
     brief_config.motion_prediction.update(epochs=20, decay_epochs=(), learning_rate=1e-3)
     results = MotionPrediction().run(brief_config, tmp_path)

@@ -53,6 +53,6 @@ def test_retrieval_is_at_least_as_fast_as_scikit_learns(gallery):
     ours_took, ours = seconds(lambda: nearest_neighbours(gallery, queries))
     theirs_took, expected = seconds(theirs)
     print(f"\n1-NN: {ours_took:.1f} s, scikit-learn {theirs_took:.1f} s")
-    # Equal but where two neighbours are as near within rounding.
+    # Equal, except if two neighbours are equally near up to rounding.
     assert (ours == expected).mean() > 0.9999
     assert ours_took <= theirs_took

@@ -20,7 +20,7 @@ def test_take(videos):
 
 @pytest.mark.parametrize("task", ["finetune", "detection", "motion_prediction"])
 def test_batches_that_do_not_divide_are_refused(run_config, tmp_path, monkeypatch, task):
-    """Else the rows of what the devices give would no longer be the samples'."""
+    """Otherwise the rows of the output would not match the samples."""
     monkeypatch.setattr(jax, "device_count", lambda: 3)
     getattr(run_config, task).batch_size = 16
     with pytest.raises(UserError, match=rf"config\.{task}\.batch_size is 16, .* over 3 devices"):

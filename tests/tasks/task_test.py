@@ -13,7 +13,7 @@ def test_a_metric_at_a_threshold_is_that_metric():
     assert metric.heading == "mAP_a@0.5 (%)"
 
 
-def test_an_unknown_metric_has_its_key_for_a_name():
+def test_an_unknown_metric_is_named_by_its_key():
     assert TASKS["detection"].metric("speed") == Metric("speed", "speed")
 
 
@@ -35,12 +35,12 @@ def test_values_are_written_in_their_unit(unit, value, text):
 @pytest.mark.parametrize("task", ["pretrain", "fusion", "baseline", "table"])
 def test_an_encoder_is_refused_where_none_is_evaluated(run_config, task):
     run_config.encoder = "somewhere"
-    with pytest.raises(UserError, match=f"'somewhere', but task '{task}' takes no encoder"):
+    with pytest.raises(UserError, match=f"'somewhere', but task '{task}' does not use an encoder"):
         TASKS[task].validate(run_config)
 
 
 @pytest.mark.parametrize("task", ["pretrain", "fusion", "detection", "motion_prediction", "table"])
 def test_occlusion_is_refused_where_nothing_is_occluded(run_config, task):
     run_config.occlusion.kind = "spatial"
-    with pytest.raises(UserError, match=f"'spatial', but task '{task}' occludes nothing"):
+    with pytest.raises(UserError, match=f"'spatial', but task '{task}' does not support occlusion"):
         TASKS[task].validate(run_config)

@@ -88,7 +88,7 @@ GOOD = ",".join(["0.5"] * 75)
         ("101_18_9_2_1_chair.txt", GOOD, "the name is not"),
         ("notes.txt", "hello", "the name is not"),
         ("208_18_0_2_1_chair.txt", GOOD, "no subject has the number 208"),
-        ("101_18_0_1_1_Stand-frame.txt", GOOD, "another file has its name"),
+        ("101_18_0_1_1_Stand-frame.txt", GOOD, "has the same name"),
     ],
 )
 def test_a_flaw_is_named_with_file_and_line(tmp_path, capsys, recordings, name, text, message):

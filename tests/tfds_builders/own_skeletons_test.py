@@ -1,4 +1,4 @@
-"""Own data: what a folder becomes, every line of its table checked, and hostile files refused."""
+"""The builder of own data: examples, checks of every line of the table, and refused files."""
 
 import json
 import shutil
@@ -131,10 +131,10 @@ def test_a_hundred_thousand_frames(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("d.npy,wave,1,train", "line 5: found 'd.npy', of which there is no"),
-        ("../own/a.npy,wave,1,train", "line 5: found '../own/a.npy', of which"),
-        ("/etc/passwd,wave,1,train", "line 5: found '/etc/passwd', of which"),
-        ("\x1b[31m.npy,wave,1,train", r"line 5: found '\x1b[31m.npy', of which"),
+        ("d.npy,wave,1,train", "line 5: found 'd.npy', but "),
+        ("../own/a.npy,wave,1,train", "line 5: found '../own/a.npy', but"),
+        ("/etc/passwd,wave,1,train", "line 5: found '/etc/passwd', but"),
+        ("\x1b[31m.npy,wave,1,train", r"line 5: found '\x1b[31m.npy', but"),
         ("a.npy,wave,1,test", "line 5: found 'a.npy' a second time (first in line 2)"),
         ("d.npy,wave,1", "line 5: found 3 values where file, label, performer, split"),
         ("d.npy,wave,1,", "line 5: found '' where train or test"),
@@ -144,7 +144,7 @@ def test_a_hundred_thousand_frames(folder):
         ("d.npy, ,1,train", "line 5: found '' where a label"),
         ('d.npy,"wa\nve",1,train', r"line 6: found 'wa\nve' where a label"),
         ("c2.npy,jump,1,test", "line 5: found 'jump' in the test split, but nowhere in the train"),
-        ('"open,wave,1,train', "line 5: found no line of a CSV file"),
+        ('"open,wave,1,train', "line 5: found a line that is not CSV"),
         ("\udcff,wave,1,train", "line 5: found bytes that are not UTF-8"),
     ],
 )
@@ -168,7 +168,7 @@ def test_every_line_of_the_table_is_checked(folder, capsys, line, message):
         (HEADER + "a.npy,wave,1,train\n", "no recording of the test split"),
     ],
 )
-def test_a_table_that_is_none(folder, capsys, content, message):
+def test_an_invalid_table_is_refused(folder, capsys, content, message):
     (folder / "labels.csv").unlink()
     (folder / "own_labels.csv").touch()
     if content is not None:
@@ -177,7 +177,7 @@ def test_a_table_that_is_none(folder, capsys, content, message):
     assert message in capsys.readouterr().err
 
 
-def test_two_tables_leave_open_which_is_meant(folder, capsys):
+def test_two_tables_are_refused(folder, capsys):
     shutil.copy(folder / "labels.csv", folder / "sub")
     assert run(folder) == 1
     assert "must hold one labels.csv, but has 2" in capsys.readouterr().err
@@ -260,7 +260,7 @@ def test_what_is_left_out_takes_its_line_along(folder, capsys):
     assert run(folder, "--on_bad_file=skip") == 0
     printed = capsys.readouterr().out
     for reason in (
-        "line 3: found 'sub/b.npz', of which", "line 7: found 'x' where",
+        "line 3: found 'sub/b.npz', but", "line 7: found 'x' where",
         "no sequence of its label is left in the train split (d.npy)",
     ):  # fmt: skip
         assert reason in printed
@@ -272,7 +272,7 @@ def test_what_is_left_out_takes_its_line_along(folder, capsys):
 def test_performers_in_both_splits_are_noted(folder, capsys):
     (folder / "labels.csv").write_text(TABLE.replace("c.npy,wave,2", "c.npy,wave,1"))
     assert run(folder) == 0
-    assert "note: in both splits are the performers 1" in capsys.readouterr().out
+    assert "note: performers in both splits: 1" in capsys.readouterr().out
 
 
 def test_a_changed_file_changes_what_is_built(folder):

@@ -1,4 +1,4 @@
-"""A toy task: how long the features of the test split are.
+"""A toy task: the mean norm of the features of the test split.
 
 All that a downstream task needs besides this file is its line in `pcm3_jax.registry`.
 """

@@ -1,4 +1,4 @@
-"""A toy method: two views of a sequence are to have the same embedding, and nothing else.
+"""A toy method: its loss only pulls the embeddings of two views of a sequence together.
 
 All that a pretraining method needs besides this file is its line in `pcm3_jax.methods`.
 """

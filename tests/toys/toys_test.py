@@ -1,4 +1,4 @@
-"""A new task and a new method are one file and one line: all else knows them by that."""
+"""A new task or method needs only its own file and one line in the registry."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from tests.running import assert_same_run, losses
 from tests.toys.norms import Norms
 from tests.toys.pull import Pull
 
-# ml_collections loads configuration files in a way that Python means to drop.
+# ml_collections loads configuration files through a deprecated Python API.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated")
 
 

@@ -17,7 +17,7 @@ from pcm3_jax.train.workdir import claim_workdir
 from tests.running import checkpoint_steps
 from tests.train.workdir_test import contents
 
-# Orbax leaves reads under way when one of them fails; they complain in whatever test comes next.
+# When one read fails, Orbax abandons the others, whose warnings would appear in a later test.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
@@ -76,7 +76,7 @@ def test_an_interrupted_save_is_no_checkpoint(tmp_path):
     unfinished = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "checkpoints" / "5", unfinished)
     assert int(restore(tmp_path)["step"]) == 5
-    # Orbax clears away in the background, before the next save at the latest.
+    # Orbax removes unfinished saves in the background, before the next save at the latest.
     save(tmp_path, {7: None})
     assert not unfinished.exists()
 

@@ -49,7 +49,7 @@ def toy_state() -> ToyState:
 
 @jax.jit
 def toy_step(state, frames, batch):
-    """As the real one: a state is left alone from the first step that is not finite."""
+    """Like the real step: from the first non-finite step on, the state does not change."""
     loss = state.weight * batch
     finite = state.finite & jnp.isfinite(loss)
     new = ToyState(state.step + 1, finite, state.weight + 0.1 * batch)
@@ -73,7 +73,7 @@ def run_toy(workdir, batches=toy_batches, schedule=SCHEDULE, step=toy_step, stat
 
 
 def interrupt_at(step, signal_or_error):
-    """Batches that come with a signal, or an error, at the given step."""
+    """Batches, with a signal or an error at the given step."""
 
     def batches(first):
         for index, item in enumerate(toy_batches(first), first):
@@ -152,7 +152,7 @@ def test_sigterm_saves_the_step_and_resume_is_bitwise(tmp_path, step):
 
 
 def test_sigterm_in_the_last_step_raises_after_the_training(tmp_path):
-    with pytest.raises(Preempted, match="had ended"):
+    with pytest.raises(Preempted, match="has ended"):
         run_toy(tmp_path, interrupt_at(11, signal.SIGTERM))
     assert checkpoint_steps(tmp_path)[-1] == 12
     state, _ = run_toy(tmp_path)
@@ -265,14 +265,14 @@ def test_a_step_that_is_not_finite_can_be_repeated(tmp_path, bad, run_config):
     assert int(state.step) == bad
     with pytest.raises(UserError, match=f"Step {bad + 1} is not finite"):
         run_toy(failure, batches)
-    # Once the data have been put right it goes on, as a run without the fault would have.
+    # Once the data are fixed, the run continues like a run without the fault.
     repaired, _ = run_toy(failure)
     undisturbed, _ = run_toy(tmp_path / "undisturbed")
     chex.assert_trees_all_equal(repaired, undisturbed)
 
 
 def test_final_state_is_evaluated_without_periodic_evaluation(tmp_path):
-    """With evaluation off the final figures are there all the same."""
+    """Also with ``every_epochs=0`` the final state is evaluated."""
     schedule = dataclasses.replace(SCHEDULE, evaluate_every_epochs=0)
     _, evaluation = run_toy(tmp_path, schedule=schedule)
     assert evaluation.keys() == {"knn_accuracy"}

@@ -64,14 +64,14 @@ def test_throughput_is_measured_since_the_last_logged_step(tmp_path, monkeypatch
 def test_a_full_disk_stops_the_run(tmp_path, filled):
     telemetry = make(tmp_path)
     with filled(), pytest.raises(WriteError, match=r"metrics\.jsonl cannot be written \((No|File)"):
-        # A disk has some room left where the file has begun.
+        # The last block of a file may still have room on a full disk.
         for step in range(1, 100):
             telemetry.log_training(step, {"loss": 1.0}, waited=0.0)
     telemetry.close()
 
 
 def test_lines_are_complete_after_a_full_disk(tmp_path, filled, capsys, monkeypatch):
-    """Also where more of them are waiting than the file's buffer holds."""
+    """Also if more lines are waiting than fit in the file's buffer."""
     monkeypatch.setattr("pcm3_jax.train.metrics._FLUSH_SECONDS", 0)
     telemetry = make(tmp_path, on_failure="continue")
     telemetry.log_evaluation(1, {"loss": 1.0})
@@ -113,7 +113,7 @@ def test_other_processes_log_nothing(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_gets_a_progress_bar_instead_of_training_lines(tmp_path, capsys, monkeypatch):
+def test_a_terminal_shows_a_progress_bar_instead_of_training_lines(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     telemetry = make(tmp_path, first_step=5)
     telemetry.advance()

@@ -56,7 +56,7 @@ def test_fingerprint_depends_on_the_content_only(tmp_path, data_dir, run_config)
     run_config.data.dir = str(data_dir)
     assert data_set(run_config)["fingerprint"] == first
     run_config.data.dir = str(tmp_path)
-    # What building took is not part of the data.
+    # report.json is not part of the fingerprint.
     info = next(tmp_path.rglob("dataset_info.json"))
     (info.parent / "report.json").write_text('{"peak_memory_mb": 1}')
     assert data_set(run_config)["fingerprint"] == first
@@ -77,6 +77,6 @@ def test_commit_of_a_checkout(tmp_path):
     assert len(clean) == 40
     (tmp_path / "code.py").write_text("2")
     assert commit(tmp_path) == clean + "+changes"
-    # Installed somewhere below a checkout of something else.
+    # Installed inside the checkout of another project.
     (tmp_path / "site-packages").mkdir()
     assert commit(tmp_path / "site-packages") is None

@@ -69,7 +69,7 @@ def test_a_garbled_config_json_is_named(tmp_path, run_config):
 
 
 def test_missing_and_unknown_settings_of_an_older_config_json(tmp_path, run_config):
-    """A run that an older version began goes on."""
+    """A run started by an older version can be resumed."""
     claim_workdir(tmp_path, run_config)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["model"]["precision"]

@@ -29,16 +29,16 @@ TRAIN_SUBJECTS = frozenset(
 TRAIN_CAMERAS = frozenset([2, 3])
 # NTU RGB+D 60 is set-ups 1 to 17 with actions 1 to 60; the other set-ups have the other actions.
 LAST_SETUP_OF_60 = 17
-# How often each action was recorded: of the first 60, of the other 60.
+# Recordings of each action: of actions 1 to 60, and of actions 61 to 120.
 _TAKES_OF_60, _TAKES_OF_REST = 948, 960
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Protocol(SkeletonConfig):
-    """Which recordings there are and how they are split.
+    """The recordings of a benchmark and their split.
 
     Attributes:
-        actions: how many actions; 60 or 120.
+        actions: number of actions, 60 or 120.
         split_by: "subject", "camera" or "setup".
         train, test: examples that a complete download gives.
     """
@@ -69,19 +69,19 @@ class Builder(RecordedBuilder):
     )
     BUILDER_CONFIGS = [
         Protocol(
-            name="ntu60_xsub", description="60 actions, 20 of 40 subjects train.",
+            name="ntu60_xsub", description="60 actions, cross-subject (20 of 40 for training).",
             actions=60, split_by="subject", train=40091, test=16487,
         ),
         Protocol(
-            name="ntu60_xview", description="60 actions, cameras 2 and 3 train.",
+            name="ntu60_xview", description="60 actions, cross-view (cameras 2, 3 for training).",
             actions=60, split_by="camera", train=37646, test=18932,
         ),
         Protocol(
-            name="ntu120_xsub", description="120 actions, 53 of 106 subjects train.",
+            name="ntu120_xsub", description="120 actions, cross-subject (53 of 106 for training).",
             actions=120, split_by="subject", train=63026, test=50919,
         ),
         Protocol(
-            name="ntu120_xset", description="120 actions, set-ups of even number train.",
+            name="ntu120_xset", description="120 actions, cross-setup (even for training).",
             actions=120, split_by="setup", train=54468, test=59477,
         ),
     ]  # fmt: skip
@@ -107,7 +107,7 @@ class Builder(RecordedBuilder):
                 self.report.leave_out(name, "listed by the authors as missing or incomplete")
             else:
                 wanted.append(file)
-        # A group is one subject before one camera in one set-up: SsssCcccPppp.
+        # A group has the same set-up, camera and subject: SsssCcccPppp.
         return group_files(wanted, lambda file: file.name[:12], parse_file)
 
     def _records(self, clips: Iterable[StoredClip]) -> Iterator[tuple[str, Record]]:
@@ -128,8 +128,8 @@ class Builder(RecordedBuilder):
                 crowded.append(clip.name)
         if crowded:
             self.report.notes.append(
-                f"{len(crowded):,} recordings have frames with more than {MAX_SLOTS} bodies, of "
-                f"which the first {MAX_SLOTS} are looked at: {', '.join(crowded)}"
+                f"{len(crowded):,} recordings have frames with more than {MAX_SLOTS} bodies; only "
+                f"the first {MAX_SLOTS} are used: {', '.join(crowded)}"
             )
 
 
@@ -144,6 +144,6 @@ def parse_file(file: RawFile) -> Clip:
         raise BadFile(
             file.file,
             None,
-            f"found no body in the first {Builder.MAX_FRAMES} frames, which are used",
+            f"found no body in the first {Builder.MAX_FRAMES} frames; later ones are not used",
         )
     return Clip(parse_name(file.name).name, skeleton, {"bodies": parsed.bodies})

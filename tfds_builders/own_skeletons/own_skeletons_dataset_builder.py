@@ -40,7 +40,7 @@ class Builder(RecordedBuilder):
     RELEASE_NOTES = {"1.0.0": "First release."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"manual_dir is a folder, or an archive of it, with {_TABLE} and the .npy or .npz files "
-        "that it lists; docs/own_data.md says how."
+        "that it lists, as docs/own_data.md describes."
     )
     BUILDER_CONFIGS = [
         LayoutConfig(name=name, layout=name, description=f"Files of {len(layout.joints)} joints.")
@@ -50,8 +50,8 @@ class Builder(RecordedBuilder):
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs: Any):
         self._table_place, self._table = "", Table([], [])
-        # TFDS asks for the labels on construction. Without a folder the data set may be built
-        # already; otherwise the build command refuses.
+        # TFDS reads `LABELS` on construction. `manual_dir` may be missing if the data set is built
+        # already; otherwise the build command raises an error.
         if manual_dir is not None and manual_dir.exists():
             table = _find_table(manual_dir)
             self._table_place, self._table = table.file, read_labels(table.read(), table.file)
@@ -66,14 +66,14 @@ class Builder(RecordedBuilder):
             self._refuse(flaw)
         folder = posixpath.dirname(self._table_place)
         found = {posixpath.relpath(f.file, folder): f for f in files if f.name != _TABLE}
-        # If an archive has several folders, only what lies under the table's.
+        # If an archive has several folders, only files below the table's folder are used.
         found = {name: file for name, file in found.items() if not name.startswith("../")}
         wanted = {}
         for row in self._table.rows:
             if row.file in found:
                 wanted[row.file] = found[row.file]
                 continue
-            reason = f"found {row.file!r}, of which there is no .npy or .npz file in {folder}"
+            reason = f"found {row.file!r}, but {folder} has no such .npy or .npz file"
             self._refuse(BadFile(self._table_place, row.line, reason))
         listed = {row.file for row in self._table.rows}
         for name in sorted(found.keys() - listed):
@@ -82,7 +82,7 @@ class Builder(RecordedBuilder):
         items = sorted(wanted.items())
         chunks = [items[i : i + _FILES_OF_A_GROUP] for i in range(0, len(items), _FILES_OF_A_GROUP)]
         parse = functools.partial(parse_file, layout, folder)
-        # Another data set of the same layout may have files, and folders, of the same names.
+        # The fingerprint keeps the groups of two data sets of the same layout apart.
         return [
             FileGroup(
                 f"{layout}-{workers.fingerprint([file.file for _, file in chunk])}",
@@ -111,13 +111,13 @@ class Builder(RecordedBuilder):
         )
         if in_both:
             self.report.notes.append(
-                f"in both splits are the performers {', '.join(map(str, sorted(in_both)))}"
+                f"performers in both splits: {', '.join(map(str, sorted(in_both)))}"
             )
         known = [m for clip in by_name.values() if (m := clip.info["mirrored"]) is not None]
         if sum(known) > len(known) / 2:
             self.report.notes.append(
                 f"feet point backwards in {sum(known):,} of {len(known):,} sequences: if left and "
-                "right joints are named rightly, the axes are left-handed; negate one of them"
+                "right joints are not swapped, the axes are left-handed; negate one of them"
             )
 
 
@@ -134,7 +134,7 @@ def parse_file(layout: str, folder: str, file: RawFile) -> Clip:
     try:
         arrays = read_arrays(io.BytesIO(file.read()))
         if len(arrays) != 1:
-            raise ValueError(f"found {len(arrays)} arrays where that of one sequence was expected")
+            raise ValueError(f"found {len(arrays)} arrays where one sequence was expected")
         (array,) = arrays.values()
         skeleton = read_skeleton(array, LAYOUTS[layout])
         if len(skeleton) < 2:

@@ -22,18 +22,18 @@ from tfds_builders.skeleton_builder import (
 )
 
 ACTIONS = tuple((Path(__file__).parent / "actions.txt").read_text().splitlines())
-# How the videos of each part are named; the last letter is the camera.
+# Names of the videos of each part; the last letter is the camera.
 _NAMES = {1: re.compile(r"\d{4}-[LMR]"), 2: re.compile(r"A\d{2}N\d{2}-[LMR]")}
 _CAMERAS = "LMR"
 _SHORT = {"subject": "xsub", "view": "xview"}
 _COMPLETE_PART_1 = {"videos": 1076, "actions": 21545}  # published by the authors
-_MAX_FRAMES = 300  # of an action, as in the public program
-_HEAD = 200  # bytes that are enough to tell what a text file is
+_MAX_FRAMES = 300  # per action, as in the public program
+_HEAD = 200  # bytes; enough to recognise the kind of a text file
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Protocol(SkeletonConfig):
-    """Which videos there are and how they are split.
+    """The videos of a benchmark and their split.
 
     Attributes:
         part: 1 or 2.
@@ -54,7 +54,7 @@ def _protocol(part: int, split_by: str, *, trimmed: bool) -> Protocol:
         part=part,
         split_by=split_by,
         trimmed=trimmed,
-        # Untrimmed videos are for detection, whose public program does not normalise.
+        # Untrimmed videos are for detection; the public detection program does not normalise.
         coordinates="normalized" if trimmed else "recorded",
     )
 
@@ -103,22 +103,22 @@ class Builder(RecordedBuilder):
         labels = self._by_name(self._of_part(kinds["labels"]))
         listed = {f"{name}{self.SUFFIX}" for names in self._split.values() for name in names}
         for name in sorted(listed - videos.keys()):
-            missing = f"lists {Path(name).stem}, of which there is no skeleton file {name}"
+            missing = f"lists {Path(name).stem}, but there is no skeleton file {name}"
             self._refuse(BadFile(split_file.file, None, missing))
         for name in sorted(labels.keys() - videos.keys()):
-            self._refuse(BadFile(labels[name].file, None, "there is no video of these labels"))
+            self._refuse(BadFile(labels[name].file, None, "there is no video for these labels"))
         groups = []
         for name, video in videos.items():
             if name not in listed:
                 self.report.leave_out(name, f"not in {split_file.name}")
             elif name not in labels:
-                self._refuse(BadFile(video.file, None, "there is no label file of this video"))
+                self._refuse(BadFile(video.file, None, "there is no label file for this video"))
             else:
                 groups.append(FileGroup(Path(name).stem, ((video, labels[name]),), parse_files))
         return groups
 
     def _read_split(self, files: Sequence[RawFile]) -> tuple[RawFile, dict[str, list[str]]]:
-        """The file of this protocol's split and what it says."""
+        """This protocol's split file and its parsed content."""
         protocol = self.builder_config
         for file in files:
             if protocol.split_by in file.name:
@@ -127,7 +127,7 @@ class Builder(RecordedBuilder):
                     return file, split
         raise UserError(
             f"{self.manual_dir} holds no split file cross-{protocol.split_by}{self.SUFFIX} of "
-            f"part {protocol.part}; put the authors' there."
+            f"part {protocol.part}; add the authors' file."
         )
 
     def _of_part(self, files: Iterable[RawFile]) -> list[RawFile]:
@@ -141,7 +141,9 @@ class Builder(RecordedBuilder):
             elif any(form.fullmatch(name) for form in _NAMES.values()):
                 self.report.leave_out(file.name, f"not of part {own_part}")
             else:
-                reason = "the name is neither of part I (0002-L.txt) nor of part II (A01N01-L.txt)"
+                reason = (
+                    "the name is neither that of part I (0002-L.txt) nor of part II (A01N01-L.txt)"
+                )
                 self._refuse(BadFile(file.file, None, reason))
         return chosen
 
@@ -159,7 +161,7 @@ class Builder(RecordedBuilder):
         ]
 
     def _records_of_video(self, clip: StoredClip) -> list[Record]:
-        # The files do not say who performs.
+        # The files do not name the subject.
         place = {"subject": 0, "camera": 1 + _CAMERAS.index(clip.name[-1]), "setup": 0}
         actions = clip.info["actions"]
         if self.builder_config.trimmed:

@@ -1,4 +1,4 @@
-"""Synthetic skeleton clips: articulated bodies performing actions before a noisy depth sensor.
+"""Synthetic skeleton clips: articulated bodies that perform actions, seen by a noisy depth sensor.
 
 A clip is generated in four steps, each vectorised over all frames of a chunk of clips:
 
@@ -25,7 +25,7 @@ import numpy as np
 
 FRAME_RATE = 30.0
 MIN_FRAMES, MAX_FRAMES = 20, 300
-ACTIONS_A_VIDEO = (4, 8)  # fewest and most
+ACTIONS_A_VIDEO = (4, 8)  # minimum and maximum
 PAUSE_FRAMES = (15, 60)  # before, between and after a video's actions
 CHUNK = 128  # clips drawn together; a clip does not depend on how many are requested
 PERFORMERS = MappingProxyType({"train": tuple(range(1, 29)), "test": tuple(range(29, 41))})
@@ -113,8 +113,8 @@ for _channel, _drives in enumerate(_ROTATIONS.values()):
 # -------------------------------------------------------------------------------------- actions
 
 # Functions of the progress in an action: `hold` rises, stays and falls; `swing` oscillates while
-# held; `beat` is one bump per cycle, `first` and `second` are a bump in its first and second half;
-# `ramp` goes from 0 to 1 and stays there.
+# `hold` is up; `beat` is one bump per cycle, `first` and `second` are a bump in its first and
+# second half; `ramp` goes from 0 to 1 and stays there.
 WAVES = ("hold", "swing", "beat", "first", "second", "ramp")
 _Movement = dict[str, dict[str, float]]
 
@@ -129,8 +129,8 @@ class Action:
         period: minimum and maximum duration of a cycle, seconds.
         actor: {wave: {channel: amount}}, radians (metres for translations), right-handed.
         partner: the same for the second person, or None for an action of one person.
-        sharpness: exponent of the bumps; above 1 is sudden.
-        side: the hand or foot: "right", "left", or "free" if either is of the same class.
+        sharpness: exponent of the bumps; larger values are more sudden.
+        side: the acting hand or foot: "right", "left", or "free" if the label allows both.
         distance: minimum and maximum distance between the two persons' hips, metres.
     """
 
@@ -375,7 +375,7 @@ def generate_untrimmed(split: str, start: int, stop: int, seed: int = 0) -> Iter
 
 
 def _generate_video(split: str, index: int, seed: int) -> Video:
-    """One video; its actions take the place of clips, all on the video's time axis."""
+    """One video; its actions are drawn like clips, but share the video's time axis."""
     performers = PERFORMERS[split]
     rng = np.random.default_rng([seed, 2000, list(PERFORMERS).index(split), index])
     solo = [LABELS.index(name) for name in SOLO_LABELS]
@@ -399,7 +399,7 @@ def _generate_video(split: str, index: int, seed: int) -> Video:
     ).reshape(count, frames, len(WAVES))
     left = _draw_left(rng, labels, style)
     movement, taken = _draw_movement(rng, labels, left, 0, style)
-    # After each action people come to rest in another pose.
+    # After each action a person takes another resting pose.
     rests = _draw_rest(rng, count + 1)
     ramp = waves[:, :, WAVES.index("ramp")]
     rest = rests[0] + np.einsum("af,ac->fc", ramp, np.diff(rests, axis=0))
@@ -415,7 +415,7 @@ def _generate_video(split: str, index: int, seed: int) -> Video:
     body += _sensor_noise(rng, body.shape, one)
     body[:, 1] = 0.0
     body = body.astype(np.float32)
-    # As often per action as in clips of one action.
+    # Joints are lost as often per action as in clips of one action.
     for part in np.array_split(body, count):
         _lose_joints(rng, part)
     intervals = np.stack([labels, starts, starts + lengths], axis=1)
@@ -423,7 +423,7 @@ def _generate_video(split: str, index: int, seed: int) -> Video:
 
 
 class _Performer(NamedTuple):
-    """A person's constants over all clips; in a chunk with leading axes (clips, persons)."""
+    """What a person has in all clips; in a chunk, with leading axes (clips, persons)."""
 
     scale: np.ndarray  # (limbs,) bone lengths relative to `_OFFSETS`
     tempo: np.ndarray  # () factor on periods
@@ -445,10 +445,10 @@ def _performer(seed: int, number: int) -> _Performer:
 
 
 class _Timing(NamedTuple):
-    """When the action happens in each clip; every field is (clips,)."""
+    """Timing of the action in each clip; every field is (clips,)."""
 
     frames: np.ndarray
-    onset: np.ndarray  # seconds from the first frame; negative: already under way
+    onset: np.ndarray  # seconds from the first frame; negative: it has already begun
     duration: np.ndarray  # seconds
     cycles: np.ndarray
     phase: np.ndarray  # of the swing, radians
@@ -522,7 +522,7 @@ def _draw_channels(
     movement, taken = _draw_movement(rng, labels, left, person, style)
     rest_before, rest_after = (_draw_rest(rng, clips) for _ in range(2))
     drift = _draw_drift(rng, clip_of_frame, frame)
-    # People shift to another resting pose at some time, independently of the action.
+    # The resting pose changes at a time that does not depend on the action.
     shift_time, shift_pace = rng.uniform(-1.0, 7.0, clips), rng.uniform(0.5, 1.5, clips)
     shifted = _smooth_step(
         (frame / FRAME_RATE - shift_time[clip_of_frame]) / shift_pace[clip_of_frame]
@@ -640,7 +640,7 @@ def _place_before_camera(
     body[:, 1, :, 2] -= distance[clip_of_frame, None]
 
     camera = rng.integers(len(_CAMERA_YAWS), size=clips)
-    # Single persons face camera 1, pairs stand sideways to it, both only roughly.
+    # Approximately, single persons face camera 1 and pairs stand sideways to it.
     facing = rng.normal(0.0, np.radians(20.0), clips)
     facing += np.where(pair, np.pi / 2 * rng.choice([-1, 1], clips), 0.0)
     pitch = rng.normal(np.radians(-8.0), np.radians(6.0), clips)

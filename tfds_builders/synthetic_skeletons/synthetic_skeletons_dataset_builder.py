@@ -35,7 +35,7 @@ class SizeConfig(SkeletonConfig):
 
 
 class Builder(SkeletonBuilder):
-    """Synthetic clips (or, `_untrimmed`, whole videos), cross-subject, of any size."""
+    """Synthetic clips or untrimmed videos, split by subject, in any number."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
@@ -62,7 +62,9 @@ class Builder(SkeletonBuilder):
                 ) from None
         train, test = int(sized[1]), int(sized[2])
         if not train or not test:
-            raise UserError(f"the config {name!r} has an empty split; ask for one clip or more.")
+            raise UserError(
+                f"the config {name!r} has an empty split; each split needs one clip or more."
+            )
         config = SizeConfig(
             name=name,
             description=f"{train:,} and {test:,} clips.",

@@ -1,4 +1,4 @@
-"""Builder to copy and change: text files `LABEL_PERFORMER_TAKE.csv`, 75 numbers a line.
+"""Template of a builder: text files `LABEL_PERFORMER_TAKE.csv` with 75 numbers per line.
 
 Copy it to `tfds_builders/NAME/NAME_dataset_builder.py`, add NAME to `BUILDERS` in
 `tfds_builders/build.py`, and change what is marked EDIT. A `README.md` and a `CITATIONS.bib` in the
@@ -23,18 +23,18 @@ _NAME = re.compile(r"([a-z]+)_(\d+)_(\d+)\.csv", re.ASCII)  # EDIT
 
 
 class Builder(RecordedBuilder):
-    """EDIT: what it is."""
+    """EDIT: description of the data set."""
 
     VERSION = tfds.core.Version("1.0.0")  # raise it when a change of the parser changes the data
     MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir holds the .csv files, at any depth."  # EDIT
     # EDIT: one for each protocol.
-    BUILDER_CONFIGS = [SkeletonConfig(name="cross_subject", description="Odd performers train.")]
-    LABELS = ("bow", "wave")  # EDIT: their order gives their numbers
+    BUILDER_CONFIGS = [SkeletonConfig(name="cross_subject", description="Odd performers: train.")]
+    LABELS = ("bow", "wave")  # EDIT: labels are numbered in this order
     SUFFIX = ".csv"  # EDIT
 
     def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
-        # EDIT: the second argument gives the name of a file's group. Files of a group are parsed
-        # together; some hundreds of small files are a good size.
+        # EDIT: the second argument maps a file to its group's name. Files of a group are parsed
+        # together; a few hundred small files are a good size.
         wanted = self._by_name(files).values()
         return group_files(wanted, lambda file: file.name, parse_file)
 
@@ -46,12 +46,12 @@ class Builder(RecordedBuilder):
 
 
 def parse_file(file: RawFile) -> Clip:
-    """The clip of one file; raises BadFile, which names it and says what is wrong."""
+    """The clip of one file; raises BadFile with the file's name and the reason."""
     name = _NAME.fullmatch(file.name)
     if name is None or name[1] not in Builder.LABELS:
         raise BadFile(file.file, None, "the name is not LABEL_PERFORMER_TAKE.csv")
     try:
-        # EDIT: metres, (T, J, 3) or (T, M, J, 3) of at most two persons, NaN where one is missing.
+        # EDIT: metres, (T, J, 3) or (T, M, J, 3) with M <= 2 persons; NaN for a missing joint.
         frames = np.loadtxt(file.read().decode().splitlines(), delimiter=",", ndmin=2)
         skeleton = read_skeleton(frames.reshape(len(frames), -1, 3), LAYOUT)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What arrays of any layout are taken for; the tests of `own_skeletons` hold the flaws."""
+"""Reading arrays of any layout; the tests of `own_skeletons` cover invalid ones."""
 
 import numpy as np
 
@@ -12,15 +12,15 @@ def test_kinect_v2_stays_as_it_is():
     np.testing.assert_array_equal(read_skeleton(poses, layout), poses)
 
 
-def test_a_middle_at_the_origin_is_a_place():
-    """Of skeletons centred between the hips, no joint is at the origin, but a mean is."""
+def test_a_mean_at_the_origin_is_a_position():
+    """In skeletons centred between the hips, their mean is at the origin, but no joint is."""
     poses = np.random.default_rng(0).normal(size=(4, 1, 17, 3)).astype(np.float32)
     poses[..., 12, :] = -poses[..., 11, :]
     found = read_skeleton(poses, LAYOUTS["coco_17"])
     assert found[:, 0, 0].any(axis=-1).all() and np.abs(found[:, 0, 0]).max() < 1e-8
 
 
-def test_absent_persons_are_zeros_however_they_are_written():
+def test_absent_persons_become_zeros():
     poses = np.random.default_rng(0).normal(size=(6, 2, 25, 3)).astype(np.float32)
     poses[:2, 1], poses[2:4, 1] = 0, np.nan
     found = read_skeleton(poses, LAYOUTS["kinect_v2_25"])

@@ -44,7 +44,7 @@ PARSERS = {
 def test_a_video_is_read_at_once(monkeypatch, crlf):
     skeleton = some_video(300)
     content = video_text(skeleton, crlf)
-    monkeypatch.delattr(pku_mmd, "_whole_lines")  # genuine files take the fast way
+    monkeypatch.delattr(pku_mmd, "_whole_lines")  # genuine files take the fast path
     actual = parse_video(content, FILE)
     assert actual.dtype == np.float32
     np.testing.assert_array_equal(actual, plain_video(content))
@@ -198,7 +198,7 @@ def test_a_flaw_is_named_with_file_and_line(flaw):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", PARSERS)
-def test_500_mutants_are_read_as_the_plain_parser_reads_them(kind, seed):
+def test_500_mutants_are_parsed_like_the_plain_parser(kind, seed):
     content, parse, plain = PARSERS[kind]
     rng = random.Random(seed)
     read = refused = 0
@@ -219,5 +219,5 @@ def test_500_mutants_are_read_as_the_plain_parser_reads_them(kind, seed):
             else:
                 assert actual == expected, damaged
             read += 1
-    assert read > 25  # else the mutants say nothing about one of the two
+    assert read > 25  # enough mutants of either kind
     assert refused > 25

@@ -1,4 +1,4 @@
-"""Each raw format read one line after another, in plain Python, to hold the parsers against.
+"""Line-by-line parsers of each raw format in plain Python, as a reference for the package's.
 
 Nothing here is shared with `pcm3_jax.data.formats`. Each function returns the content or raises
 `Flaw`.
@@ -12,7 +12,7 @@ DIGITS = set("0123456789")
 
 
 class Flaw(Exception):
-    """`line`: the first one that is not as it must be; None if the file as a whole is not."""
+    """`line`: the first invalid one; None if the file as a whole is invalid."""
 
     def __init__(self, line):
         super().__init__(line)
@@ -134,7 +134,7 @@ def words_of_lines(content):
 
 
 def without_blank_end(content):
-    """`words_of_lines` without the blank ones at the end; others are a flaw, and so is no line."""
+    """`words_of_lines` without blank lines at the end; raises Flaw for others and for no lines."""
     lines = list(words_of_lines(content))
     while lines and not lines[-1][1]:
         del lines[-1]

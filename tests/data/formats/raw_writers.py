@@ -63,7 +63,7 @@ def array_bytes(array, save=np.save, **options):
 
 
 def claimed(shape):
-    """The content of an array file whose header claims more than there is."""
+    """The content of an array file whose header declares more data than it has."""
     return array_bytes(np.zeros(1)).replace(
         b"(1,), }" + b" " * 20, f"{shape}, }}".encode().ljust(27)
     )

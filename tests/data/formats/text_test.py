@@ -42,7 +42,7 @@ def test_exactly_the_numbers_are_accepted(words):
 
 
 @pytest.mark.parametrize("length", range(1, 6))
-def test_every_short_word_is_judged_as_by_the_grammar(length):
+def test_short_words_are_accepted_exactly_by_the_grammar(length):
     # One character stands for all of its kind.
     words = [""]
     for _ in range(length):
@@ -63,7 +63,7 @@ def test_words_that_numpy_or_python_would_accept_are_refused(word):
             separators(text)
 
 
-def test_of_all_bytes_only_these_may_stand_in_a_number():
+def test_only_number_characters_are_accepted_in_a_number():
     accepted = set()
     for byte in range(256):
         with contextlib.suppress(ValueError):
