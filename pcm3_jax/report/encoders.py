@@ -13,11 +13,13 @@ import numpy as np
 from pcm3_jax.config import Config
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.model_file import CLASSIFIER_FILE
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
 from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.tasks import common
 from pcm3_jax.tasks.knn import nearest_neighbours
+from pcm3_jax.tasks.linear_probe import SCORES_FILE
 
 # Maximal number of sequences on a map, and frames of each one's skeleton.
 _MOST_PLACES, _PLACE_FRAMES = 1200, 16
@@ -127,12 +129,12 @@ def classifier_confusion(run: Run) -> dict[str, Any] | None:
     Raises:
       UserError: its files cannot be read.
     """
-    if not run.results or not (run.path / "scores.npz").exists():
+    if not run.results or not (run.path / SCORES_FILE).exists():
         return None
     try:
-        with np.load(run.path / "scores.npz", allow_pickle=False) as file:
+        with np.load(run.path / SCORES_FILE, allow_pickle=False) as file:
             found, labels = file["scores"].argmax(1), file["label"]
-        with np.load(run.path / "classifier.npz", allow_pickle=False) as file:
+        with np.load(run.path / CLASSIFIER_FILE, allow_pickle=False) as file:
             classes = file["classes"].tolist()
     except Exception as error:  # NumPy raises many types for damaged files
         raise UserError(

@@ -13,9 +13,9 @@ from pcm3_jax.methods import METHODS
 from pcm3_jax.registry import TASKS
 from pcm3_jax.settings import require
 from pcm3_jax.tasks.task import Task
-from pcm3_jax.train.workdir import CONFIG_FILE, PROVENANCE_FILE, RESULTS_FILE
+from pcm3_jax.train.workdir import CONFIG_FILE, METRICS_FILE, PROVENANCE_FILE, RESULTS_FILE
 
-METRICS_FILE, BENCHMARK_FILE = "metrics.jsonl", "benchmark.json"
+BENCHMARK_FILE = "benchmark.json"
 
 
 @dataclasses.dataclass(frozen=True)

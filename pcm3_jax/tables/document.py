@@ -10,6 +10,7 @@ from typing import Any
 
 from pcm3_jax.runtime.files import write_json, write_text
 from pcm3_jax.tables.paper import Column, Table, published
+from pcm3_jax.train.workdir import RESULTS_FILE
 
 _NO_VALUE = "–"
 
@@ -85,7 +86,7 @@ def write(document: dict[str, Any], workdir: Path) -> None:
     csv.writer(text, lineterminator="\n").writerows(lines)
     for name, content in (("results.csv", text.getvalue()), ("results.md", _markdown(document))):
         write_text(workdir / name, content)
-    write_json(workdir / "results.json", document)
+    write_json(workdir / RESULTS_FILE, document)
 
 
 def grid(document: dict[str, Any]) -> list[list[str]]:

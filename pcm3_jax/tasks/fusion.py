@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from pcm3_jax.settings import Config, Section, require, section, setting
-from pcm3_jax.tasks.common import top_k_accuracy
-from pcm3_jax.tasks.task import Metric, Results, Task
+from pcm3_jax.tasks.linear_probe import METRICS, SCORES_FILE, accuracies
+from pcm3_jax.tasks.task import Results, Task
 
 
 @section
@@ -26,10 +26,7 @@ class Fusion(Task):
 
     name = "fusion"
     settings = {"fusion": Fused}
-    metrics = (
-        Metric("top1", "linear", "%", compared=True),
-        Metric("top5", "linear, top 5", "%"),
-    )
+    metrics = METRICS
     reads_data = False
     takes_encoder = False
 
@@ -49,7 +46,7 @@ class Fusion(Task):
             for weight, run in zip(config.of(Fused).weights, found, strict=True)
         ]
         total = np.sum(probabilities, axis=0)
-        return {f"top{k}": top_k_accuracy(total, found[0]["label"], k) for k in (1, 5)}
+        return accuracies(total, found[0]["label"])
 
     def plan(self, config: Config, workdir: Path) -> Iterator[tuple[str, str]]:
         yield "data", f"scores of {len(fused_scores(config))} linear evaluations"
@@ -70,7 +67,7 @@ def fused_scores(config: Config) -> list[Path]:
         f"config.fusion.runs names {len(runs)} workdirs and config.fusion.weights has "
         f"{len(weights)} numbers: give one weight for each linear evaluation.",
     )
-    paths = [Path(run) / "scores.npz" for run in runs]
+    paths = [Path(run) / SCORES_FILE for run in runs]
     for path in paths:
         require(
             path.exists(),

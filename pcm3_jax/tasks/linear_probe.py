@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.inference.model_file import CLASSIFIER_FILE
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.runtime.files import save_arrays
 from pcm3_jax.settings import Config, Training, section, setting
@@ -35,15 +36,25 @@ class Linear(Training):
     )
 
 
+# Scores (S, classes), labels (S,) and names (S,) of the test split; fusions read it.
+SCORES_FILE = "scores.npz"
+METRICS = (
+    Metric("top1", "linear", "%", compared=True),
+    Metric("top5", "linear, top 5", "%"),
+)
+
+
+def accuracies(scores: np.ndarray, labels: np.ndarray) -> Results:
+    """The values of `METRICS` for scores or probabilities (S, classes) and labels (S,)."""
+    return {f"top{k}": top_k_accuracy(scores, labels, k) for k in (1, 5)}
+
+
 class LinearProbe(EncoderTask):
     """Accuracy of a linear classifier on a frozen encoder."""
 
     name = "linear_eval"
     settings = {"linear": Linear}
-    metrics = (
-        Metric("top1", "linear", "%", compared=True),
-        Metric("top5", "linear, top 5", "%"),
-    )
+    metrics = METRICS
     occludes = True
 
     def run(self, config: Config, workdir: Path) -> Results:
@@ -63,12 +74,12 @@ class LinearProbe(EncoderTask):
             config.seed,
         )
         classes = np.array(train_split.classes, str)
-        save_arrays(workdir / "classifier.npz", classes=classes, **classifier)
+        save_arrays(workdir / CLASSIFIER_FILE, classes=classes, **classifier)
         scores = embedder.central(variables, test_split) @ np.asarray(classifier["kernel"])
         scores += np.asarray(classifier["bias"])
         label, name = test_split.label, test_split.name
-        save_arrays(workdir / "scores.npz", scores=scores, label=label, name=name)
-        return {f"top{k}": top_k_accuracy(scores, label, k) for k in (1, 5)}
+        save_arrays(workdir / SCORES_FILE, scores=scores, label=label, name=name)
+        return accuracies(scores, label)
 
     def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:
         settings = config.of(Linear)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pcm3_jax.errors import reason, report_failure
 from pcm3_jax.runtime.files import write_text
+from pcm3_jax.train.workdir import METRICS_FILE
 
 _FLUSH_SECONDS = 10
 
@@ -57,7 +58,7 @@ class Telemetry:
             disable=None if self._active else True,
         )
         if self._active:
-            path = workdir / "metrics.jsonl"
+            path = workdir / METRICS_FILE
             write_text(path, "".join(_lines_until(path, first_step)))
             self._file = path.open("a", buffering=1)
             self._events: _Events | None = _Events(workdir / "tensorboard", first_step + 1)
@@ -100,7 +101,7 @@ class Telemetry:
         if not self._active:
             return
         # On a full disk lines stay in the buffer; once the buffer is full, lines are lost.
-        with self._failure_reported("metrics.jsonl"):
+        with self._failure_reported(METRICS_FILE):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
         if self._events is not None:
             with self._failure_reported("tensorboard"):
@@ -146,7 +147,7 @@ class Telemetry:
         self._bar.close()
         if self._active:
             with contextlib.ExitStack() as stack:
-                for name, file in (("metrics.jsonl", self._file), ("tensorboard", self._events)):
+                for name, file in ((METRICS_FILE, self._file), ("tensorboard", self._events)):
                     if file is not None:
                         stack.enter_context(self._failure_reported(name))
                         stack.callback(file.close)

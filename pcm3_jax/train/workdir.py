@@ -21,6 +21,7 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 # The first two are written before the task begins.
 CONFIG_FILE, PROVENANCE_FILE, RESULTS_FILE = "config.json", "provenance.json", "results.json"
+METRICS_FILE = "metrics.jsonl"
 _LOCK_FILE = ".lock"
 # Seconds to wait for a file on a network disk to become visible; NFS takes up to 60 by default.
 _NETWORK_DISK_SECONDS = 90
