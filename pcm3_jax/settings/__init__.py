@@ -32,6 +32,7 @@ class Data(Section):
     """The data set, built by `python -m tfds_builders.build`."""
 
     name: str = setting("synthetic_skeletons", 'TFDS data set, "name" or "name/config"')
+    extra: tuple[str, ...] = setting((), "more data sets to pretrain on; their labels are not read")
     dir: str = setting("data", "folder of the built data sets", free=True)
     max_frames: int = setting(300, "frames after which longer recordings are cut", low=2)
     feed: Literal["resident", "disk"] = setting(
@@ -46,6 +47,11 @@ class Views(Section):
 
     stream: Stream = setting("joint", "input stream of the network")
     frames: int = setting(64, "frames of a view, to which a crop is resampled", low=2)
+    positive: Literal["sequence", "class"] = setting(
+        "sequence",
+        "what the key view shows: the same sequence, or another one of its class (data whose "
+        "labels are free, such as generated movements)",
+    )
     crop_ratio: tuple[float, float] = setting(
         (0.1, 1.0), "smallest and largest crop, as a share of the sequence"
     )

@@ -44,6 +44,23 @@ _WHOLE = np.iinfo(np.int32).max
 Embedding = Callable[[Any, jax.Array], jax.Array]
 
 
+def read_split(
+    config: Config, name: str, split: str, devices: Devices, *, untrimmed: bool = False
+) -> Recordings:
+    """One split of a data set in ``config.data.dir``; raises as `recordings.read`."""
+    data = config.data
+    return recordings.read(
+        name,
+        data.dir,
+        split,
+        # Whole videos are not truncated.
+        max_frames=_WHOLE if untrimmed else data.max_frames,
+        devices=devices,
+        resident=untrimmed or data.feed == "resident",
+        untrimmed=untrimmed,
+    )
+
+
 def read_splits(
     config: Config, devices: Devices, *, untrimmed: bool = False
 ) -> tuple[Recordings, Recordings]:
@@ -53,18 +70,10 @@ def read_splits(
       UserError: a split is missing or of the wrong kind for the task, or the training split has no
         example of a class of the test split.
     """
-    data = config.data
-    read = functools.partial(
-        recordings.read,
-        data.name,
-        data.dir,
-        # Whole videos are not truncated.
-        max_frames=_WHOLE if untrimmed else data.max_frames,
-        devices=devices,
-        resident=untrimmed or data.feed == "resident",
-        untrimmed=untrimmed,
+    train_split, test_split = (
+        read_split(config, config.data.name, split, devices, untrimmed=untrimmed)
+        for split in ("train", "test")
     )
-    train_split, test_split = read(split="train"), read(split="test")
     unknown = _labels(test_split) - _labels(train_split)
     if unknown:
         names = ", ".join(train_split.classes[label] for label in sorted(unknown))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from pcm3_jax.data import feed
-from pcm3_jax.data.recordings import Recordings
+from pcm3_jax.data.recordings import Recordings, joined
 from pcm3_jax.methods import method_of
 from pcm3_jax.methods.optimizer import learning_rate_schedule, scaled_to_batch
 from pcm3_jax.runtime.parallel import AXIS, Devices
@@ -22,6 +22,7 @@ from pcm3_jax.tasks.common import (
     duration,
     encoder,
     encoder_embedding,
+    read_split,
     read_splits,
 )
 from pcm3_jax.tasks.knn import retrieval_accuracy
@@ -54,17 +55,18 @@ class Pretrain(Task):
         method, config = method_of(config), scaled_to_batch(config)
         devices, settings = Devices(config.mapping), config.optimizer
         train_split, test_split = read_splits(config, devices)
-        sampler = _sampler(config, train_split, devices)
+        corpus = _corpus(config, train_split, devices)
+        sampler = _sampler(config, corpus, devices)
         create_state, step = method.build(config, sampler.steps_per_epoch, AXIS)
         from_disk = train_split.frames is None
         step = devices.map(step, frames_sharded=from_disk, donate=True)
         if from_disk:
             batches = functools.partial(
                 feed.streamed_batches,
-                train_split, sampler, devices, threads=config.data.read_threads,
+                corpus, sampler, devices, threads=config.data.read_threads,
             )  # fmt: skip
         else:
-            batches = functools.partial(feed.resident_batches, train_split, sampler, devices)
+            batches = functools.partial(feed.resident_batches, corpus, sampler, devices)
         embedder = Embedder(encoder_embedding(method.build_model(config)), devices, config)
 
         def evaluate(state: Any) -> dict[str, float]:
@@ -89,7 +91,7 @@ class Pretrain(Task):
         train_split, test_split = read_splits(config, devices)
         yield "method", config.method.name
         yield "data", describe_splits(train_split, test_split)
-        sampler = _sampler(config, train_split, devices)
+        sampler = _sampler(config, _corpus(config, train_split, devices), devices)
         yield "network", _parameters(method.abstract_state(config).params)
         rates = _rates(settings, sampler.steps_per_epoch)
         yield "schedule", f"{settings.epochs} epochs of {sampler.steps_per_epoch} steps; {rates}"
@@ -118,7 +120,14 @@ def _sampler(config: Config, train_split: Recordings, devices: Devices) -> feed.
     """The sampler of batches; raises UserError if the batch size does not fit data or devices."""
     batch_size = config.optimizer.batch_size
     devices.check_divides("optimizer.batch_size", batch_size)
-    return feed.Sampler(len(train_split), batch_size, config.seed)
+    classes = train_split.label if config.views.positive == "class" else None
+    return feed.Sampler(len(train_split), batch_size, config.seed, classes)
+
+
+def _corpus(config: Config, train_split: Recordings, devices: Devices) -> Recordings:
+    """What to train on: the training split, and those of ``config.data.extra`` without labels."""
+    extra = [read_split(config, name, "train", devices) for name in config.data.extra]
+    return joined([train_split, *extra])
 
 
 def _evaluations(epochs: int, every: int) -> int:
