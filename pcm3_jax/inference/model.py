@@ -3,64 +3,49 @@
 import pcm3_jax
 
 model = pcm3_jax.load("runs/demo")
-features = model.embed(skeletons)  # (N, frames, persons, 25, 3) metres → (N, 2H)
+features = model.embed(skeletons)  # (N, frames, persons, 25, 3) metres → (N, F)
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pcm3_jax.data.normalization import no_normalization, normalization_of
-from pcm3_jax.data.skeleton import flatten_frames
+from pcm3_jax.data.normalization import no_normalization
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file
-from pcm3_jax.inference.batching import InputViews
-from pcm3_jax.inference.online import OnlineEncoder, build_step
+from pcm3_jax.inference.encoder import Reconstruction, TrainedEncoder
+from pcm3_jax.inference.online import OnlineEncoder, OnlineStream
 from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
-from pcm3_jax.inference.weights import Weights
-from pcm3_jax.methods.state import build_model
-from pcm3_jax.models.pcm3 import PCM3
+from pcm3_jax.inference.weights import ModelWeights
 from pcm3_jax.settings import Config
 
-# Limit for ``resample=False``, where the features of all frames are in memory at once.
-MAX_FRAMES_AS_THEY_ARE = 16_384
 
-
-class Reconstruction(NamedTuple):
-    """Result of `Model.reconstruct`.
-
-    Attributes:
-      skeletons: (N, T, 2, 25, 3) float32 metres: visible joints from the input, masked joints
-        from the prediction.
-      mask: (N, T, 2, 25) booleans, True where a joint was predicted.
-    """
-
-    skeletons: np.ndarray
-    mask: np.ndarray
-
-
-def load(path: str | os.PathLike[str]) -> Model:
+def load(place: str | os.PathLike[str]) -> Model:
     """Loads a trained model.
 
     Args:
-      path: the workdir of a pretraining run (its last checkpoint is used) or of a linear
-        evaluation (its encoder and its classifier), one checkpoint ``WORKDIR/checkpoints/STEP``,
-        or a safetensors file from `pcm3_jax.convert`.
+      place: the name of a model that comes with the package (`pcm3_jax.available`), or a path: the
+        workdir of a pretraining run (its last checkpoint is used) or of a linear evaluation (its
+        encoder and its classifier), one checkpoint ``WORKDIR/checkpoints/STEP``, or a safetensors
+        file from `pcm3_jax.convert` or `Model.save`.  Names go first; ``./base`` is a path.
 
     Raises:
-      pcm3_jax.errors.UserError: ``path`` holds no model, or a damaged one.
+      pcm3_jax.errors.UserError: ``place`` holds no model, or a damaged one.
     """
-    return Model(model_file.load(Path(path)))
+    return Model(model_file.load(place))
 
 
 class Model:
-    """A trained model.
+    """A trained model: one encoder, or several whose features are joined.
+
+    The feature of one encoder has length F = 2H.  Several encoders, usually of the streams joint,
+    bone and motion, see the same skeletons; each one's feature is divided by its L2 norm, and all
+    are concatenated, F = the sum of 2H.
 
     Skeletons are metres with 25 joints in Kinect v2's order.  All methods raise
     `pcm3_jax.errors.UserError`, with a one-sentence message, for arrays that they cannot use: those
@@ -68,29 +53,46 @@ class Model:
     metres, or without any visible joint.
 
     Attributes:
-      config: of the run that trained the encoder; with a classifier, ``data`` and ``views`` are
-        those that it was trained with.
-      classes: names of the labels that `classify` gives; empty without a classifier.
+      encoders: by name, in the order of their features.
     """
 
-    def __init__(self, weights: Weights) -> None:
-        self.config: Config = weights.config
-        self.classes: tuple[str, ...] = weights.classes
-        self._classifier = weights.tree.get("classifier")
-        self._variables = jax.device_put({k: weights.tree[k] for k in ("params", "batch_stats")})
-        self._network = build_model(weights.config)
-        self._views = InputViews(weights.config.views, weights.config.data.max_frames)
-        self._encode = jax.jit(lambda v, poses: self._network.apply(v, poses, method=PCM3.embed))
-        self._encode_prefix = jax.jit(self._feature_after)
-        self._predict = jax.jit(
-            lambda v, poses: self._network.apply(v, poses, method=PCM3.reconstruct)
-        )
-        self._step = build_step(self._network)
+    def __init__(self, weights: ModelWeights) -> None:
+        self._weights = weights
+        self.encoders = {name: TrainedEncoder(part) for name, part in weights.encoders.items()}
+
+    @property
+    def config(self) -> Config:
+        """Of the run that trained the (first) encoder; with the classifier of a linear evaluation,
+        ``data`` and ``views`` are those of its training."""
+        return next(iter(self.encoders.values())).config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels that `classify` gives; empty without a classifier."""
+        return self._weights.classes
+
+    @property
+    def threshold(self) -> float:
+        """Probability below which the most probable label counts as none; 0 if not estimated."""
+        return self._weights.threshold
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How each part of the model was made, by its name, as far as it is known."""
+        return self._weights.provenance
 
     @property
     def features(self) -> int:
-        """2H, the length of a sequence's feature."""
-        return 2 * self.config.model.hidden
+        """F, the length of a sequence's feature."""
+        return self._weights.features
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model to one safetensors file, which `load` reads.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        model_file.save(Path(path), self._weights)
 
     def embed(
         self,
@@ -120,13 +122,13 @@ class Model:
             frames as they are, at most 16,384.
 
         Returns:
-          (N, 2H) float32.
+          (N, F) float32.
         """
-        sequences = self._prepare(skeletons, mask, normalize, layout=layout)
-        if not resample:
-            return self._embed_as_they_are(sequences)
-        views = self._views.central(sequences)
-        return np.concatenate([self._run(self._encode, poses, rows) for poses, _, rows in views])
+        features = [
+            encoder.embed(sequences) if resample else encoder.embed_as_they_are(sequences)
+            for encoder, sequences in self._prepared(skeletons, mask, normalize, layout=layout)
+        ]
+        return _joined(features)
 
     def classify(
         self,
@@ -152,15 +154,16 @@ class Model:
         return self.labels(self.embed(skeletons, mask, layout=layout, normalize=normalize), k)
 
     def labels(self, features: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
-        """As `classify`, from features (N, 2H) of `embed` or an `OnlineEncoder`."""
-        if self._classifier is None:
+        """As `classify`, from features (N, F) of `embed` or an `OnlineEncoder`."""
+        classifier = self._weights.heads.get("classifier")
+        if classifier is None:
             raise UserError(
                 "This model has no classifier: load the workdir of a linear evaluation "
                 "(config.task='linear_eval') of it."
             )
         if k < 1:
             raise UserError(f"k is {k}; it must be at least 1.")
-        scores = features @ self._classifier["kernel"] + self._classifier["bias"]
+        scores = features @ classifier["kernel"] + classifier["bias"]
         odds = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares = odds / odds.sum(axis=1, keepdims=True)
         best = np.argsort(-shares, axis=1, kind="stable")[:, :k]
@@ -184,15 +187,10 @@ class Model:
         Raises:
           UserError: also if the model has no decoder.
         """
-        if "decoder" not in self._variables["params"]:
-            raise UserError("This model has no decoder, so it cannot predict masked joints.")
-        parts = []
-        sequences = self._prepare(skeletons, mask, normalize, keep_masked=True)
-        for views, visible, rows in self._views.central(sequences):
-            predicted = self._run(self._predict, views, rows)
-            seen = np.asarray(visible)[:rows]
-            parts.append((np.where(seen[..., None], np.asarray(views)[:rows], predicted), ~seen))
-        return Reconstruction(*map(np.concatenate, zip(*parts, strict=True)))
+        if len(self.encoders) > 1:
+            raise UserError("This model has several encoders, and so no decoder of masked joints.")
+        ((encoder, sequences),) = self._prepared(skeletons, mask, normalize, keep_masked=True)
+        return encoder.reconstruct(sequences)
 
     def online(self, *, normalize: bool = True) -> OnlineEncoder:
         """Starts a sequence whose frames arrive one by one, with a feature after each.
@@ -208,48 +206,44 @@ class Model:
         Raises:
           UserError: the model's recurrence is bidirectional.
         """
-        normalization = normalization_of(self.config.data.name) if normalize else None
-        return OnlineEncoder(self._step, self._variables, self.config, normalization)
+        streams = [
+            OnlineStream(
+                encoder.step,
+                encoder.variables,
+                encoder.config,
+                encoder.normalization if normalize else None,
+            )
+            for encoder in self.encoders.values()
+        ]
+        return OnlineEncoder(streams, _joined)
 
-    def _prepare(
+    def _prepared(
         self,
         skeletons: Any,
         mask: Any,
         wanted: bool,
         keep_masked: bool = False,
         layout: str | None = None,
-    ) -> list[Sequence]:
+    ) -> Iterator[tuple[TrainedEncoder, list[Sequence]]]:
+        """Each encoder with the checked sequences, normalised for it if ``wanted``."""
         sequences = read_sequences(skeletons, mask, keep_masked=keep_masked, layout=layout)
-        normalization = normalization_of(self.config.data.name) if wanted else no_normalization
-        return [normalize(s, normalization, f"Sequence {i}") for i, s in enumerate(sequences)]
+        normalized: dict[Callable, list[Sequence]] = {}
+        for encoder in self.encoders.values():
+            how = encoder.normalization if wanted else no_normalization
+            if how not in normalized:
+                normalized[how] = [
+                    normalize(s, how, f"Sequence {i}") for i, s in enumerate(sequences)
+                ]
+            yield encoder, normalized[how]
 
-    def _embed_as_they_are(self, sequences: list[Sequence]) -> np.ndarray:
-        features = []
-        for index, sequence in enumerate(sequences):
-            length = len(sequence.poses)
-            if length > MAX_FRAMES_AS_THEY_ARE:
-                raise UserError(
-                    f"Sequence {index} has {length:,} frames; without resampling at most "
-                    f"{MAX_FRAMES_AS_THEY_ARE:,} fit; use resample=True or online() frame by frame."
-                )
-            # A backward GRU must not start in the padding, so only causal models pad.
-            poses = self._views.as_they_are(sequence, pad=self._network.recurrence == "causal")
-            with jax.default_matmul_precision("highest"):
-                feature = self._encode_prefix(self._variables, poses, np.int32(length - 1))
-            features.append(np.asarray(feature))
-        return np.concatenate(features)
 
-    def _feature_after(self, variables: Any, poses: jax.Array, last: jax.Array) -> jax.Array:
-        def encode(network: PCM3, poses: jax.Array) -> jax.Array:
-            states = network.encoder(flatten_frames(poses))
-            if network.recurrence == "causal":
-                return states[last]
-            return network.encoder.sequence_feature(states)
+def _joined(features: list[np.ndarray]) -> np.ndarray:
+    """The model's features (…, F) of those of its encoders (…, 2H)."""
+    if len(features) == 1:
+        return features[0]
+    return np.concatenate([_of_unit_length(part) for part in features], axis=-1)
 
-        feature: Any = self._network.apply(variables, poses, method=encode)
-        return feature.astype(jnp.float32)
 
-    def _run(self, function: Any, views: jax.Array, rows: int) -> np.ndarray:
-        # Full float32, also on devices that default to a lower precision for matmuls.
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(function(self._variables, views))[:rows]
+def _of_unit_length(features: np.ndarray) -> np.ndarray:
+    """As `models.encoder.unit_length`, without a device."""
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)

@@ -26,6 +26,8 @@ from pcm3_jax.settings import Config
 
 # (variables, state (L, 2, H), pose (2, 25, 3)) → the state and the feature (2H,) after it.
 Step = Callable[[Any, jax.Array, Array], tuple[jax.Array, jax.Array]]
+# Features (2H,) of several encoders → the model's feature (F,).
+Join = Callable[[list[np.ndarray]], np.ndarray]
 
 
 def build_step(model: PCM3) -> Step:
@@ -76,31 +78,16 @@ class OnlineEncoder:
       frames: number of frames pushed.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        variables: Any,
-        config: Config,
-        normalization: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> None:
-        """Raises UserError if the model is bidirectional."""
-        if config.model.recurrence != "causal":
-            raise UserError(
-                "The model's config.model.recurrence is 'bidirectional', which reads sequences "
-                "from their end; only a 'causal' model can take frames as they arrive."
-            )
-        self._step, self._variables, self._stream = step, variables, config.views.stream
-        self._normalization = normalization
-        # On the device like all later states: otherwise the first frame compiles separately.
-        self._start = jnp.zeros((config.model.layers, 2, config.model.hidden))
+    def __init__(self, streams: list[OnlineStream], join: Join) -> None:
+        """Joins the features of several encoders' streams by ``join``."""
+        self._streams, self._join = streams, join
         self.reset()
 
     def reset(self) -> None:
         """Forgets all frames, to start another sequence."""
         self.frames = 0
-        self._normalize = OnlineNormalization(self._normalization) if self._normalization else None
-        self._state = self._start
-        self._last: Sequence | None = None
+        for stream in self._streams:
+            stream.reset()
 
     def push(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray | None:
         """Takes the next frame.
@@ -111,7 +98,7 @@ class OnlineEncoder:
             Joints that are zero are missing, too.
 
         Returns:
-          (2H,) float32, equal to ``model.embed(frames, normalize=False, resample=False)`` on all
+          (F,) float32, equal to ``model.embed(frames, normalize=False, resample=False)`` on all
           normalised frames so far.  With normalisation, None until the first person's spine is
           seen.
 
@@ -124,15 +111,48 @@ class OnlineEncoder:
             raise UserError(f"{what} has shape {frame.shape}; it must be (persons, 25, 3).")
         mask = None if mask is None else np.asarray(mask)
         now = read_sequence(frame[None], what, mask, may_be_empty=True)
+        self.frames += 1
+        features = [stream.push(now) for stream in self._streams]
+        known = [feature for feature in features if feature is not None]
+        return self._join(known) if len(known) == len(features) else None
+
+
+class OnlineStream:
+    """One encoder's state in an `OnlineEncoder`."""
+
+    def __init__(
+        self,
+        step: Step,
+        variables: Any,
+        config: Config,
+        normalization: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        """Raises UserError if the encoder is bidirectional."""
+        if config.model.recurrence != "causal":
+            raise UserError(
+                "The model's config.model.recurrence is 'bidirectional', which reads sequences "
+                "from their end; only a 'causal' model can take frames as they arrive."
+            )
+        self._step, self._variables, self._stream = step, variables, config.views.stream
+        self._normalization = normalization
+        # On the device like all later states: otherwise the first frame compiles separately.
+        self._start = jnp.zeros((config.model.layers, 2, config.model.hidden))
+        self.reset()
+
+    def reset(self) -> None:
+        self._normalize = OnlineNormalization(self._normalization) if self._normalization else None
+        self._state = self._start
+        self._last: Sequence | None = None
+
+    def push(self, now: Sequence) -> np.ndarray | None:
+        """The feature (2H,) after one more frame; None until the first spine is seen."""
         if self._normalize is not None:
             pose = self._normalize(now.poses[0])
             if pose is None:
-                self.frames += 1
                 return None
             now = now._replace(poses=pose[None].astype(np.float32))
         now = now._replace(visible=now.visible & ~missing_joints(now.poses))
         last, self._last = self._last, now
-        self.frames += 1
         with jax.default_matmul_precision("highest"):
             if self._stream != "motion":
                 seen = visible_in_stream(now.visible, self._stream)
@@ -154,7 +174,7 @@ class OnlineEncoder:
 class OnlineNormalization:
     """Normalises frames as they arrive; `inference.validation` does so for whole sequences.
 
-    The rotation is that of the first frame in which the first person's spine is seen.  Frames are
+    The rotation is that of the first frame in which the first person's spine is seen.  Sequence are
     centred on that joint, or on its last known position.  Unlike in a whole sequence, absent
     persons are not filled in from other frames.
     """

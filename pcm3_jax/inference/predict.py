@@ -1,12 +1,14 @@
 """The most probable actions in skeleton files, or in frames as they arrive.
 
-python -m pcm3_jax.predict FILE … --model=PATH [--k=5] [--layout=LAYOUT]
-python -m pcm3_jax.predict -      --model=PATH [--k=5]
+python -m pcm3_jax.predict FILE … [--model=MODEL] [--k=5] [--layout=LAYOUT]
+python -m pcm3_jax.predict -      [--model=MODEL] [--k=5]
 
 FILE: as for `pcm3_jax.embed`.  With -, frames are read from standard input, one per line: 75 or 150
 numbers (1 or 2 persons, 25 joints, x y z in metres) separated by blanks or commas.  After each
-frame the most probable actions so far are printed.  PATH: the workdir of a linear evaluation, or a
-safetensors file with a classifier.
+frame the most probable actions so far are printed, after "nothing" if none reaches the model's
+threshold.  MODEL: the name of a model that comes with the package (by default irds, of nine
+gestures), a file from `pcm3_jax.fit`, the workdir of a linear evaluation, or any safetensors file
+with a classifier.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _LONGEST_LINE = 1 << 16
 
 def run(argv: list[str]) -> None:
     """Runs the command.  Raises UserError if a file or frame cannot be read."""
-    parser = skeleton_files.arguments("predict", __doc__)
+    parser = skeleton_files.arguments("predict", __doc__, model="irds")
     parser.add_argument("--k", type=int, default=5, help="number of actions to print")
     flags = parser.parse_args(argv)
     if "-" in flags.files and flags.files != ["-"]:
@@ -38,6 +40,7 @@ def run(argv: list[str]) -> None:
     if flags.layout is not None and flags.files == ["-"]:
         raise UserError("Standard input, -, has Kinect v2's joints; --layout is for files.")
     model = library.load(flags.model)
+    skeleton_files.print_layout_note(flags.model, flags.layout)
     # Fails if there is no classifier, before any file or frame is read.
     model.labels(np.zeros((1, model.features), np.float32), flags.k)
     if flags.files == ["-"]:
@@ -62,7 +65,8 @@ def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> 
             if frame.any():
                 text += ": the spine's middle is missing or zero (if normalised, use --normalized)"
         else:
-            text = _text(model.labels(feature[None], k)[0])
+            labels = model.labels(feature[None], k)[0]
+            text = "nothing; " * (labels[0][1] < model.threshold) + _text(labels)
         start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
         print(f"{start}frame {number}: {text}", end=end, flush=True)
     if terminal:

@@ -1,8 +1,9 @@
-"""A trained model's configuration and arrays, and their validation."""
+"""A trained model's configurations and arrays, and their validation."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,30 +12,116 @@ from flax.traverse_util import flatten_dict
 
 from pcm3_jax.errors import UserError
 from pcm3_jax.methods.state import build_model, init_variables, key_part
-from pcm3_jax.settings import Config
+from pcm3_jax.settings import Config, Stream
 
 # Parts of a training state that a file may hold besides the network.
 TRAINING = ("key_params", "key_batch_stats", "queue", "queue_pointer")
+# Layers that act on a model's feature.
+HEADS = ("classifier",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A model's configuration and arrays.
+    """One encoder: its configuration and arrays.
 
     Attributes:
       config: complete and valid.
-      tree: {"params": …, "batch_stats": …}, in which only the encoder is required; optionally
-        {"classifier": {"kernel": (2H, classes), "bias": (classes,)}} and the parts of `TRAINING`.
-      classes: names of the classifier's classes.
+      tree: {"params": …, "batch_stats": …}, in which only the encoder is required, and optionally
+        the parts of `TRAINING`.
     """
 
     config: Config
     tree: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelWeights:
+    """A model: one encoder, or several whose features are joined, and its heads.
+
+    Attributes:
+      encoders: by name, in the order of their features.
+      heads: {"classifier": {"kernel": (F, classes), "bias": (classes,)}}, or less.  F is the length
+        of the model's feature, the sum of the encoders' 2H.
+      classes: names of the classifier's classes.
+      threshold: probability below which the classifier's best class counts as none of them.
+      provenance: how each part, by its name, was made; JSON.
+      half: whether files store the encoders' parameters as float16.
+    """
+
+    encoders: dict[str, Weights]
+    heads: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    threshold: float = 0.0
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    half: bool = False
+
+    @classmethod
+    def of(cls, weights: Weights, **more: Any) -> ModelWeights:
+        """A model of one encoder, named after its stream; ``more`` are further attributes."""
+        return cls({weights.config.views.stream: weights}, **more)
+
+    @property
+    def only(self) -> Weights:
+        """The encoder of a model that has one.
+
+        Raises:
+          UserError: it has several.
+        """
+        if len(self.encoders) > 1:
+            raise UserError(
+                f"The model has {len(self.encoders)} encoders ({', '.join(self.encoders)}), but "
+                "one is needed here: name a model of one encoder."
+            )
+        return next(iter(self.encoders.values()))
+
+    @property
+    def features(self) -> int:
+        """F, the length of the model's feature."""
+        return sum(2 * weights.config.model.hidden for weights in self.encoders.values())
+
+    def select(self, stream: Stream) -> ModelWeights:
+        """The model of the encoder of one stream, without heads.
+
+        Raises:
+          UserError: there is no such encoder.
+        """
+        for name, weights in self.encoders.items():
+            if weights.config.views.stream == stream:
+                provenance = {name: self.provenance[name]} if name in self.provenance else {}
+                return ModelWeights({name: weights}, provenance=provenance, half=self.half)
+        raise UserError(
+            f"The model has encoders for {', '.join(self.encoders)}, but none for the stream "
+            f"{stream!r}: set --config.views.stream to one of them."
+        )
+
+
+def join(models: Sequence[ModelWeights]) -> ModelWeights:
+    """One model of the encoders of several, in float16, without projectors, decoders and heads.
+
+    Raises:
+      UserError: a parameter is too large for float16.
+    """
+    encoders: dict[str, Weights] = {}
+    provenance = {}
+    for model in models:
+        for old, weights in model.encoders.items():
+            stream = weights.config.views.stream
+            same = sum(other.config.views.stream == stream for other in encoders.values())
+            name = f"{stream}_{same + 1}" if same else str(stream)
+            parts = ("params", "batch_stats")
+            tree = {part: {"encoder": weights.tree[part]["encoder"]} for part in parts}
+            with np.errstate(over="ignore"):  # overflow to infinity is rejected by `check`
+                tree["params"] = jax.tree.map(
+                    lambda x: x.astype(np.float16).astype(np.float32), tree["params"]
+                )
+            encoders[name] = Weights(weights.config, tree)
+            if old in model.provenance:
+                provenance[name] = model.provenance[old]
+    return check(ModelWeights(encoders, provenance=provenance, half=True), "The joined model")
 
 
 def template(config: Config) -> dict[str, Any]:
-    """Shapes of every part, except the classifier, that a model of this configuration may have."""
+    """Shapes of every part that an encoder of this configuration may have."""
     model = build_model(config)
     params, stats = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
     queue = jax.ShapeDtypeStruct((config.method.queue_size, model.projection), np.float32)
@@ -48,12 +135,32 @@ def template(config: Config) -> dict[str, Any]:
     }
 
 
-def check(weights: Weights, what: str) -> Weights:
-    """Returns the weights if every part present is complete, finite, and of the right shape.
+def check(model: ModelWeights, what: str) -> ModelWeights:
+    """Returns the model if every part present is complete, finite, and of the right shape.
 
     Raises:
       UserError: a part fails this check; the message names the first such array.
     """
+    if not model.encoders:
+        raise UserError(f"{what} holds no usable model (it has no encoder).")
+    for name, weights in model.encoders.items():
+        _check_encoder(weights, what if len(model.encoders) == 1 else f"{what}, encoder {name},")
+    classes = len(model.classes)
+    shapes = {"classifier": {"kernel": (model.features, classes), "bias": (classes,)}}
+    wanted = {
+        head: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in arrays.items()}
+        for head, arrays in shapes.items()
+        if head in model.heads
+    }
+    if problem := _difference(model.heads, wanted):
+        raise UserError(f"{what} does not fit its configuration: {problem}.")
+    if not 0 <= model.threshold < 1:
+        raise UserError(f"{what} is damaged: its threshold is {model.threshold}.")
+    return model
+
+
+def _check_encoder(weights: Weights, what: str) -> None:
+    """Raises UserError as `check`."""
     try:
         try:
             weights.config.check()
@@ -66,30 +173,26 @@ def check(weights: Weights, what: str) -> Weights:
             # Checked first: `template` builds as many layers as the configuration says.
             if len(params[part]["gru"]) != layers:
                 raise UserError(f"{what} has another number of layers than its configuration.")
-        wanted = template(weights.config)
-        if "classifier" in weights.tree:
-            classes = len(weights.classes)
-            shapes = {"kernel": (2 * model.hidden, classes), "bias": (classes,)}
-            wanted["classifier"] = {
-                name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()
-            }
-        problem = _difference(weights.tree, wanted)
+        problem = _network_difference(weights.tree, template(weights.config))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{what} holds no usable model ({type(error).__name__}: {error})."
         ) from error
     if problem:
         raise UserError(f"{what} does not fit its configuration: {problem}.")
-    return weights
 
 
-def _difference(tree: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """What is wrong with the tree, as a clause; whole modules and parts may be missing."""
+def _network_difference(tree: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """What is wrong with an encoder's tree; whole modules and parts may be missing."""
     for name in ("params", "batch_stats"):
         wanted = wanted | {name: {k: v for k, v in wanted[name].items() if k in tree[name]}}
         if "encoder" not in wanted[name]:
             return f"{name}/encoder is missing"
-    wanted = {name: part for name, part in wanted.items() if name in tree}
+    return _difference(tree, {name: part for name, part in wanted.items() if name in tree})
+
+
+def _difference(tree: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """What is wrong with the tree, as a clause."""
     ours, theirs = flatten_dict(tree, sep="/"), flatten_dict(wanted, sep="/")
     odd = sorted(ours.keys() ^ theirs.keys())
     if odd:

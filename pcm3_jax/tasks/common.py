@@ -176,7 +176,7 @@ def encoder_variables(config: Config) -> dict[str, Any]:
     """
     if not config.encoder:
         return random_encoder(config)
-    weights = model_file.load(Path(config.encoder), stream=config.views.stream)
+    weights = model_file.load(config.encoder, stream=config.views.stream).only
     theirs, ours = weights.config.flat(), config.flat()
     differing = [
         f"--config.{key}={theirs[key]}" for key in _ENCODER_KEYS if theirs[key] != ours[key]
