@@ -133,7 +133,6 @@ BAD = [
     ("views.mix_parts", (2,)),
     ("views.mix_blocks", (0, 3)),
     ("views.mix_blocks", (8, 7)),
-    ("encoder", "runs/demo"),  # the default task is pretraining
     ("seed", -1),
     ("tables.seeds", (0, -1)),
     ("views.mix_blocks", (7, 17)),
