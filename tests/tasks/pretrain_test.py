@@ -13,6 +13,7 @@ import pytest
 
 from pcm3_jax import main
 from pcm3_jax.config import default_config, validate
+from pcm3_jax.data.feed import Sampler
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file
 from pcm3_jax.methods.optimizer import build_optimizer
@@ -149,3 +150,23 @@ def test_a_started_run_resumes_bitwise_without_its_start(finished_run, program, 
     assert found["runs"][0]["encoder"] == f"starts from {source}"
     first, *_ = json.loads((killed / "provenance.json").read_text())
     assert first["encoder"] == str(source / "checkpoints" / "24")
+
+
+def warnings(capsys, changes, sequences: int) -> list[str]:
+    """What a pretraining on so many sequences is warned of."""
+    config = default_config()
+    config.update_from_flattened_dict(changes)
+    sampler = Sampler(sequences, config.optimizer.batch_size, seed=0)
+    pretrain._warn(config, sampler)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_recipe_that_cannot_work_is_warned_about(capsys):
+    recipe = {"optimizer.batch_size": 32, "optimizer.epochs": 26, "method.queue_size": 1024}
+    assert warnings(capsys, recipe, 1434) == []
+    steps, queue = warnings(capsys, recipe, 60)
+    assert steps.startswith("warning: 26 optimizer steps (1 per epoch) are too few to train")
+    assert queue.startswith("warning: config.method.queue_size is 1024, more than the 60 training")
+    # A trained encoder is adapted in few steps; without contrast there are no negatives.
+    assert warnings(capsys, recipe | {"encoder": "base"}, 60) == [queue]
+    assert warnings(capsys, recipe | {"method.positives": ()}, 60) == [steps]
