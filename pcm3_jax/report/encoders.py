@@ -13,6 +13,7 @@ import numpy as np
 from pcm3_jax.config import Config
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import shipped_models
 from pcm3_jax.inference.model_file import CLASSIFIER_FILE
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
@@ -92,8 +93,9 @@ def reason_for_none(run: Run, runs: list[Run]) -> str | None:
         return f"{run.name}: task {run.config.task} has no encoder to show."
     if run.task.pretrains:
         return None if run.checkpoints else f"{run.name}: no checkpoint has been saved yet."
-    if run.config.encoder and not Path(run.config.encoder).exists():
-        return f"{run.name}: its encoder {run.config.encoder} does not exist."
+    named = run.config.encoder
+    if named and named not in shipped_models.MODELS and not Path(named).exists():
+        return f"{run.name}: its encoder {named} does not exist."
     for other in runs:
         if other.task.pretrains and other.checkpoints and shown == _shown_encoder(other):
             return f"{run.name}: its encoder is shown under {other.name}."

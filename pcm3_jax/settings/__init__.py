@@ -264,7 +264,9 @@ class Config(Section):
     task: str = setting("pretrain", "task to run")
     seed: int = setting(0, "seed of all random draws", low=0)
     encoder: str = setting(
-        "", "trained model to evaluate: workdir, checkpoint or exported file; empty: random weights"
+        "",
+        "trained model to evaluate or, in pretraining, to start from: shipped model, workdir, "
+        "checkpoint or exported file; empty: random weights",
     )
     mapping: Literal["pmap", "shard_map"] = setting(
         "pmap", "how one step is mapped over the devices", free=True

@@ -23,6 +23,7 @@ from pcm3_jax.data.feed import evaluation_batches
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file
+from pcm3_jax.inference.weights import Weights
 from pcm3_jax.methods.method import encoder_flops
 from pcm3_jax.methods.state import build_model, random_encoder
 from pcm3_jax.models.pcm3 import PCM3
@@ -176,6 +177,16 @@ def encoder_variables(config: Config) -> dict[str, Any]:
     """
     if not config.encoder:
         return random_encoder(config)
+    tree = trained_weights(config).tree
+    return {part: {"encoder": tree[part]["encoder"]} for part in ("params", "batch_stats")}
+
+
+def trained_weights(config: Config) -> Weights:
+    """The model in ``config.encoder``, whose encoder has this configuration's settings.
+
+    Raises:
+      UserError: it is no trained model, or its encoder has other settings.
+    """
     weights = model_file.load(config.encoder, stream=config.views.stream).only
     theirs, ours = weights.config.flat(), config.flat()
     differing = [
@@ -186,7 +197,7 @@ def encoder_variables(config: Config) -> dict[str, Any]:
             f"The encoder in {config.encoder} was trained with other settings: add "
             f"{' '.join(differing)}."
         )
-    return {part: {"encoder": weights.tree[part]["encoder"]} for part in ("params", "batch_stats")}
+    return weights
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
