@@ -68,7 +68,7 @@ def draw_views(key: jax.Array, frames: jax.Array, batch: Batch, config: ViewSett
             visible=visible,
             inter=inter,
         ),
-        key=draw(key_key, batch.key_clips or batch.clips, batch.position, jittering=True),
+        key=draw(key_key, batch.clips, batch.position, jittering=True),
         partner=batch.partner,
         mix_share=mix_share,
     )

@@ -24,11 +24,9 @@ class Batch:
       partner_clips: the sequences they are mixed with.
       position: (N,) int32, positions in the global batch.
       partner: (N,) int32, the partners' positions in the global batch.
-      key_clips: the sequences that the key encoder sees, if they are not ``clips``.
     """
 
     clips: Clips
     partner_clips: Clips
     position: Array
     partner: Array
-    key_clips: Clips | None = None

@@ -33,19 +33,8 @@ class Sampler:
       ids, partner = sampler(step=12)  # (128,) sequences; ids[partner] are those mixed in
     """
 
-    def __init__(
-        self, count: int, batch_size: int, seed: int, classes: np.ndarray | None = None
-    ) -> None:
-        """Batches of ``batch_size`` of ``count`` sequences.
-
-        Args:
-          count, batch_size, seed: of the split, and of the draws.
-          classes: (count,) labels, below 0 where unknown, from which `keys` draws; None: a
-            sequence is its own key.
-
-        Raises:
-          UserError: the batch is larger than the split.
-        """
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        """Raises UserError if the batch is larger than the split's ``count`` sequences."""
         if batch_size > count:
             raise UserError(
                 f"config.optimizer.batch_size is {batch_size}, but the training split has only "
@@ -54,7 +43,6 @@ class Sampler:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.steps_per_epoch = count // batch_size
         self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None
-        self._classes = None if classes is None else _Members(classes)
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Sequence ids (B,) of a step, and the batch position of each one's partner (B,).
@@ -72,36 +60,6 @@ class Sampler:
         ids = order[index * self.batch_size : (index + 1) * self.batch_size]
         return ids, (np.arange(self.batch_size) + shifts[index]) % self.batch_size
 
-    def keys(self, step: int) -> np.ndarray | None:
-        """Sequence ids (B,) that the key encoder sees in a step: another one of each class.
-
-        A sequence without class, or alone in its class, is its own key.  None: all are.
-        """
-        if self._classes is None:
-            return None
-        random = np.random.default_rng((self.seed, step, 1))
-        return self._classes.another(self(step)[0], random)
-
-
-class _Members:
-    """The sequences of each class."""
-
-    def __init__(self, classes: np.ndarray) -> None:
-        # Every unknown one is a class of its own.
-        classes = np.where(classes < 0, -1 - np.arange(len(classes)), classes)
-        _, classes, self._size = np.unique(classes, return_inverse=True, return_counts=True)
-        self._order = np.argsort(classes, kind="stable")
-        self._first = np.cumsum(self._size) - self._size
-        self._class = classes
-        self._rank = np.empty(len(classes), np.int64)
-        self._rank[self._order] = np.arange(len(classes)) - self._first[classes[self._order]]
-
-    def another(self, ids: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """A random other member of the class of each id (B,), or the id if there is none."""
-        of, size = self._class[ids], self._size[self._class[ids]]
-        shift = 1 + (random.random(len(ids)) * (size - 1)).astype(np.int64)
-        return self._order[self._first[of] + (self._rank[ids] + shift * (size > 1)) % size]
-
 
 def resident_batches(
     recordings: Recordings, sampler: Sampler, devices: Devices, first_step: int
@@ -116,13 +74,11 @@ def resident_batches(
     step = first_step
     while True:
         ids, partner = sampler(step)
-        keys = sampler.keys(step)
         batch = Batch(
             clips=clips(ids[rows]),
             partner_clips=clips(ids[partner[rows]]),
             position=rows.astype(np.int32),
             partner=partner[rows].astype(np.int32),
-            key_clips=None if keys is None else clips(keys[rows]),
         )
         yield frames, devices.shard(batch)
         step += 1
@@ -142,27 +98,23 @@ def streamed_batches(
     """
     rows = devices.local_rows(sampler.batch_size)
     share = len(rows) // devices.local_count
+    # Each device gets the frames of its sequences, then of their partners, padded to max_frames.
+    start = np.tile(
+        np.arange(2 * share, dtype=np.int32) * recordings.max_frames, devices.local_count
+    ).reshape(devices.local_count, 2, share)
 
     def load(step: int) -> tuple[np.ndarray, Batch]:
         ids, partner = sampler(step)
-        keys = sampler.keys(step)
-        # Each device gets the frames of its sequences, of their partners, and of their keys if
-        # these are others, padded to max_frames.
-        wanted = [ids[rows], ids[partner[rows]], *([] if keys is None else [keys[rows]])]
-        kinds = np.stack([part.reshape(-1, share) for part in wanted], axis=1)
-        place = np.arange(kinds[0].size, dtype=np.int32) * recordings.max_frames
-        start = np.tile(place, devices.local_count).reshape(kinds.shape)
-        clips = [
-            Clips(start[:, i].reshape(-1), recordings.length[kinds[:, i]].reshape(-1))
-            for i in range(len(wanted))
-        ]
-        frames = recordings.padded(kinds.reshape(-1))
+        pairs = np.stack(
+            [ids[rows].reshape(-1, share), ids[partner[rows]].reshape(-1, share)], axis=1
+        )
+        length = recordings.length[pairs]
+        frames = recordings.padded(pairs.reshape(-1))
         batch = Batch(
-            clips=clips[0],
-            partner_clips=clips[1],
+            clips=Clips(start[:, 0].reshape(-1), length[:, 0].reshape(-1)),
+            partner_clips=Clips(start[:, 1].reshape(-1), length[:, 1].reshape(-1)),
             position=rows.astype(np.int32),
             partner=partner[rows].astype(np.int32),
-            key_clips=None if keys is None else clips[2],
         )
         return frames.reshape(-1, frames.shape[-1]), batch
 

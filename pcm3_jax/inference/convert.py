@@ -68,13 +68,20 @@ def stablehlo(model: ModelWeights) -> bytearray:
 
 
 def _embedding(weights: Weights) -> Callable[[jax.Array], Any]:
-    """(N, T, 2, 25, 3) → (N, 2H) of one encoder."""
+    """(N, T, 2, 25, 3) → (N, F) of one encoder."""
     network, stream = build_model(weights.config), weights.config.views.stream
-    parts = ("params", "batch_stats")
-    variables = {part: {"encoder": weights.tree[part]["encoder"]} for part in parts}
-    return lambda skeletons: network.apply(
-        variables, to_stream(skeletons, ~missing_joints(skeletons), stream), method=PCM3.embed
-    )
+    variables = weights.network()
+    whitening = variables.pop("whitening", None)
+
+    def embed(skeletons: jax.Array) -> Any:
+        views = to_stream(skeletons, ~missing_joints(skeletons), stream)
+        pooling = weights.config.eval.pooling
+        features: Any = network.apply(variables, views, pooling, method=PCM3.embed)
+        if whitening is None:
+            return features
+        return unit_length((features - whitening["mean"]) @ whitening["matrix"])
+
+    return embed
 
 
 def run(argv: list[str]) -> None:

@@ -16,6 +16,7 @@ from pcm3_jax.inference.batching import InputViews
 from pcm3_jax.inference.online import build_step
 from pcm3_jax.inference.validation import Sequence
 from pcm3_jax.inference.weights import Weights
+from pcm3_jax.inference.whitening import Whitening
 from pcm3_jax.methods.state import build_model
 from pcm3_jax.models.pcm3 import PCM3
 
@@ -49,10 +50,16 @@ class TrainedEncoder:
     def __init__(self, weights: Weights) -> None:
         self.config = weights.config
         self.variables = jax.device_put({k: weights.tree[k] for k in ("params", "batch_stats")})
+        whitening = weights.tree.get("whitening")
+        self.whitening = None if whitening is None else Whitening(**whitening)
         self.network = build_model(weights.config)
         self.views = InputViews(weights.config.views, weights.config.data.max_frames)
         self.step = build_step(self.network)
-        self._encode = jax.jit(lambda v, poses: self.network.apply(v, poses, method=PCM3.embed))
+        self._encode = jax.jit(
+            lambda v, poses: self.network.apply(
+                v, poses, self.config.eval.pooling, method=PCM3.embed
+            )
+        )
         self._encode_prefix = jax.jit(self._feature_after)
         self._predict = jax.jit(
             lambda v, poses: self.network.apply(v, poses, method=PCM3.reconstruct)
@@ -64,12 +71,13 @@ class TrainedEncoder:
         return normalization_of(self.config.data.name)
 
     def embed(self, sequences: list[Sequence]) -> np.ndarray:
-        """Features (N, 2H) of the central crops of normalised sequences, as in evaluation."""
+        """Features (N, F) of the central crops of normalised sequences, as in evaluation."""
         views = self.views.central(sequences)
-        return np.concatenate([self._run(self._encode, poses, rows) for poses, _, rows in views])
+        features = [self._run(self._encode, poses, rows) for poses, _, rows in views]
+        return self.finished(np.concatenate(features))
 
     def embed_as_they_are(self, sequences: list[Sequence]) -> np.ndarray:
-        """Features (N, 2H) of all frames of normalised sequences, without resampling.
+        """Features (N, F) of all frames of normalised sequences, without resampling.
 
         Raises:
           UserError: a sequence is too long.
@@ -85,9 +93,13 @@ class TrainedEncoder:
             # A backward GRU must not start in the padding, so only causal models pad.
             poses = self.views.as_they_are(sequence, pad=self.network.recurrence == "causal")
             with jax.default_matmul_precision("highest"):
-                feature = self._encode_prefix(self.variables, poses, np.int32(length - 1))
+                feature = self._encode_prefix(self.variables, poses, np.int32(length))
             features.append(np.asarray(feature))
-        return np.concatenate(features)
+        return self.finished(np.concatenate(features))
+
+    def finished(self, features: np.ndarray) -> np.ndarray:
+        """The network's features (…, F), whitened if the model has a whitening."""
+        return features if self.whitening is None else self.whitening(features)
 
     def reconstruct(self, sequences: list[Sequence]) -> Reconstruction:
         """As `Model.reconstruct`, for normalised sequences."""
@@ -100,15 +112,16 @@ class TrainedEncoder:
             parts.append((np.where(seen[..., None], np.asarray(views)[:rows], predicted), ~seen))
         return Reconstruction(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def _feature_after(self, variables: Any, poses: jax.Array, last: jax.Array) -> jax.Array:
+    def _feature_after(self, variables: Any, poses: jax.Array, length: jax.Array) -> jax.Array:
         def encode(network: PCM3, poses: jax.Array) -> jax.Array:
-            states = network.encoder(flatten_frames(poses))
-            if network.recurrence == "causal":
-                return states[last]
-            return network.encoder.sequence_feature(states)
+            states = network.encoder(flatten_frames(poses)).astype(jnp.float32)
+            # Only causal encoders' sequences are padded.
+            counted = length if network.recurrence == "causal" else None
+            pooling = self.config.eval.pooling
+            return network.encoder.sequence_feature(states, pooling, counted)
 
         feature: Any = self.network.apply(variables, poses, method=encode)
-        return feature.astype(jnp.float32)
+        return feature
 
     def _run(self, function: Any, views: jax.Array, rows: int) -> np.ndarray:
         # Full float32, also on devices that default to a lower precision for matmuls.

@@ -22,6 +22,7 @@ from pcm3_jax.inference.encoder import Reconstruction, TrainedEncoder
 from pcm3_jax.inference.online import OnlineEncoder, OnlineStream
 from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
 from pcm3_jax.inference.weights import ModelWeights
+from pcm3_jax.inference.whitening import of_unit_length
 from pcm3_jax.settings import Config
 
 
@@ -211,6 +212,7 @@ class Model:
                 encoder.step,
                 encoder.variables,
                 encoder.config,
+                encoder.finished,
                 encoder.normalization if normalize else None,
             )
             for encoder in self.encoders.values()
@@ -241,9 +243,4 @@ def _joined(features: list[np.ndarray]) -> np.ndarray:
     """The model's features (…, F) of those of its encoders (…, 2H)."""
     if len(features) == 1:
         return features[0]
-    return np.concatenate([_of_unit_length(part) for part in features], axis=-1)
-
-
-def _of_unit_length(features: np.ndarray) -> np.ndarray:
-    """As `models.encoder.unit_length`, without a device."""
-    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    return np.concatenate([of_unit_length(part) for part in features], axis=-1)

@@ -23,7 +23,15 @@ from safetensors.numpy import save_file
 
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import shipped_models
-from pcm3_jax.inference.weights import HEADS, TRAINING, ModelWeights, Weights, check, template
+from pcm3_jax.inference.weights import (
+    HEADS,
+    TRAINING,
+    ModelWeights,
+    Weights,
+    check,
+    halved,
+    template,
+)
 from pcm3_jax.methods import METHODS
 from pcm3_jax.methods.state import random_encoder
 from pcm3_jax.runtime.files import replaced
@@ -73,8 +81,7 @@ def save(path: Path, model: ModelWeights) -> None:
     }
     trees = {name: dict(weights.tree) for name, weights in model.encoders.items()}
     if model.half:
-        for tree in trees.values():
-            tree["params"] = jax.tree.map(lambda x: np.asarray(x, np.float16), tree["params"])
+        trees = {name: halved(tree) for name, tree in trees.items()}
     if len(trees) == 1:
         (tree,) = trees.values()
         metadata["config"] = model.only.config.to_json()
@@ -215,6 +222,7 @@ def _of_evaluation(workdir: Path, config: Config) -> ModelWeights:
         encoder, provenance = model.only, model.provenance
         # Prepare inputs as in the classifier's training, not as in the encoder's: data may differ.
         encoder.config.data, encoder.config.views = config.data, config.views
+        encoder.config.eval.pooling = config.eval.pooling
     else:
         encoder = Weights(config, jax.tree.map(np.asarray, random_encoder(config)))
     heads = {"classifier": classifier}

@@ -21,6 +21,7 @@ from pcm3_jax.data.skeleton import (
 )
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.validation import Sequence, read_sequence
+from pcm3_jax.models.encoder import join_poolings
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.settings import Config
 
@@ -125,16 +126,22 @@ class OnlineStream:
         step: Step,
         variables: Any,
         config: Config,
+        finish: Callable[[np.ndarray], np.ndarray],
         normalization: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        """Raises UserError if the encoder is bidirectional."""
+        """Applies ``finish`` to every feature (F,).
+
+        Raises:
+          UserError: the encoder is bidirectional.
+        """
         if config.model.recurrence != "causal":
             raise UserError(
                 "The model's config.model.recurrence is 'bidirectional', which reads sequences "
                 "from their end; only a 'causal' model can take frames as they arrive."
             )
         self._step, self._variables, self._stream = step, variables, config.views.stream
-        self._normalization = normalization
+        self._pooling, self._features = config.eval.pooling, 2 * config.model.hidden
+        self._finish, self._normalization = finish, normalization
         # On the device like all later states: otherwise the first frame compiles separately.
         self._start = jnp.zeros((config.model.layers, 2, config.model.hidden))
         self.reset()
@@ -143,6 +150,10 @@ class OnlineStream:
         self._normalize = OnlineNormalization(self._normalization) if self._normalization else None
         self._state = self._start
         self._last: Sequence | None = None
+        # Over the features of all frames so far.
+        self._count = 0
+        self._sum = np.zeros(self._features, np.float32)
+        self._max = np.full(self._features, -np.inf, np.float32)
 
     def push(self, now: Sequence) -> np.ndarray | None:
         """The feature (2H,) after one more frame; None until the first spine is seen."""
@@ -158,23 +169,41 @@ class OnlineStream:
                 seen = visible_in_stream(now.visible, self._stream)
                 poses = np.asarray(STREAMS[self._stream](now.poses))
                 self._state, feature = self._advance(poses * seen[..., None])
-                return np.asarray(feature)
+                self._keep(feature)
+                return self._pooled(feature)
             # Motion is the displacement to the next frame.  The previous frame's motion is known
             # now and updates the state.  This frame's is taken as zero, as in the last frame of a
             # sequence: it gives the feature, but the state is not kept.
             if last is not None:
                 both = last.visible & now.visible
-                self._state, _ = self._advance((now.poses - last.poses) * both[..., None])
-            return np.asarray(self._advance(np.zeros_like(now.poses))[1])
+                self._state, feature = self._advance((now.poses - last.poses) * both[..., None])
+                self._keep(feature)
+            return self._pooled(self._advance(np.zeros_like(now.poses))[1], more=1)
 
-    def _advance(self, poses: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        return self._step(self._variables, self._state, poses[0])
+    def _keep(self, feature: np.ndarray) -> None:
+        """Counts a frame's feature (2H,) in the poolings over time."""
+        self._count += 1
+        self._sum, self._max = self._sum + feature, np.maximum(self._max, feature)
+
+    def _pooled(self, feature: np.ndarray, more: int = 0) -> np.ndarray:
+        """The sequence's feature (F,); with ``more``, the frame's own is not yet counted."""
+        pools: dict[str, Any] = {
+            "last": feature,
+            "mean": (self._sum + more * feature) / (self._count + more),
+            "max": np.maximum(self._max, feature),
+        }
+        pooled = join_poolings([pools[name] for name in self._pooling])
+        return self._finish(np.asarray(pooled))
+
+    def _advance(self, poses: np.ndarray) -> tuple[jax.Array, np.ndarray]:
+        state, feature = self._step(self._variables, self._state, poses[0])
+        return state, np.asarray(feature)
 
 
 class OnlineNormalization:
     """Normalises frames as they arrive; `inference.validation` does so for whole sequences.
 
-    The rotation is that of the first frame in which the first person's spine is seen.  Sequence are
+    The rotation is that of the first frame in which the first person's spine is seen.  Frames are
     centred on that joint, or on its last known position.  Unlike in a whole sequence, absent
     persons are not filled in from other frames.
     """

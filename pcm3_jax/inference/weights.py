@@ -27,11 +27,23 @@ class Weights:
     Attributes:
       config: complete and valid.
       tree: {"params": …, "batch_stats": …}, in which only the encoder is required, and optionally
-        the parts of `TRAINING`.
+        the parts of `TRAINING` and {"whitening": {"mean": (F,), "matrix": (F, F)}}.
     """
 
     config: Config
     tree: dict[str, Any]
+
+    @property
+    def features(self) -> int:
+        """F, the length of the encoder's feature: 2H for each of ``config.eval.pooling``."""
+        return 2 * self.config.model.hidden * len(self.config.eval.pooling)
+
+    def network(self) -> dict[str, Any]:
+        """Only the encoder, without projector, decoder and training state."""
+        parts = {
+            part: {"encoder": self.tree[part]["encoder"]} for part in ("params", "batch_stats")
+        }
+        return parts | {name: self.tree[name] for name in ("whitening",) if name in self.tree}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +89,7 @@ class ModelWeights:
     @property
     def features(self) -> int:
         """F, the length of the model's feature."""
-        return sum(2 * weights.config.model.hidden for weights in self.encoders.values())
+        return sum(weights.features for weights in self.encoders.values())
 
     def select(self, stream: Stream) -> ModelWeights:
         """The model of the encoder of one stream, without heads.
@@ -108,16 +120,21 @@ def join(models: Sequence[ModelWeights]) -> ModelWeights:
             stream = weights.config.views.stream
             same = sum(other.config.views.stream == stream for other in encoders.values())
             name = f"{stream}_{same + 1}" if same else str(stream)
-            parts = ("params", "batch_stats")
-            tree = {part: {"encoder": weights.tree[part]["encoder"]} for part in parts}
             with np.errstate(over="ignore"):  # overflow to infinity is rejected by `check`
-                tree["params"] = jax.tree.map(
-                    lambda x: x.astype(np.float16).astype(np.float32), tree["params"]
-                )
+                tree = jax.tree.map(np.float32, halved(weights.network()))
             encoders[name] = Weights(weights.config, tree)
             if old in model.provenance:
                 provenance[name] = model.provenance[old]
     return check(ModelWeights(encoders, provenance=provenance, half=True), "The joined model")
+
+
+def halved(tree: dict[str, Any]) -> dict[str, Any]:
+    """An encoder's tree with its large arrays as float16.
+
+    The statistics stay float32: variances of motion are below float16's range.
+    """
+    parts = {name: tree[name] for name in ("params", "whitening") if name in tree}
+    return tree | jax.tree.map(np.float16, parts)
 
 
 def template(config: Config) -> dict[str, Any]:
@@ -173,7 +190,11 @@ def _check_encoder(weights: Weights, what: str) -> None:
             # Checked first: `template` builds as many layers as the configuration says.
             if len(params[part]["gru"]) != layers:
                 raise UserError(f"{what} has another number of layers than its configuration.")
-        problem = _network_difference(weights.tree, template(weights.config))
+        size = weights.features
+        shapes = {"mean": (size,), "matrix": (size, size)}
+        whitening = {k: jax.ShapeDtypeStruct(shape, np.float32) for k, shape in shapes.items()}
+        wanted = template(weights.config) | {"whitening": whitening}
+        problem = _network_difference(weights.tree, wanted)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{what} holds no usable model ({type(error).__name__}: {error})."

@@ -17,6 +17,8 @@ OptimizerName = Literal["sgd", "adamw", "lars"]
 # Positive pairs (Eq. 5), in the order in which the authors' program encodes them.  BatchNorm's
 # running statistics depend on this order.
 POSITIVES = ("intra", "mask", "predict", "inter")
+# Ways to make one feature of the states of all frames.
+POOLINGS = ("last", "mean", "max")
 # Number of units, body parts or joints, that each masking strategy draws from (Table 10).
 MASK_UNITS = {"topology": len(BODY_PARTS), "random": JOINTS}
 
@@ -47,11 +49,6 @@ class Views(Section):
 
     stream: Stream = setting("joint", "input stream of the network")
     frames: int = setting(64, "frames of a view, to which a crop is resampled", low=2)
-    positive: Literal["sequence", "class"] = setting(
-        "sequence",
-        "what the key view shows: the same sequence, or another one of its class (data whose "
-        "labels are free, such as generated movements)",
-    )
     crop_ratio: tuple[float, float] = setting(
         (0.1, 1.0), "smallest and largest crop, as a share of the sequence"
     )
@@ -219,6 +216,18 @@ class Evaluation(Section):
         10, "epochs between 1-NN evaluations in pretraining; 0: only at the end", low=0
     )
     batch_size: int = setting(256, "sequences per batch, over all devices", low=1, free=True)
+    pooling: tuple[str, ...] = setting(
+        ("last",),
+        "poolings over time of the encoder's states, of last, mean, max, that make a feature; "
+        "several are concatenated, each at unit length",
+    )
+
+    def check(self) -> None:
+        require(
+            0 < len(set(self.pooling)) == len(self.pooling) and set(self.pooling) <= set(POOLINGS),
+            f"config.eval.pooling is {self.pooling}, but must name one or more of "
+            f"{', '.join(POOLINGS)}, each once.",
+        )
 
 
 @section

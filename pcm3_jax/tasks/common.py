@@ -91,9 +91,10 @@ def _labels(split: Recordings) -> set[int]:
     return set(np.concatenate([split.label, *of_actions]).tolist())
 
 
-def encoder_embedding(model: PCM3) -> Embedding:
-    """The encoder's sequence features (N, 2H)."""
-    return cast(Embedding, functools.partial(model.apply, method=PCM3.embed))
+def encoder_embedding(model: PCM3, config: Config) -> Embedding:
+    """The encoder's sequence features (N, 2H), or (N, F) with ``config.eval.pooling``."""
+    embed = functools.partial(model.apply, method=PCM3.embed, pooling=config.eval.pooling)
+    return cast(Embedding, embed)
 
 
 class Embedder:
@@ -163,7 +164,7 @@ def encoder(config: Config, devices: Devices) -> tuple[Embedder, Any]:
     Raises:
       UserError: as in `Embedder` and `encoder_variables`.
     """
-    embedding = encoder_embedding(build_model(config))
+    embedding = encoder_embedding(build_model(config), config)
     return Embedder(embedding, devices, config), encoder_variables(config)
 
 

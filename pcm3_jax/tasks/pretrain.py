@@ -84,7 +84,7 @@ class Pretrain(Task):
             )  # fmt: skip
         else:
             batches = functools.partial(feed.resident_batches, corpus, sampler, devices)
-        embedder = Embedder(encoder_embedding(method.build_model(config)), devices, config)
+        embedder = Embedder(encoder_embedding(method.build_model(config), config), devices, config)
 
         def evaluate(state: Any) -> dict[str, float]:
             variables = method.encoder_of(state.variables, config)
@@ -149,8 +149,7 @@ def _sampler(config: Config, train_split: Recordings, devices: Devices) -> feed.
     """The sampler of batches; raises UserError if the batch size does not fit data or devices."""
     batch_size = config.optimizer.batch_size
     devices.check_divides("optimizer.batch_size", batch_size)
-    classes = train_split.label if config.views.positive == "class" else None
-    return feed.Sampler(len(train_split), batch_size, config.seed, classes)
+    return feed.Sampler(len(train_split), batch_size, config.seed)
 
 
 def _corpus(config: Config, train_split: Recordings, devices: Devices) -> Recordings:
