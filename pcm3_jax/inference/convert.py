@@ -2,13 +2,14 @@
 
 python -m pcm3_jax.convert from_torch MODEL.pth.tar OUT.safetensors [--stream=joint]
 python -m pcm3_jax.convert to_torch   MODEL OUT.pth.tar
-python -m pcm3_jax.convert export     MODEL … OUT.safetensors
+python -m pcm3_jax.convert export     MODEL … OUT.safetensors [--whiten=DATA_SET --data_dir=data]
 python -m pcm3_jax.convert stablehlo  MODEL OUT.bin
 
 MODEL is the name of a model that comes with the package (base, …), the workdir of a run, one of its
 checkpoints, or a safetensors file.  `export` of several, for instance of the runs of three streams,
-joins their encoders to one model with parameters in float16, without decoders.  `stablehlo` writes
-a program for `jax.export.deserialize(…).call` that maps normalised skeletons (N, T, 2, 25, 3), T =
+joins their encoders to one model with parameters in float16, without decoders; --whiten whitens its
+features with statistics of a built data set's training split.  `stablehlo` writes a program for
+`jax.export.deserialize(…).call` that maps normalised skeletons (N, T, 2, 25, 3), T =
 config.views.frames, to features (N, F).  PyTorch is not needed.
 """
 
@@ -23,17 +24,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from pcm3_jax.data import recordings
 from pcm3_jax.data.normalization import normalization_of
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, STREAMS, missing_joints, to_stream
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file, torch_checkpoint
+from pcm3_jax.inference.encoder import TrainedEncoder
 from pcm3_jax.inference.torch_layout import tensors_to_torch, weights_from_torch
+from pcm3_jax.inference.validation import Sequence, read_sequences
 from pcm3_jax.inference.weights import ModelWeights, Weights, join
+from pcm3_jax.inference.whitening import fit_whitening
 from pcm3_jax.methods.state import build_model
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import replaced, shown
+from pcm3_jax.runtime.parallel import Devices
+
+# Sequences that a whitening is fitted to.
+_WHITENING = 4096
 
 
 def stablehlo(model: ModelWeights) -> bytearray:
@@ -84,6 +93,41 @@ def _embedding(weights: Weights) -> Callable[[jax.Array], Any]:
     return embed
 
 
+def whitened(model: ModelWeights, data: str, data_dir: str) -> ModelWeights:
+    """The model with its encoders' features whitened by statistics of a data set.
+
+    Args:
+      model: any model; a head would not fit the new features and is dropped.
+      data: name of a built data set; up to `_WHITENING` sequences of its training split are used.
+      data_dir: where it was built.
+
+    Raises:
+      UserError: the data set cannot be read, or is normalised otherwise than an encoder's.
+    """
+    encoders = {}
+    for name, weights in model.encoders.items():
+        if normalization_of(weights.config.data.name) is not normalization_of(data):
+            raise UserError(
+                f"{data} is not normalised as {weights.config.data.name}, which the encoder "
+                f"{name!r} was trained on: whiten with data that is."
+            )
+        tree = {part: value for part, value in weights.tree.items() if part != "whitening"}
+        plain = Weights(weights.config, tree)
+        fitted = fit_whitening(TrainedEncoder(plain).embed(_sequences(data, data_dir, plain)))
+        encoders[name] = Weights(weights.config, tree | {"whitening": fitted._asdict()})
+    made = {name: model.provenance.get(name, {}) | {"whitening": data} for name in encoders}
+    return ModelWeights(encoders, provenance=made, half=model.half)
+
+
+def _sequences(data: str, data_dir: str, weights: Weights) -> list[Sequence]:
+    """Sequences of a training split, evenly spread over it."""
+    limit, devices = weights.config.data.max_frames, Devices(weights.config.mapping)
+    split = recordings.read(data, data_dir, "train", limit, devices, resident=False)
+    ids = np.linspace(0, len(split) - 1, min(len(split), _WHITENING)).astype(int)
+    skeletons = [e["skeleton"][:limit] for e in split.source.__getitems__(ids.tolist())]
+    return read_sequences(skeletons, [~skeleton.any(axis=-1) for skeleton in skeletons])
+
+
 def run(argv: list[str]) -> None:
     """Runs the command.  Raises UserError if a file cannot be read, written or converted."""
     parser = commands.Arguments(
@@ -95,6 +139,8 @@ def run(argv: list[str]) -> None:
     parser.add_argument("sources", nargs="+", metavar="MODEL")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--stream", choices=tuple(STREAMS), default="joint")
+    parser.add_argument("--whiten", metavar="DATA_SET")
+    parser.add_argument("--data_dir", default="data")
     flags = parser.parse_args(argv)
     if len(flags.sources) > 1 and flags.direction != "export":
         raise UserError(f"{flags.direction} takes one MODEL; only export joins several.")
@@ -105,7 +151,9 @@ def run(argv: list[str]) -> None:
     else:
         training = flags.direction == "to_torch"
         models = [model_file.load(source, training=training) for source in flags.sources]
-        model = join(models) if len(models) > 1 else models[0]
+        if flags.whiten is not None:
+            models = [whitened(model, flags.whiten, flags.data_dir) for model in models]
+        model = join(models) if len(models) > 1 or flags.whiten else models[0]
         if flags.direction == "export":
             model_file.save(flags.out, model)
         elif flags.direction == "stablehlo":
