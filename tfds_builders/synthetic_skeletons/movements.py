@@ -266,7 +266,7 @@ CONTACTS: dict[
     "{right} shoulder": (8, (0.0, 0.05, -0.06), _REACH),
     "chest": (20, (0.0, -0.08, -0.14), _REACH),
     "belly": (1, (0.0, -0.1, -0.16), _REACH),
-    "back": (1, (0.0, -0.1, 0.14), _REACH),
+    "lower back": (1, (0.1, -0.2, 0.13), _REACH),
     "{right} hip": (16, (0.12, 0.05, 0.0), _REACH),
     "{left} hip": (12, (-0.08, 0.05, -0.08), _REACH),
     "{left} elbow": (5, (0.0, 0.0, -0.06), _REACH),
@@ -278,7 +278,7 @@ CONTACTS: dict[
     "low shelf": (None, (0.0, 0.45, 0.0), _DOWN),
 }
 _PALM, _ELBOW = 11, 9
-_SAMPLES, _KEPT = 6000, 24
+_SAMPLES, _KEPT = 3000, 24
 
 
 @functools.cache
@@ -286,18 +286,26 @@ def contact_poses(name: str) -> np.ndarray:
     """(poses, channels): of many random poses, those with the right hand nearest to its target."""
     joint, offset, ranges = CONTACTS[name]
     rng = np.random.default_rng([7, list(CONTACTS).index(name)])
-    poses = np.zeros((_SAMPLES, len(CHANNELS)))
-    for channel, (low, high) in ranges.items():
-        poses[:, columns(channel)] = rng.uniform(low, high, (_SAMPLES, 1))
-    joints = RIG.joints(poses, np.broadcast_to(OFFSETS, (_SAMPLES, *OFFSETS.shape)))
-    hand, elbow = joints[:, _PALM], joints[:, _ELBOW]
-    if joint is None:
-        distance = np.abs(hand[:, Y] - offset[Y])
-    else:
-        distance = np.linalg.norm(hand - (joints[:, joint] + offset), axis=1)
-    # An elbow within the trunk makes a pose impossible.
-    distance += (elbow[:, X] < 0.02) & (elbow[:, Z] > -0.08)
-    return poses[np.argsort(distance)[:_KEPT]]
+    low, high = np.transpose(list(ranges.values()))
+    drawn = rng.uniform(low, high, (_SAMPLES, len(ranges)))
+    for spread in (0.2, 0.1, 0.0):
+        poses = np.zeros((len(drawn), len(CHANNELS)))
+        for column, channel in enumerate(ranges):
+            poses[:, columns(channel)] = drawn[:, column, None]
+        joints = RIG.joints(poses, np.broadcast_to(OFFSETS, (len(poses), *OFFSETS.shape)))
+        hand, elbow = joints[:, _PALM], joints[:, _ELBOW]
+        if joint is None:
+            distance = np.abs(hand[:, Y] - offset[Y])
+        else:
+            distance = np.linalg.norm(hand - (joints[:, joint] + offset), axis=1)
+        # An elbow within the trunk makes a pose impossible.
+        distance += (elbow[:, X] < 0.02) & (elbow[:, Z] > -0.08)
+        best = np.argsort(distance)[:_KEPT]
+        # Searches on around the best poses.
+        near = np.repeat(drawn[best], _SAMPLES // 2 // _KEPT, axis=0)
+        near += spread * (high - low) * rng.normal(size=near.shape)
+        drawn = np.concatenate([drawn[best], near.clip(low, high)])
+    return poses[best]
 
 
 # Ways of moving on, and their cycles per second.
