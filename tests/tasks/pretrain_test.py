@@ -14,14 +14,17 @@ import pytest
 from pcm3_jax import main
 from pcm3_jax.config import default_config, validate
 from pcm3_jax.data.feed import Sampler
+from pcm3_jax.data.skeleton import STREAM_ORDER
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import model_file
+from pcm3_jax.inference import model_file, shipped_models
+from pcm3_jax.inference.weights import ModelWeights, Weights
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.state import build_model, create_state
 from pcm3_jax.report.contents import contents
 from pcm3_jax.report.runs import read_runs
 from pcm3_jax.tasks import pretrain
 from pcm3_jax.tasks.pretrain import Pretrain
+from pcm3_jax.train.provenance import describe
 from tests.running import assert_same_run, checkpoint_steps
 
 
@@ -113,6 +116,33 @@ def test_modules_of_other_sizes_start_from_random_weights(
         chex.assert_trees_all_equal(started.params[name], source[name])
         chex.assert_trees_all_equal(started.key_params[name], source[name])
     chex.assert_trees_all_equal(started.params["decoder"], random.params["decoder"])
+
+
+def test_a_shipped_model_starts_the_encoder_of_the_stream(
+    finished_run, run_config, first_state, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shipped_models, "FOLDER", tmp_path)
+    one = model_file.load(finished_run[0]).only
+    encoders = {}
+    for number, stream in enumerate(STREAM_ORDER):
+        config = one.config.copy()
+        config.views.stream = stream
+        tree = {part: {"encoder": one.tree[part]["encoder"]} for part in ("params", "batch_stats")}
+        encoders[stream] = Weights(config, jax.tree.map(lambda x, n=number: x + n, tree))
+    model_file.save(tmp_path / "base.safetensors", ModelWeights(encoders))
+    run_config.encoder, run_config.views.stream = "base", "bone"
+    (tmp_path / "run").mkdir()
+    validate(run_config)
+    lines = main.dry_run(run_config, tmp_path / "run")
+    assert lines["start"] == "base: encoder; random: decoder, projector, prompts"
+    started = first_state(run_config)
+    chex.assert_trees_all_equal(
+        started.params["encoder"], encoders["bone"].tree["params"]["encoder"]
+    )
+    assert describe(run_config)["encoder"] == "base"
+    run_config.task = "finetune"
+    validate(run_config)
+    assert main.dry_run(run_config, tmp_path / "run")["encoder"].startswith("base, ")
 
 
 @pytest.mark.parametrize("start", [Pretrain().run, main.dry_run])
