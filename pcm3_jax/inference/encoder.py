@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -52,11 +53,6 @@ class TrainedEncoder:
         self.network = build_model(weights.config)
         self.views = InputViews(weights.config.views, weights.config.data.max_frames)
         self.step = build_step(self.network)
-        self._encode = jax.jit(lambda v, poses: self.network.apply(v, poses, method=PCM3.embed))
-        self._encode_prefix = jax.jit(self._feature_after)
-        self._predict = jax.jit(
-            lambda v, poses: self.network.apply(v, poses, method=PCM3.reconstruct)
-        )
 
     @property
     def normalization(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -66,7 +62,7 @@ class TrainedEncoder:
     def embed(self, sequences: list[Sequence]) -> np.ndarray:
         """Features (N, 2H) of the central crops of normalised sequences, as in evaluation."""
         views = self.views.central(sequences)
-        return np.concatenate([self._run(self._encode, poses, rows) for poses, _, rows in views])
+        return np.concatenate([self._run(_encode, poses, rows) for poses, _, rows in views])
 
     def embed_as_they_are(self, sequences: list[Sequence]) -> np.ndarray:
         """Features (N, 2H) of all frames of normalised sequences, without resampling.
@@ -85,7 +81,7 @@ class TrainedEncoder:
             # A backward GRU must not start in the padding, so only causal models pad.
             poses = self.views.as_they_are(sequence, pad=self.network.recurrence == "causal")
             with jax.default_matmul_precision("highest"):
-                feature = self._encode_prefix(self.variables, poses, np.int32(length - 1))
+                feature = _encode_prefix(self.network, self.variables, poses, np.int32(length - 1))
             features.append(np.asarray(feature))
         return np.concatenate(features)
 
@@ -95,22 +91,37 @@ class TrainedEncoder:
             raise UserError("This model has no decoder, so it cannot predict masked joints.")
         parts = []
         for views, visible, rows in self.views.central(sequences):
-            predicted = self._run(self._predict, views, rows)
+            predicted = self._run(_reconstruct, views, rows)
             seen = np.asarray(visible)[:rows]
             parts.append((np.where(seen[..., None], np.asarray(views)[:rows], predicted), ~seen))
         return Reconstruction(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def _feature_after(self, variables: Any, poses: jax.Array, last: jax.Array) -> jax.Array:
-        def encode(network: PCM3, poses: jax.Array) -> jax.Array:
-            states = network.encoder(flatten_frames(poses))
-            if network.recurrence == "causal":
-                return states[last]
-            return network.encoder.sequence_feature(states)
-
-        feature: Any = self.network.apply(variables, poses, method=encode)
-        return feature.astype(jnp.float32)
-
     def _run(self, function: Any, views: jax.Array, rows: int) -> np.ndarray:
         # Full float32, also on devices that default to a lower precision for matmuls.
         with jax.default_matmul_precision("highest"):
-            return np.asarray(function(self.variables, views))[:rows]
+            return np.asarray(function(self.network, self.variables, views))[:rows]
+
+
+# The network is static: encoders of equal networks, such as those of three streams, share programs.
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(network: PCM3, variables: Any, poses: jax.Array) -> Any:
+    return network.apply(variables, poses, method=PCM3.embed)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reconstruct(network: PCM3, variables: Any, poses: jax.Array) -> Any:
+    return network.apply(variables, poses, method=PCM3.reconstruct)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_prefix(network: PCM3, variables: Any, poses: jax.Array, last: jax.Array) -> jax.Array:
+    """The feature after frame ``last`` of padded sequences."""
+
+    def encode(network: PCM3, poses: jax.Array) -> jax.Array:
+        states = network.encoder(flatten_frames(poses))
+        if network.recurrence == "causal":
+            return states[last]
+        return network.encoder.sequence_feature(states)
+
+    feature: Any = network.apply(variables, poses, method=encode)
+    return feature.astype(jnp.float32)
