@@ -44,7 +44,7 @@ def get_config(recipe: str = "joint") -> Config:
     config.optimizer.decay_epochs = (4,)
     if not corpus:
         config.data.name = "synthetic_skeletons/motions_n4000"
-        config.data.extra = (IRDS,) 
+        config.data.extra = (IRDS,)
         config.optimizer.epochs = 4
         config.optimizer.decay_epochs = (3,)
     return config

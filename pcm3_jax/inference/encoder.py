@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,15 +56,6 @@ class TrainedEncoder:
         self.network = build_model(weights.config)
         self.views = InputViews(weights.config.views, weights.config.data.max_frames)
         self.step = build_step(self.network)
-        self._encode = jax.jit(
-            lambda v, poses: self.network.apply(
-                v, poses, self.config.eval.pooling, method=PCM3.embed
-            )
-        )
-        self._encode_prefix = jax.jit(self._feature_after)
-        self._predict = jax.jit(
-            lambda v, poses: self.network.apply(v, poses, method=PCM3.reconstruct)
-        )
 
     @property
     def normalization(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -73,7 +65,8 @@ class TrainedEncoder:
     def embed(self, sequences: list[Sequence]) -> np.ndarray:
         """Features (N, F) of the central crops of normalised sequences, as in evaluation."""
         views = self.views.central(sequences)
-        features = [self._run(self._encode, poses, rows) for poses, _, rows in views]
+        encode = functools.partial(_encode, self.network, self.config.eval.pooling)
+        features = [self._run(encode, poses, rows) for poses, _, rows in views]
         return self.finished(np.concatenate(features))
 
     def embed_as_they_are(self, sequences: list[Sequence]) -> np.ndarray:
@@ -93,7 +86,9 @@ class TrainedEncoder:
             # A backward GRU must not start in the padding, so only causal models pad.
             poses = self.views.as_they_are(sequence, pad=self.network.recurrence == "causal")
             with jax.default_matmul_precision("highest"):
-                feature = self._encode_prefix(self.variables, poses, np.int32(length))
+                feature = _encode_prefix(
+                    self.network, self.config.eval.pooling, self.variables, poses, np.int32(length)
+                )
             features.append(np.asarray(feature))
         return self.finished(np.concatenate(features))
 
@@ -107,23 +102,38 @@ class TrainedEncoder:
             raise UserError("This model has no decoder, so it cannot predict masked joints.")
         parts = []
         for views, visible, rows in self.views.central(sequences):
-            predicted = self._run(self._predict, views, rows)
+            predicted = self._run(functools.partial(_reconstruct, self.network), views, rows)
             seen = np.asarray(visible)[:rows]
             parts.append((np.where(seen[..., None], np.asarray(views)[:rows], predicted), ~seen))
         return Reconstruction(*map(np.concatenate, zip(*parts, strict=True)))
-
-    def _feature_after(self, variables: Any, poses: jax.Array, length: jax.Array) -> jax.Array:
-        def encode(network: PCM3, poses: jax.Array) -> jax.Array:
-            states = network.encoder(flatten_frames(poses)).astype(jnp.float32)
-            # Only causal encoders' sequences are padded.
-            counted = length if network.recurrence == "causal" else None
-            pooling = self.config.eval.pooling
-            return network.encoder.sequence_feature(states, pooling, counted)
-
-        feature: Any = self.network.apply(variables, poses, method=encode)
-        return feature
 
     def _run(self, function: Any, views: jax.Array, rows: int) -> np.ndarray:
         # Full float32, also on devices that default to a lower precision for matmuls.
         with jax.default_matmul_precision("highest"):
             return np.asarray(function(self.variables, views))[:rows]
+
+
+# The network is static: encoders of equal networks, such as those of three streams, share programs.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(network: PCM3, pooling: tuple[str, ...], variables: Any, poses: jax.Array) -> Any:
+    return network.apply(variables, poses, pooling, method=PCM3.embed)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reconstruct(network: PCM3, variables: Any, poses: jax.Array) -> Any:
+    return network.apply(variables, poses, method=PCM3.reconstruct)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode_prefix(
+    network: PCM3, pooling: tuple[str, ...], variables: Any, poses: jax.Array, length: jax.Array
+) -> Any:
+    """The feature of the first ``length`` frames of padded sequences."""
+
+    def encode(network: PCM3, poses: jax.Array) -> jax.Array:
+        states = network.encoder(flatten_frames(poses)).astype(jnp.float32)
+        # Only causal encoders' sequences are padded.
+        counted = length if network.recurrence == "causal" else None
+        return network.encoder.sequence_feature(states, pooling, counted)
+
+    return network.apply(variables, poses, method=encode)

@@ -8,22 +8,37 @@ features = model.embed(skeletons)  # (N, frames, persons, 25, 3) metres → (N, 
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Sequence as Many
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pcm3_jax.data.normalization import no_normalization
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import model_file
+from pcm3_jax.inference import model_file, recogniser
 from pcm3_jax.inference.encoder import Reconstruction, TrainedEncoder
 from pcm3_jax.inference.online import OnlineEncoder, OnlineStream
 from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
 from pcm3_jax.inference.weights import ModelWeights
 from pcm3_jax.inference.whitening import of_unit_length
 from pcm3_jax.settings import Config
+
+
+class Neighbors(NamedTuple):
+    """Result of `Model.search`, the most similar first.
+
+    Attributes:
+      indices: (N, k), of recordings of the gallery.
+      similarities: (N, k), cosines of their features.
+    """
+
+    indices: np.ndarray
+    similarities: np.ndarray
 
 
 def load(place: str | os.PathLike[str]) -> Model:
@@ -159,8 +174,9 @@ class Model:
         classifier = self._weights.heads.get("classifier")
         if classifier is None:
             raise UserError(
-                "This model has no classifier: load the workdir of a linear evaluation "
-                "(config.task='linear_eval') of it."
+                "This model has no classifier: fit one (`Model.fit`, `python -m "
+                "pcm3_jax.fit`), or load the workdir of a linear evaluation "
+                "(config.task='linear_eval')."
             )
         if k < 1:
             raise UserError(f"k is {k}; it must be at least 1.")
@@ -192,6 +208,85 @@ class Model:
             raise UserError("This model has several encoders, and so no decoder of masked joints.")
         ((encoder, sequences),) = self._prepared(skeletons, mask, normalize, keep_masked=True)
         return encoder.reconstruct(sequences)
+
+    def fit(
+        self,
+        skeletons: Any,
+        labels: Many[Any],
+        performers: Many[Hashable] | None = None,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> Model:
+        """A recogniser of actions from a few labelled recordings; the encoders stay as they are.
+
+        Logistic regression, whose strength is chosen on held-out performers where they are given,
+        otherwise on held-out recordings; see `inference.recogniser`.
+
+        Args:
+          skeletons, mask, layout, normalize: N sequences, as for `embed`.
+          labels: N names of actions, two or more different ones.
+          performers: N names or numbers of who moves; None if unknown.
+
+        Returns:
+          This model with the classifier, its `classes` and `threshold`; what the validation found
+          is in ``provenance["classifier"]``.
+
+        Raises:
+          UserError: also if there are fewer than two labels, or one recording of each.
+        """
+        features = self.embed(skeletons, mask, layout=layout, normalize=normalize)
+        return self.with_classifier(recogniser.fit(features, labels, performers))
+
+    def with_classifier(self, fitted: recogniser.Recogniser) -> Model:
+        """This model with a classifier of its features."""
+        made = {
+            "recordings": len(fitted.labels),
+            "classes": len(fitted.classes),
+            "strength": fitted.strength,
+            "held_out": "performers" if fitted.by_performer else "recordings",
+            "held_out_accuracy": fitted.accuracy,
+        }
+        # A shallow copy shares the compiled encoders.
+        model = copy.copy(self)
+        model._weights = dataclasses.replace(
+            self._weights,
+            heads={"classifier": {"kernel": fitted.kernel, "bias": fitted.bias}},
+            classes=fitted.classes,
+            threshold=fitted.threshold,
+            provenance=self.provenance | {"classifier": made},
+        )
+        return model
+
+    def search(
+        self,
+        query: Any,
+        gallery: Any,
+        k: int = 5,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> Neighbors:
+        """The most similar recordings of a gallery, by the cosine of their features.
+
+        Args:
+          query, gallery: sequences as for `embed`, or features (N, F) of `embed`, which saves
+            encoding a gallery again.
+          k: number of recordings; if the gallery has fewer, all of them.
+          layout, normalize: of sequences, as for `embed`.
+        """
+        if k < 1:
+            raise UserError(f"k is {k}; it must be at least 1.")
+        queries, others = (
+            part
+            if isinstance(part, np.ndarray) and part.ndim == 2 and part.shape[1] == self.features
+            else self.embed(part, layout=layout, normalize=normalize)
+            for part in (query, gallery)
+        )
+        cosines = of_unit_length(queries) @ of_unit_length(others).T
+        nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        return Neighbors(nearest, np.take_along_axis(cosines, nearest, axis=1))
 
     def online(self, *, normalize: bool = True) -> OnlineEncoder:
         """Starts a sequence whose frames arrive one by one, with a feature after each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,9 @@ Step = Callable[[Any, jax.Array, Array], tuple[jax.Array, jax.Array]]
 Join = Callable[[list[np.ndarray]], np.ndarray]
 
 
+@functools.cache
 def build_step(model: PCM3) -> Step:
-    """The jitted recurrence of one frame, shared by all encoders of a model."""
+    """The jitted recurrence of one frame, shared by all encoders of equal networks."""
 
     @jax.jit
     def step(variables: Any, state: jax.Array, pose: jax.Array) -> tuple[jax.Array, jax.Array]:

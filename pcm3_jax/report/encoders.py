@@ -167,7 +167,7 @@ def class_map(embedded: Embedded, pool: Pool) -> dict[str, Any]:
 
 
 def plane(features: np.ndarray) -> tuple[np.ndarray, str]:
-    """Projects features (S, F) to 2-D by cosine similarity: t-SNE, or PCA without scikit-learn.
+    """Projects features (S, F) to 2-D by cosine similarity: t-SNE, or PCA of a few points.
 
     Returns:
       (S, 2), each axis within [0, 1], and the name of the method.
@@ -176,15 +176,13 @@ def plane(features: np.ndarray) -> tuple[np.ndarray, str]:
     left, values, _ = np.linalg.svd(unit - unit.mean(0), full_matrices=False)
     # Padded, since a single sequence has fewer than two components.
     components = np.pad((left * values)[:, :50], ((0, 0), (0, 2)))
-    try:
-        from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits
-    except ModuleNotFoundError:
-        TSNE = None
     # t-SNE is meaningless for fewer points.
-    if TSNE is None or len(features) < 10:
+    if len(features) < 10:
         places, method = components[:, :2], "PCA"
     else:
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
+
         tsne = TSNE(perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=0)
         # The thousand iterations of t-SNE are too short to gain from several threads.
         with threadpool_limits(1):

@@ -327,7 +327,7 @@ def test_a_user_error_is_one_line_and_exit_code_1(monkeypatch):
     assert stop.value.code == "error: What, where, what to do."
 
 
-@pytest.mark.parametrize("command", ["convert", "embed", "predict"])
+@pytest.mark.parametrize("command", ["convert", "embed", "fit", "predict"])
 def test_help_shows_how(command, monkeypatch, capsys):
     """Runs the modules as `python -m` does."""
     monkeypatch.setattr(sys, "argv", [command, "--help"])
