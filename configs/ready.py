@@ -40,11 +40,11 @@ def get_config(recipe: str = "joint") -> Config:
     config.eval.pooling = ("last", "mean", "max")
     config.eval.every_epochs = 0
     config.checkpoint.every_epochs = 1
-    config.optimizer.epochs = 5
-    config.optimizer.decay_epochs = (4,)
+    config.optimizer.epochs = 4
+    config.optimizer.decay_epochs = (3,)
     if not corpus:
         config.data.name = "synthetic_skeletons/motions_n4000"
         config.data.extra = (IRDS,)
-        config.optimizer.epochs = 4
-        config.optimizer.decay_epochs = (3,)
+        config.optimizer.epochs = 6
+        config.optimizer.decay_epochs = (4,)
     return config
