@@ -117,6 +117,22 @@ def test_sequence_feature_covers_every_frame(recurrence):
     np.testing.assert_allclose(feature[0], expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("length", [None, 3])
+@pytest.mark.parametrize(
+    "pooling", [("last",), ("mean",), ("max", "last"), ("last", "mean", "max")]
+)
+def test_poolings_over_time(pooling, length):
+    encoder, variables = make(recurrence="causal")
+    states = np.random.default_rng(0).normal(size=(7, 2, 5)).astype(np.float32)
+    feature = encoder.apply(variables, states, pooling, length, method=Encoder.sequence_feature)
+    counted = states[:length]
+    parts = {"last": counted[-1], "mean": counted.mean(0), "max": counted.max(0)}
+    expected = [parts[name] for name in pooling]
+    if len(pooling) > 1:
+        expected = [part / np.linalg.norm(part, axis=-1, keepdims=True) for part in expected]
+    np.testing.assert_allclose(feature, np.concatenate(expected, axis=-1), atol=1e-6)
+
+
 def test_projector():
     rng = np.random.default_rng(3)
     projector, x = Projector(6, 4, jnp.float32), rng.normal(size=(5, 6)).astype(np.float32)

@@ -32,15 +32,26 @@ from tests.running import assert_same_run, checkpoint_steps
 def test_every_recipe_trains(path, data_dir, tmp_path):
     """Two steps of the recipe, narrower and on the embedded data."""
     config = runpy.run_path(str(path))["get_config"]()
-    config.data.update(name="synthetic_skeletons/n64x32", dir=str(data_dir))
+    data, extra = "synthetic_skeletons/n64x32", len(config.data.extra)
+    config.data.update(name=data, dir=str(data_dir), extra=extra * (data,))
     config.model.update(hidden=8, layers=1, decoder_hidden=8, decoder_layers=1, prompt_width=2)
     config.method.queue_size = 64
     config.optimizer.update(batch_size=32, epochs=1, decay_epochs=())
     validate(config)
     (tmp_path / "run").mkdir()
     results = Pretrain().run(config, tmp_path / "run")
-    assert results["steps"] == 2
+    assert results["steps"] == 2 * (1 + extra)
     assert 0 <= results["knn_accuracy"] <= 1
+
+
+def test_the_plan_counts_extra_data(run_config, tmp_path):
+    steps = [dict(Pretrain().plan(run_config, tmp_path))["schedule"]]
+    run_config.data.extra = ("synthetic_skeletons/n64x32",)
+    steps.append(dict(Pretrain().plan(run_config, tmp_path))["schedule"])
+    assert ["6 epochs of 4 steps" in steps[0], "6 epochs of 8 steps" in steps[1]] == [True, True]
+    run_config.data.extra = ("synthetic_skeletons/absent",)
+    with pytest.raises(UserError, match=r"no data set 'synthetic_skeletons/absent'"):
+        Pretrain().run(run_config, tmp_path)
 
 
 def test_the_network_is_counted(run_config):

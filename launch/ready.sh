@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Makes the encoders that come with the package (docs/model_card.md) and measures them:
+# bash launch/ready.sh WORKDIR IRDS KINDER_GATOR [--dry_run]
+# IRDS is the download of IntelliRehabDS, KINDER_GATOR a folder in the form of docs/own_data.md.
+# About an hour and a half on two CPU cores; finished runs are kept.
+needs=3
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+workdir=$(absolute "$1") irds=$(absolute "$2") kinder_gator=$(absolute "$3")
+data=$workdir/data shipped=$PWD/pcm3_jax/inference/shipped streams="joint bone motion"
+
+for config in motions_n24000 motions_n4000; do
+    run "python -m tfds_builders.build synthetic_skeletons/$config $(quote --data_dir="$data")"
+done
+run "python -m tfds_builders.build intellirehabds/cross_subject $(
+    quote --manual_dir="$irds" --data_dir="$data"
+)"
+run "python -m tfds_builders.build own_skeletons/kinect_v1_20 $(
+    quote --manual_dir="$kinder_gator" --data_dir="$data"
+)"
+generated=() adapted=()
+for stream in $streams; do
+    generated+=("$workdir/$stream-generated") adapted+=("$workdir/$stream")
+    run "python -m pcm3_jax.main --config=configs/ready.py:$stream-generated $(
+        quote --workdir="$workdir/$stream-generated" --config.data.dir="$data"
+    )"
+    run "python -m pcm3_jax.main --config=configs/ready.py:$stream $(
+        quote --workdir="$workdir/$stream" --config.data.dir="$data" \
+            --config.encoder="$workdir/$stream-generated"
+    )"
+done
+whiten=$(quote --whiten=synthetic_skeletons/motions_n4000 --data_dir="$data")
+run "python -m pcm3_jax.convert export $(quote "${generated[@]}" "$shipped/base-generated.safetensors") $whiten"
+run "python -m pcm3_jax.convert export $(quote "${adapted[@]}" "$shipped/base.safetensors") $whiten"
+run "python -m pcm3_jax.benchmark.ready $(quote --data_dir="$data" --workdir="$workdir/measured")"
