@@ -93,8 +93,8 @@ def fit(
     classes, encoded = np.unique([str(label) for label in labels], return_inverse=True)
     if len(classes) < 2:
         raise UserError(
-            f"All recordings have the label {str(classes[0])!r}, but a recogniser tells at least two "
-            "apart: add recordings of another action."
+            f"All recordings have the label {str(classes[0])!r}, but a recogniser tells at least "
+            "two apart: add recordings of another action."
         )
     if np.bincount(encoded).max() < 2:
         raise UserError(
