@@ -58,7 +58,7 @@ def test_own_data_from_a_folder_to_predictions(own):
     found = commands(OWN_DATA)
     assert [command.split()[2] for command in found] == [
         "tfds_builders.build", "pcm3_jax.main", "pcm3_jax.main", "pcm3_jax.embed",
-        "pcm3_jax.predict",
+        "pcm3_jax.predict", "pcm3_jax.fit", "pcm3_jax.predict",
     ]  # fmt: skip
     flags = [f"--config.{setting}" for setting in TINY.split()]
     printed = []
@@ -77,6 +77,7 @@ def test_own_data_from_a_folder_to_predictions(own):
     assert (own / "runs" / "own_linear" / "results.json").exists()
     assert printed[3].splitlines()[1].startswith("own/day1/0001.npy,")
     assert "wave" in printed[4] and "sit down" in printed[4]
+    assert "held-out performers: " in printed[5] and "wave" in printed[6]
 
 
 def test_own_data_lists_every_layout():

@@ -44,10 +44,12 @@ def run(argv: list[str]) -> None:
     fitted = recogniser.fit(features, [row.label for row in rows], performers)
     for line in report(fitted, rows, recogniser.suspects(features, fitted, performers)):
         print(line)
-    model.with_classifier(fitted).save(flags.out)
+    window = library.window_of(skeletons)
+    model.with_classifier(fitted, window).save(flags.out)
     print(
-        f'{shown(str(flags.out))}: {len(fitted.classes)} labels, "nothing" below '
-        f"{100 * fitted.threshold:.1f} %, {flags.out.stat().st_size / 1e6:.1f} MB"
+        f"{shown(str(flags.out))}: {len(fitted.classes)} labels, "
+        f"{flags.out.stat().st_size / 1e6:.1f} MB; online, the last {window} frames count, and "
+        f"below {100 * fitted.threshold:.1f} % it says nothing"
     )
 
 

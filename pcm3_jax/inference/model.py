@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pcm3_jax.data.normalization import no_normalization
+from pcm3_jax.data.normalization import SPINE, no_normalization
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file, recogniser
 from pcm3_jax.inference.encoder import Reconstruction, TrainedEncoder
-from pcm3_jax.inference.online import OnlineEncoder, OnlineStream
+from pcm3_jax.inference.online import OnlineEncoder, OnlineStream, OnlineWindow
 from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
 from pcm3_jax.inference.weights import ModelWeights
 from pcm3_jax.inference.whitening import of_unit_length
@@ -237,10 +237,11 @@ class Model:
           UserError: also if there are fewer than two labels, or one recording of each.
         """
         features = self.embed(skeletons, mask, layout=layout, normalize=normalize)
-        return self.with_classifier(recogniser.fit(features, labels, performers))
+        fitted = recogniser.fit(features, labels, performers)
+        return self.with_classifier(fitted, window_of(skeletons))
 
-    def with_classifier(self, fitted: recogniser.Recogniser) -> Model:
-        """This model with a classifier of its features."""
+    def with_classifier(self, fitted: recogniser.Recogniser, window: int) -> Model:
+        """This model with a classifier of its features; online of the last ``window`` frames."""
         made = {
             "recordings": len(fitted.labels),
             "classes": len(fitted.classes),
@@ -255,6 +256,7 @@ class Model:
             heads={"classifier": {"kernel": fitted.kernel, "bias": fitted.bias}},
             classes=fitted.classes,
             threshold=fitted.threshold,
+            window=window,
             provenance=self.provenance | {"classifier": made},
         )
         return model
@@ -288,20 +290,33 @@ class Model:
         nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
         return Neighbors(nearest, np.take_along_axis(cosines, nearest, axis=1))
 
-    def online(self, *, normalize: bool = True) -> OnlineEncoder:
+    def online(
+        self, *, normalize: bool = True, window: int | None = None
+    ) -> OnlineEncoder | OnlineWindow:
         """Starts a sequence whose frames arrive one by one, with a feature after each.
 
-        The cost per frame is constant.  Frames are not cropped and resized as in `embed`, so a
-        classifier that was trained on resized sequences sees motion at another speed.
+        The cost per frame is constant.  Without a window it is that of one frame, and all frames
+        since the start count.  They are not cropped and resized as in `embed`, so a classifier that
+        was trained on resized sequences sees motion at another speed.  With a window, its frames
+        are encoded anew after each, as in `embed`, and what lies further back is forgotten.
 
         Args:
           normalize: whether to normalise frames as the run's data set was; False if they already
-            are.  The reference for the rotation is the first frame in which the first person's
-            spine is seen.
+            are.  The reference for the rotation is the first frame (of the window) in which the
+            first person's spine is seen.
+          window: number of last frames to encode, at most ``config.data.max_frames``; 0 for all
+            since the start.  By default that of the model: of a recogniser from `fit` the median
+            length of its recordings, otherwise 0.
 
         Raises:
-          UserError: the model's recurrence is bidirectional.
+          UserError: the model's recurrence is bidirectional, and there is no window.
         """
+        window = self._weights.window if window is None else window
+        if window > 0:
+            longest = min(e.config.data.max_frames for e in self.encoders.values())
+            return OnlineWindow(
+                lambda sequence: self._embed_window(sequence, normalize), min(window, longest)
+            )
         streams = [
             OnlineStream(
                 encoder.step,
@@ -324,6 +339,18 @@ class Model:
     ) -> Iterator[tuple[TrainedEncoder, list[Sequence]]]:
         """Each encoder with the checked sequences, normalised for it if ``wanted``."""
         sequences = read_sequences(skeletons, mask, keep_masked=keep_masked, layout=layout)
+        return self._normalized(sequences, wanted)
+
+    def _embed_window(self, sequence: Sequence, wanted: bool) -> np.ndarray | None:
+        """The feature (F,) of checked frames; None if they cannot be normalised as ``wanted``."""
+        if wanted and not sequence.poses[:, 0, SPINE].any():
+            return None
+        parts = self._normalized([sequence], wanted)
+        return _joined([encoder.embed(sequences) for encoder, sequences in parts])[0]
+
+    def _normalized(
+        self, sequences: list[Sequence], wanted: bool
+    ) -> Iterator[tuple[TrainedEncoder, list[Sequence]]]:
         normalized: dict[Callable, list[Sequence]] = {}
         for encoder in self.encoders.values():
             how = encoder.normalization if wanted else no_normalization
@@ -332,6 +359,11 @@ class Model:
                     normalize(s, how, f"Sequence {i}") for i, s in enumerate(sequences)
                 ]
             yield encoder, normalized[how]
+
+
+def window_of(skeletons: Any) -> int:
+    """Frames to classify online: the median length of N sequences as for `Model.embed`."""
+    return int(np.median([len(skeleton) for skeleton in skeletons]))
 
 
 def _joined(features: list[np.ndarray]) -> np.ndarray:

@@ -77,6 +77,7 @@ def save(path: Path, model: ModelWeights) -> None:
         "format": _FORMAT,
         "classes": json.dumps(model.classes),
         "threshold": json.dumps(model.threshold),
+        "window": json.dumps(model.window),
         "provenance": json.dumps(model.provenance),
     }
     trees = {name: dict(weights.tree) for name, weights in model.encoders.items()}
@@ -158,6 +159,7 @@ def _read(path: Path) -> ModelWeights:
             heads,
             classes=tuple(map(str, json.loads(metadata["classes"]))),
             threshold=float(json.loads(metadata.get("threshold", "0"))),
+            window=int(json.loads(metadata.get("window", "0"))),
             provenance=dict(json.loads(metadata.get("provenance", "{}"))),
             half=half,
         )

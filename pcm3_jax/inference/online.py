@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -108,16 +109,55 @@ class OnlineEncoder:
         Raises:
           UserError: the frame has another shape or type, or an invalid coordinate.
         """
-        frame = np.asarray(frame)
-        what = f"Frame {self.frames}"
-        if frame.ndim != 3:
-            raise UserError(f"{what} has shape {frame.shape}; it must be (persons, 25, 3).")
-        mask = None if mask is None else np.asarray(mask)
-        now = read_sequence(frame[None], what, mask, may_be_empty=True)
+        now = _read_frame(frame, mask, f"Frame {self.frames}")
         self.frames += 1
         features = [stream.push(now) for stream in self._streams]
         known = [feature for feature in features if feature is not None]
         return self._join(known) if len(known) == len(features) else None
+
+
+class OnlineWindow:
+    """Encodes the last frames of a sequence whose frames arrive one by one; by `Model.online`.
+
+    Attributes:
+      frames: number of frames pushed.
+    """
+
+    def __init__(self, embed: Callable[[Sequence], np.ndarray | None], length: int) -> None:
+        """Encodes the last ``length`` frames by ``embed``."""
+        self._embed, self._length = embed, length
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all frames."""
+        self.frames = 0
+        self._window: deque[Sequence] = deque(maxlen=self._length)
+
+    def push(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray | None:
+        """Takes the next frame.
+
+        Args:
+          frame, mask: as for `OnlineEncoder.push`.
+
+        Returns:
+          (F,) float32, equal to ``model.embed(frames)`` on the last frames.  With normalisation,
+          None while none of them has the first person's spine.
+
+        Raises:
+          UserError: the frame has another shape or type, or an invalid coordinate.
+        """
+        self._window.append(_read_frame(frame, mask, f"Frame {self.frames}"))
+        self.frames += 1
+        return self._embed(Sequence(*map(np.concatenate, zip(*self._window, strict=True))))
+
+
+def _read_frame(frame: np.ndarray, mask: np.ndarray | None, what: str) -> Sequence:
+    """Checks one frame (M, 25, 3), and returns it as a sequence of one frame."""
+    frame = np.asarray(frame)
+    if frame.ndim != 3:
+        raise UserError(f"{what} has shape {frame.shape}; it must be (persons, 25, 3).")
+    mask = None if mask is None else np.asarray(mask)
+    return read_sequence(frame[None], what, mask, may_be_empty=True)
 
 
 class OnlineStream:

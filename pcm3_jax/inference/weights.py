@@ -56,6 +56,7 @@ class ModelWeights:
         of the model's feature, the sum of the encoders' 2H.
       classes: names of the classifier's classes.
       threshold: probability below which the classifier's best class counts as none of them.
+      window: number of last frames to classify online; 0 for all since the start.
       provenance: how each part, by its name, was made; JSON.
       half: whether files store the encoders' parameters as float16.
     """
@@ -64,6 +65,7 @@ class ModelWeights:
     heads: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     classes: tuple[str, ...] = ()
     threshold: float = 0.0
+    window: int = 0
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     half: bool = False
 
@@ -173,6 +175,8 @@ def check(model: ModelWeights, what: str) -> ModelWeights:
         raise UserError(f"{what} does not fit its configuration: {problem}.")
     if not 0 <= model.threshold < 1:
         raise UserError(f"{what} is damaged: its threshold is {model.threshold}.")
+    if model.window < 0:
+        raise UserError(f"{what} is damaged: its window is {model.window}.")
     return model
 
 

@@ -70,7 +70,9 @@ def test_from_a_table_to_predictions(model_path, folder, monkeypatch, capsys):
         "  2  jump  .  5  .",
         "  3  wave  .  .  5",
     ]
-    assert lines[7].startswith('mine.safetensors: 3 labels, "nothing" below ')
+    assert lines[7].startswith(
+        "mine.safetensors: 3 labels, 0.1 MB; online, the last 24 frames count, and below "
+    )
     assert len(lines) == 8
 
     predict.run([str(folder / "7.npy"), "--model=mine.safetensors", "--k=1"])
@@ -91,6 +93,31 @@ def test_from_a_table_to_predictions(model_path, folder, monkeypatch, capsys):
         ((label, share),) = mine.labels(online.push(frame)[None], 1)[0]
         nothing = "nothing; " * (share < mine.threshold)
         assert line == f"frame {number}: {nothing}{label} {100 * share:.1f} %"
+
+
+def test_online_recognisers_see_the_last_frames_as_embed_does(model):
+    recordings = [recording(a, take)[: 6 + take] for a in range(2) for take in range(5)]
+    mine = model.fit(recordings, ["bow"] * 5 + ["jump"] * 5)
+    frames = walk(12, persons=2, seed=5)
+    lost = np.zeros((12, 2, 25), bool)
+    lost[4, 0, 7] = True
+    online = mine.online()  # of 8 frames, the median
+    assert online.push(np.zeros((1, 25, 3))) is None
+    for time in range(12):
+        feature = online.push(frames[time], lost[time])
+        if time >= 7:
+            last = slice(time - 7, time + 1)
+            np.testing.assert_allclose(feature, mine.embed(frames[last], lost[last])[0], atol=1e-6)
+    assert online.frames == 13
+    online.reset()
+    first = mine.embed(frames[:1])[0]
+    np.testing.assert_allclose(online.push(frames[0]), first, atol=1e-6)
+    # All frames since the start, by choice and without a recogniser.
+    whole, plain = mine.online(window=0), model.online()
+    for frame in frames:
+        np.testing.assert_array_equal(whole.push(frame), plain.push(frame))
+    with pytest.raises(UserError, match="Frame 1 .*shape"):
+        online.push(np.zeros(75))
 
 
 def test_a_model_is_fitted_in_python_as_on_the_command_line(model, model_path, folder):

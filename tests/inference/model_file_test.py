@@ -178,6 +178,8 @@ KERNEL = "bone/params/encoder/gru/layer_0/input_kernel"
         ({"provenance": "3"}, {}, "is damaged"),
         ({"threshold": '"x"'}, {}, "is damaged"),
         ({"threshold": "NaN"}, {}, "threshold is nan"),
+        ({"window": "-1"}, {}, "window is -1"),
+        ({"window": "[]"}, {}, "is damaged"),
         ({}, {KERNEL: np.zeros(3, np.float16)}, "encoder bone, does not fit .*kernel is float32"),
         ({}, {KERNEL: np.zeros(3, np.int8)}, "encoder bone, does not fit .*kernel is int8"),
         ({}, {"evil/x": np.zeros(3, np.float32)}, "evil' is unknown"),
