@@ -33,18 +33,21 @@ def get_config(recipe: str = "joint") -> Config:
     config.update_from_flattened_dict(SMALL)
     config.data.name = GENERATED
     config.views.stream = stream
-    config.views.shear_limit = 0.3
-    config.views.jitter_limit = 0.5
-    config.model.hidden = 128
+    config.model.hidden = 96
     config.method.queue_size = 4096
-    config.eval.pooling = ("last", "mean", "max")
+    # Beside the contrastive loss, which is the same for all streams, errors of joints and bones,
+    # and even more those of motion, are small.
+    config.method.mask_weight = 2000.0 if stream == "motion" else 400.0
+    # The last layer serves the contrastive loss; the others know more of other movements.
+    config.eval.layers = (1, 2)
+    config.eval.pooling = ("mean", "max")
     config.eval.every_epochs = 0
     config.checkpoint.every_epochs = 1
-    config.optimizer.epochs = 4
-    config.optimizer.decay_epochs = (3,)
+    config.optimizer.epochs = 3
+    config.optimizer.decay_epochs = (2,)
     if not corpus:
         config.data.name = "synthetic_skeletons/motions_n4000"
         config.data.extra = (IRDS,)
-        config.optimizer.epochs = 6
-        config.optimizer.decay_epochs = (4,)
+        config.optimizer.epochs = 4
+        config.optimizer.decay_epochs = (3,)
     return config

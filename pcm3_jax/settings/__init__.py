@@ -221,6 +221,9 @@ class Evaluation(Section):
         "poolings over time of the encoder's states, of last, mean, max, that make a feature; "
         "several are concatenated, each at unit length",
     )
+    layers: tuple[int, ...] = setting(
+        (), "layers of the encoder, from 1, whose states make a feature; (): the last layer"
+    )
 
     def check(self) -> None:
         require(
