@@ -34,7 +34,7 @@ from pcm3_jax.inference.torch_layout import tensors_to_torch, weights_from_torch
 from pcm3_jax.inference.validation import Sequence, read_sequences
 from pcm3_jax.inference.weights import ModelWeights, Weights, join
 from pcm3_jax.inference.whitening import fit_whitening
-from pcm3_jax.methods.state import build_model
+from pcm3_jax.methods.state import build_model, build_readout
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.runtime import commands
@@ -80,15 +80,16 @@ def _embedding(weights: Weights) -> Callable[[jax.Array], Any]:
     """(N, T, 2, 25, 3) → (N, F) of one encoder."""
     network, stream = build_model(weights.config), weights.config.views.stream
     variables = weights.network()
-    whitening = variables.pop("whitening", None)
+    whitening, readout = variables.pop("whitening", None), build_readout(weights.config)
 
     def embed(skeletons: jax.Array) -> Any:
         views = to_stream(skeletons, ~missing_joints(skeletons), stream)
-        pooling = weights.config.eval.pooling
-        features: Any = network.apply(variables, views, pooling, method=PCM3.embed)
+        features: Any = network.apply(variables, views, readout, method=PCM3.embed)
         if whitening is None:
             return features
-        return unit_length((features - whitening["mean"]) @ whitening["matrix"])
+        parts = features.reshape(-1, *whitening["mean"].shape) - whitening["mean"]
+        white = jnp.einsum("npi,pij->npj", parts, whitening["matrix"])
+        return unit_length(white).reshape(features.shape)
 
     return embed
 
@@ -113,7 +114,8 @@ def whitened(model: ModelWeights, data: str, data_dir: str) -> ModelWeights:
             )
         tree = {part: value for part, value in weights.tree.items() if part != "whitening"}
         plain = Weights(weights.config, tree)
-        fitted = fit_whitening(TrainedEncoder(plain).embed(_sequences(data, data_dir, plain)))
+        features = TrainedEncoder(plain).embed(_sequences(data, data_dir, plain))
+        fitted = fit_whitening(features, build_readout(plain.config).parts)
         encoders[name] = Weights(weights.config, tree | {"whitening": fitted._asdict()})
     made = {name: model.provenance.get(name, {}) | {"whitening": data} for name in encoders}
     return ModelWeights(encoders, provenance=made, half=model.half)

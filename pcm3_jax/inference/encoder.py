@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pcm3_jax.data.normalization import normalization_of
@@ -18,7 +17,8 @@ from pcm3_jax.inference.online import build_step
 from pcm3_jax.inference.validation import Sequence
 from pcm3_jax.inference.weights import Weights
 from pcm3_jax.inference.whitening import Whitening
-from pcm3_jax.methods.state import build_model
+from pcm3_jax.methods.state import build_model, build_readout
+from pcm3_jax.models.encoder import Readout
 from pcm3_jax.models.pcm3 import PCM3
 
 # Limit for encoding without resampling, where the features of all frames are in memory at once.
@@ -53,7 +53,7 @@ class TrainedEncoder:
         self.variables = jax.device_put({k: weights.tree[k] for k in ("params", "batch_stats")})
         whitening = weights.tree.get("whitening")
         self.whitening = None if whitening is None else Whitening(**whitening)
-        self.network = build_model(weights.config)
+        self.network, self.readout = build_model(weights.config), build_readout(weights.config)
         self.views = InputViews(weights.config.views, weights.config.data.max_frames)
         self.step = build_step(self.network)
 
@@ -65,7 +65,7 @@ class TrainedEncoder:
     def embed(self, sequences: list[Sequence]) -> np.ndarray:
         """Features (N, F) of the central crops of normalised sequences, as in evaluation."""
         views = self.views.central(sequences)
-        encode = functools.partial(_encode, self.network, self.config.eval.pooling)
+        encode = functools.partial(_encode, self.network, self.readout)
         features = [self._run(encode, poses, rows) for poses, _, rows in views]
         return self.finished(np.concatenate(features))
 
@@ -87,7 +87,7 @@ class TrainedEncoder:
             poses = self.views.as_they_are(sequence, pad=self.network.recurrence == "causal")
             with jax.default_matmul_precision("highest"):
                 feature = _encode_prefix(
-                    self.network, self.config.eval.pooling, self.variables, poses, np.int32(length)
+                    self.network, self.readout, self.variables, poses, np.int32(length)
                 )
             features.append(np.asarray(feature))
         return self.finished(np.concatenate(features))
@@ -115,8 +115,8 @@ class TrainedEncoder:
 
 # The network is static: encoders of equal networks, such as those of three streams, share programs.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _encode(network: PCM3, pooling: tuple[str, ...], variables: Any, poses: jax.Array) -> Any:
-    return network.apply(variables, poses, pooling, method=PCM3.embed)
+def _encode(network: PCM3, readout: Readout, variables: Any, poses: jax.Array) -> Any:
+    return network.apply(variables, poses, readout, method=PCM3.embed)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -126,14 +126,13 @@ def _reconstruct(network: PCM3, variables: Any, poses: jax.Array) -> Any:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _encode_prefix(
-    network: PCM3, pooling: tuple[str, ...], variables: Any, poses: jax.Array, length: jax.Array
+    network: PCM3, readout: Readout, variables: Any, poses: jax.Array, length: jax.Array
 ) -> Any:
     """The feature of the first ``length`` frames of padded sequences."""
 
     def encode(network: PCM3, poses: jax.Array) -> jax.Array:
-        states = network.encoder(flatten_frames(poses)).astype(jnp.float32)
         # Only causal encoders' sequences are padded.
         counted = length if network.recurrence == "causal" else None
-        return network.encoder.sequence_feature(states, pooling, counted)
+        return network.encoder.read_out(flatten_frames(poses), readout, counted)
 
     return network.apply(variables, poses, method=encode)

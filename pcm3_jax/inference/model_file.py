@@ -224,7 +224,7 @@ def _of_evaluation(workdir: Path, config: Config) -> ModelWeights:
         encoder, provenance = model.only, model.provenance
         # Prepare inputs as in the classifier's training, not as in the encoder's: data may differ.
         encoder.config.data, encoder.config.views = config.data, config.views
-        encoder.config.eval.pooling = config.eval.pooling
+        encoder.config.eval = config.eval
     else:
         encoder = Weights(config, jax.tree.map(np.asarray, random_encoder(config)))
     heads = {"classifier": classifier}

@@ -23,12 +23,13 @@ from pcm3_jax.data.skeleton import (
 )
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.validation import Sequence, read_sequence
-from pcm3_jax.models.encoder import join_poolings
+from pcm3_jax.inference.whitening import of_unit_length
+from pcm3_jax.methods.state import build_readout
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.settings import Config
 
-# (variables, state (L, 2, H), pose (2, 25, 3)) → the state and the feature (2H,) after it.
-Step = Callable[[Any, jax.Array, Array], tuple[jax.Array, jax.Array]]
+# (variables, state (L, 2, H), pose (2, 25, 3)) → the state after it.
+Step = Callable[[Any, jax.Array, Array], jax.Array]
 # Features (2H,) of several encoders → the model's feature (F,).
 Join = Callable[[list[np.ndarray]], np.ndarray]
 
@@ -38,7 +39,7 @@ def build_step(model: PCM3) -> Step:
     """The jitted recurrence of one frame, shared by all encoders of equal networks."""
 
     @jax.jit
-    def step(variables: Any, state: jax.Array, pose: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(variables: Any, state: jax.Array, pose: jax.Array) -> jax.Array:
         normalised: Any = model.apply(
             variables, flatten_frames(pose), method=lambda m, x: m.encoder.input_norm(x)
         )
@@ -47,7 +48,7 @@ def build_step(model: PCM3) -> Step:
         for index in range(model.layers):
             states.append(_cell(layers[f"layer_{index}"], state[index], inputs, model.dtype))
             inputs = states[-1].reshape(-1).astype(model.dtype)
-        return jnp.stack(states), inputs.astype(jnp.float32)
+        return jnp.stack(states)
 
     return step
 
@@ -182,7 +183,9 @@ class OnlineStream:
                 "from their end; only a 'causal' model can take frames as they arrive."
             )
         self._step, self._variables, self._stream = step, variables, config.views.stream
-        self._pooling, self._features = config.eval.pooling, 2 * config.model.hidden
+        self._readout = build_readout(config)
+        layers = self._readout.layers or (config.model.layers,)
+        self._layers = [layer - 1 for layer in layers]
         self._finish, self._normalization = finish, normalization
         # On the device like all later states: otherwise the first frame compiles separately.
         self._start = jnp.zeros((config.model.layers, 2, config.model.hidden))
@@ -192,13 +195,12 @@ class OnlineStream:
         self._normalize = OnlineNormalization(self._normalization) if self._normalization else None
         self._state = self._start
         self._last: Sequence | None = None
-        # Over the features of all frames so far.
+        # Over the layers' states (layers, 2H) of all frames so far.
         self._count = 0
-        self._sum = np.zeros(self._features, np.float32)
-        self._max = np.full(self._features, -np.inf, np.float32)
+        self._sum, self._max = np.zeros(()), np.full((), -np.inf)
 
     def push(self, now: Sequence) -> np.ndarray | None:
-        """The feature (2H,) after one more frame; None until the first spine is seen."""
+        """The feature (F,) after one more frame; None until the first spine is seen."""
         if self._normalize is not None:
             pose = self._normalize(now.poses[0])
             if pose is None:
@@ -210,36 +212,39 @@ class OnlineStream:
             if self._stream != "motion":
                 seen = visible_in_stream(now.visible, self._stream)
                 poses = np.asarray(STREAMS[self._stream](now.poses))
-                self._state, feature = self._advance(poses * seen[..., None])
-                self._keep(feature)
-                return self._pooled(feature)
+                self._state, states = self._advance(poses * seen[..., None])
+                self._keep(states)
+                return self._feature(states)
             # Motion is the displacement to the next frame.  The previous frame's motion is known
             # now and updates the state.  This frame's is taken as zero, as in the last frame of a
             # sequence: it gives the feature, but the state is not kept.
             if last is not None:
                 both = last.visible & now.visible
-                self._state, feature = self._advance((now.poses - last.poses) * both[..., None])
-                self._keep(feature)
-            return self._pooled(self._advance(np.zeros_like(now.poses))[1], more=1)
+                self._state, states = self._advance((now.poses - last.poses) * both[..., None])
+                self._keep(states)
+            return self._feature(self._advance(np.zeros_like(now.poses))[1], more=1)
 
-    def _keep(self, feature: np.ndarray) -> None:
-        """Counts a frame's feature (2H,) in the poolings over time."""
+    def _keep(self, states: np.ndarray) -> None:
+        """Counts a frame's states (layers, 2H) in the poolings over time."""
         self._count += 1
-        self._sum, self._max = self._sum + feature, np.maximum(self._max, feature)
+        self._sum, self._max = self._sum + states, np.maximum(self._max, states)
 
-    def _pooled(self, feature: np.ndarray, more: int = 0) -> np.ndarray:
-        """The sequence's feature (F,); with ``more``, the frame's own is not yet counted."""
-        pools: dict[str, Any] = {
-            "last": feature,
-            "mean": (self._sum + more * feature) / (self._count + more),
-            "max": np.maximum(self._max, feature),
+    def _feature(self, states: np.ndarray, more: int = 0) -> np.ndarray:
+        """The sequence's feature (F,); with ``more``, ``states`` are not yet counted."""
+        pools = {
+            "last": states,
+            "mean": (self._sum + more * states) / (self._count + more),
+            "max": np.maximum(self._max, states),
         }
-        pooled = join_poolings([pools[name] for name in self._pooling])
-        return self._finish(np.asarray(pooled))
+        parts = np.stack([pools[name] for name in self._readout.pooling], dtype=np.float32)
+        if self._readout.parts > 1:
+            parts = of_unit_length(parts)
+        return self._finish(parts.reshape(-1))
 
     def _advance(self, poses: np.ndarray) -> tuple[jax.Array, np.ndarray]:
-        state, feature = self._step(self._variables, self._state, poses[0])
-        return state, np.asarray(feature)
+        """The state after one more pose (1, 2, 25, 3), and the states (layers, 2H) to read out."""
+        state = self._step(self._variables, self._state, poses[0])
+        return state, np.asarray(state)[self._layers].reshape(len(self._layers), -1)
 
 
 class OnlineNormalization:

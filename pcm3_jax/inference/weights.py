@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from pcm3_jax.errors import UserError
-from pcm3_jax.methods.state import build_model, init_variables, key_part
+from pcm3_jax.methods.state import build_model, build_readout, init_variables, key_part
 from pcm3_jax.settings import Config, Stream
 
 # Parts of a training state that a file may hold besides the network.
@@ -26,8 +26,9 @@ class Weights:
 
     Attributes:
       config: complete and valid.
-      tree: {"params": …, "batch_stats": …}, in which only the encoder is required, and optionally
-        the parts of `TRAINING` and {"whitening": {"mean": (F,), "matrix": (F, F)}}.
+      tree: {"params": …, "batch_stats": …}, in which only the encoder is required; optionally the
+        parts of `TRAINING` and, for the P parts of a feature, {"whitening": {"mean": (P, 2H),
+        "matrix": (P, 2H, 2H)}}.
     """
 
     config: Config
@@ -35,8 +36,8 @@ class Weights:
 
     @property
     def features(self) -> int:
-        """F, the length of the encoder's feature: 2H for each of ``config.eval.pooling``."""
-        return 2 * self.config.model.hidden * len(self.config.eval.pooling)
+        """F, the length of the encoder's feature: 2H for each part of its readout."""
+        return 2 * self.config.model.hidden * build_readout(self.config).parts
 
     def network(self) -> dict[str, Any]:
         """Only the encoder, without projector, decoder and training state."""
@@ -194,8 +195,8 @@ def _check_encoder(weights: Weights, what: str) -> None:
             # Checked first: `template` builds as many layers as the configuration says.
             if len(params[part]["gru"]) != layers:
                 raise UserError(f"{what} has another number of layers than its configuration.")
-        size = weights.features
-        shapes = {"mean": (size,), "matrix": (size, size)}
+        parts, size = build_readout(weights.config).parts, 2 * model.hidden
+        shapes = {"mean": (parts, size), "matrix": (parts, size, size)}
         whitening = {k: jax.ShapeDtypeStruct(shape, np.float32) for k, shape in shapes.items()}
         wanted = template(weights.config) | {"whitening": whitening}
         problem = _network_difference(weights.tree, wanted)

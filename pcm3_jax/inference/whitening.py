@@ -16,30 +16,38 @@ _FLOOR = 0.03
 
 
 class Whitening(NamedTuple):
-    """An affine map of features (…, F), followed by division by their L2 norm.
+    """An affine map of each of the P parts of a feature, followed by division by its L2 norm.
 
     Attributes:
-      mean: (F,).
-      matrix: (F, F), symmetric; its scale has no effect.
+      mean: (P, 2H).
+      matrix: (P, 2H, 2H), symmetric; its scale has no effect.
     """
 
     mean: np.ndarray
     matrix: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Whitened features (…, F) of unit length."""
-        return of_unit_length((features - self.mean) @ self.matrix)
+        """Whitened features (…, P · 2H), each part of unit length."""
+        parts = features.reshape(*features.shape[:-1], *self.mean.shape) - self.mean
+        white = of_unit_length(np.einsum("...pi,pij->...pj", parts, self.matrix))
+        return white.reshape(features.shape)
 
 
-def fit_whitening(features: np.ndarray) -> Whitening:
-    """The whitening of features (S, F), best with S of several thousand."""
+def fit_whitening(features: np.ndarray, parts: int) -> Whitening:
+    """The whitening of features (S, parts · 2H), best with S of several thousand."""
+    split = features.reshape(len(features), parts, -1).swapaxes(0, 1)
+    return Whitening(*map(np.stack, zip(*map(_fit_part, split), strict=True)))
+
+
+def _fit_part(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (F,) and matrix (F, F) of one part (S, F)."""
     mean = features.mean(axis=0, dtype=np.float64)
     _, spread, directions = np.linalg.svd(features - mean, full_matrices=False)
     gain = (1 + _FLOOR) * spread[0] / (spread + _FLOOR * spread[0])
     # S < F samples leave directions without spread, which get the largest gain like other noise.
     rest = (1 + 1 / _FLOOR) * (np.eye(len(mean)) - directions.T @ directions)
     matrix = (directions.T * gain) @ directions + rest
-    return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
+    return mean.astype(np.float32), matrix.astype(np.float32)
 
 
 def of_unit_length(features: np.ndarray) -> np.ndarray:

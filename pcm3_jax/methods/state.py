@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS
-from pcm3_jax.models.encoder import Encoder, unit_length
+from pcm3_jax.models.encoder import Encoder, Readout, unit_length
 from pcm3_jax.models.pcm3 import PCM3, PromptOffsets, QueryViews
-from pcm3_jax.settings import Config
+from pcm3_jax.settings import Config, require
 
 # The submodules that the key encoder copies.
 KEY_MODULES = ("encoder", "projector")
@@ -104,6 +104,17 @@ def build_model(config: Config, axis_name: str | None = None) -> PCM3:
         remat=model.remat,
         axis_name=axis_name,
     )
+
+
+def build_readout(config: Config) -> Readout:
+    """The parts of a feature; raises UserError if a layer does not exist."""
+    layers, most = config.eval.layers, config.model.layers
+    require(
+        all(1 <= layer <= most for layer in layers) and len(set(layers)) == len(layers),
+        f"config.eval.layers is {layers}, but must be different numbers from 1 to {most}, "
+        "the layers of the encoder.",
+    )
+    return Readout(tuple(layers), tuple(config.eval.pooling))
 
 
 def build_encoder(config: Config, axis_name: str | None = None) -> Encoder:

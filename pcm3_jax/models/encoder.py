@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -98,51 +98,68 @@ class Encoder(nn.Module):
         """Updates the running statistics, as `BatchNorm.record`."""
         self.input_norm.record(moments)
 
-    def sequence_feature(
-        self,
-        features: jax.Array,
-        pooling: Sequence[str] = ("last",),
-        length: jax.Array | None = None,
-    ) -> jax.Array:
-        """Sequence features (..., F) from the features of every frame (T, ..., 2H).
-
-        Args:
-          features: of every frame.
-          pooling: of "last", "mean" and "max", over time; see `join_poolings`.
-          length: frames that count, of a causal encoder; None: all.
-        """
-        pools = {"last": self._last, "mean": _mean, "max": _maximum}
-        return join_poolings([pools[name](features, length) for name in pooling])
-
-    def _last(self, features: jax.Array, length: jax.Array | None) -> jax.Array:
+    def sequence_feature(self, features: jax.Array) -> jax.Array:
+        """Sequence features (..., 2H) from the features of every frame (T, ..., 2H)."""
         if self.recurrence == "causal":
-            return features[-1 if length is None else length - 1]
+            return features[-1]
         # The backward GRU has read the whole sequence at the first frame.
         return jnp.concatenate(
             [features[-1, ..., : self.hidden], features[0, ..., self.hidden :]], axis=-1
         )
 
+    def read_out(
+        self, frames: jax.Array, readout: Readout, length: jax.Array | None = None
+    ) -> jax.Array:
+        """Sequence features (N, F) of flat frames (N, T, 150), float32.
 
-def _mean(features: jax.Array, length: jax.Array | None) -> jax.Array:
-    if length is None:
-        return features.mean(0)
-    return jnp.where(_counted(features, length), features, 0).sum(0) / length
+        Args:
+          frames: of the encoder's stream.
+          readout: which states make the feature.
+          length: number of frames that count, of a causal encoder; None: all.
+        """
+        layers = readout.layers or (self.layers,)
+        states = self.gru(jnp.moveaxis(self.input_norm(frames), 1, 0), layers).astype(jnp.float32)
+        if length is None:
+            pools = {
+                "last": lambda: self.sequence_feature(states),
+                "mean": lambda: states.mean(0),
+                "max": lambda: states.max(0),
+            }
+        else:
+            counted = (jnp.arange(len(states)) < length)[:, None, None, None]
+            pools = {
+                "last": lambda: states[length - 1],
+                "mean": lambda: jnp.where(counted, states, 0).sum(0) / length,
+                "max": lambda: jnp.where(counted, states, -jnp.inf).max(0),
+            }
+        return join_parts(jnp.stack([pools[name]() for name in readout.pooling], axis=1))
 
 
-def _maximum(features: jax.Array, length: jax.Array | None) -> jax.Array:
-    if length is not None:
-        features = jnp.where(_counted(features, length), features, -jnp.inf)
-    return features.max(0)
+class Readout(NamedTuple):
+    """How a sequence's feature is read from the states of all frames.
+
+    Attributes:
+      layers: numbers from 1; (): the last layer.
+      pooling: of "last", "mean" and "max", over time.
+    """
+
+    layers: tuple[int, ...]
+    pooling: tuple[str, ...]
+
+    @property
+    def parts(self) -> int:
+        """Number of parts of length 2H that make a feature."""
+        return max(1, len(self.layers)) * len(self.pooling)
 
 
-def _counted(features: jax.Array, length: jax.Array) -> jax.Array:
-    """(T, 1, …) booleans: the first ``length`` frames."""
-    return jnp.arange(len(features)).reshape(-1, *[1] * (features.ndim - 1)) < length
+LAST_STATE = Readout((), ("last",))
 
 
-def join_poolings(parts: Sequence[jax.Array]) -> jax.Array:
-    """Concatenates features (..., 2H) of a sequence, each at unit length if there are several."""
-    return parts[0] if len(parts) == 1 else jnp.concatenate([*map(unit_length, parts)], axis=-1)
+def join_parts(parts: jax.Array) -> jax.Array:
+    """A feature (N, F) of its parts (N, poolings, layers, 2H), each at unit length if several."""
+    if parts.shape[1] * parts.shape[2] > 1:
+        parts = unit_length(parts)
+    return parts.reshape(len(parts), -1)
 
 
 class Projector(nn.Module):

@@ -410,8 +410,12 @@ class GRU(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Inputs (T, N, F) to the last layer's states (T, N, D * H)."""
+    def __call__(self, inputs: jax.Array, layers: Sequence[int] = ()) -> jax.Array:
+        """Inputs (T, N, F) to the last layer's states (T, N, D * H).
+
+        With ``layers``, numbers from 1, to the states of these layers (T, N, len(layers), D * H).
+        """
+        states = []
         for layer in range(self.layers):
             inputs = GRULayer(
                 hidden=self.hidden,
@@ -422,4 +426,5 @@ class GRU(nn.Module):
                 remat=self.remat,
                 name=f"layer_{layer}",
             )(inputs)
-        return inputs
+            states.append(inputs)
+        return jnp.stack([states[layer - 1] for layer in layers], axis=-2) if layers else inputs

@@ -14,7 +14,7 @@ The forward pass of the query side (sections of the paper in brackets):
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import flax.linen as nn
 import flax.struct
@@ -24,7 +24,7 @@ from jax import lax
 
 from pcm3_jax.data.skeleton import FEATURES, flatten_frames, unflatten_frames
 from pcm3_jax.models.decoder import Decoder
-from pcm3_jax.models.encoder import Encoder, Projector
+from pcm3_jax.models.encoder import LAST_STATE, Encoder, Projector, Readout
 from pcm3_jax.models.gru import Recurrence, symmetric_uniform
 from pcm3_jax.models.norm import Moments
 from pcm3_jax.settings import POSITIVES
@@ -238,17 +238,16 @@ class PCM3(nn.Module):
         self.encoder.record(moments["intra"])
         return self._project(features["intra"], offsets.key)
 
-    def embed(self, poses: jax.Array, pooling: Sequence[str] = ("last",)) -> jax.Array:
+    def embed(self, poses: jax.Array, readout: Readout = LAST_STATE) -> jax.Array:
         """Sequence features (N, F) of poses (N, T, M, V, C) for downstream tasks.
 
         Running statistics, no prompts (§3.4).
 
         Args:
           poses: in the encoder's stream.
-          pooling: as in `Encoder.sequence_feature`; F is 2H for each.
+          readout: which states make the feature; F is 2H for the last state.
         """
-        features = self.encoder(flatten_frames(poses)).astype(jnp.float32)
-        return self.encoder.sequence_feature(features, pooling)
+        return self.encoder.read_out(flatten_frames(poses), readout)
 
     def reconstruct(self, poses: jax.Array) -> jax.Array:
         """The decoder's prediction (N, T, M, V, C) of every frame of poses (N, T, M, V, C).

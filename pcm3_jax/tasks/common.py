@@ -25,7 +25,7 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file
 from pcm3_jax.inference.weights import Weights
 from pcm3_jax.methods.method import encoder_flops
-from pcm3_jax.methods.state import build_model, random_encoder
+from pcm3_jax.methods.state import build_model, build_readout, random_encoder
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.runtime.parallel import AXIS, Devices
 from pcm3_jax.settings import Config
@@ -92,8 +92,8 @@ def _labels(split: Recordings) -> set[int]:
 
 
 def encoder_embedding(model: PCM3, config: Config) -> Embedding:
-    """The encoder's sequence features (N, 2H), or (N, F) with ``config.eval.pooling``."""
-    embed = functools.partial(model.apply, method=PCM3.embed, pooling=config.eval.pooling)
+    """The encoder's sequence features (N, F), of ``config.eval.layers`` and ``pooling``."""
+    embed = functools.partial(model.apply, method=PCM3.embed, readout=build_readout(config))
     return cast(Embedding, embed)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pcm3_jax.models.encoder import Encoder, Projector, unit_length
+from pcm3_jax.models.encoder import Encoder, Projector, Readout, unit_length
 from tests import restatement
 
 HIDDEN = 4
@@ -118,19 +118,26 @@ def test_sequence_feature_covers_every_frame(recurrence):
 
 
 @pytest.mark.parametrize("length", [None, 3])
+@pytest.mark.parametrize("chosen", [(), (2,), (2, 1)])
 @pytest.mark.parametrize(
     "pooling", [("last",), ("mean",), ("max", "last"), ("last", "mean", "max")]
 )
-def test_poolings_over_time(pooling, length):
+def test_features_are_read_out_of_layers_and_frames(pooling, chosen, length):
     encoder, variables = make(recurrence="causal")
-    states = np.random.default_rng(0).normal(size=(7, 2, 5)).astype(np.float32)
-    feature = encoder.apply(variables, states, pooling, length, method=Encoder.sequence_feature)
-    counted = states[:length]
-    parts = {"last": counted[-1], "mean": counted.mean(0), "max": counted.max(0)}
-    expected = [parts[name] for name in pooling]
-    if len(pooling) > 1:
-        expected = [part / np.linalg.norm(part, axis=-1, keepdims=True) for part in expected]
-    np.testing.assert_allclose(feature, np.concatenate(expected, axis=-1), atol=1e-6)
+    (x,) = frames(passes=1)
+    feature = encoder.apply(variables, x, Readout(chosen, pooling), length, method=Encoder.read_out)
+    parts, states = [], {}
+    inputs = np.asarray(encoder.apply(variables, x, method=lambda m, x: m.input_norm(x)))
+    for layer, parameters in enumerate(layers(variables), 1):
+        inputs = states[layer] = restatement.bigru_causal(inputs, [parameters])
+    for name in pooling:
+        for layer in chosen or (encoder.layers,):
+            counted = states[layer][:, :length]
+            pools = {"last": counted[:, -1], "mean": counted.mean(1), "max": counted.max(1)}
+            parts.append(pools[name])
+    if len(parts) > 1:
+        parts = [part / np.linalg.norm(part, axis=-1, keepdims=True) for part in parts]
+    np.testing.assert_allclose(feature, np.concatenate(parts, axis=-1), rtol=0, atol=TOLERANCE)
 
 
 def test_projector():
