@@ -21,9 +21,10 @@ from pcm3_jax.data.skeleton import flatten_frames
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file
 from pcm3_jax.inference.batching import InputViews
+from pcm3_jax.inference.detection import Interval
 from pcm3_jax.inference.online import OnlineEncoder, build_step
 from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
-from pcm3_jax.inference.weights import Weights
+from pcm3_jax.inference.weights import HEADS, Weights
 from pcm3_jax.methods.state import build_model
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.settings import Config
@@ -49,9 +50,10 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Loads a trained model.
 
     Args:
-      path: the workdir of a pretraining run (its last checkpoint is used) or of a linear
-        evaluation (its encoder and its classifier), one checkpoint ``WORKDIR/checkpoints/STEP``,
-        or a safetensors file from `pcm3_jax.convert`.
+      path: the workdir of a pretraining run (its last checkpoint is used) or of a finished linear
+        evaluation, finetuning, detection or motion prediction (its encoder and what the task
+        trained), one checkpoint ``WORKDIR/checkpoints/STEP``, or a safetensors file from
+        `pcm3_jax.convert`.
 
     Raises:
       pcm3_jax.errors.UserError: ``path`` holds no model, or a damaged one.
@@ -70,13 +72,19 @@ class Model:
     Attributes:
       config: of the run that trained the encoder; with a classifier, ``data`` and ``views`` are
         those that it was trained with.
-      classes: names of the labels that `classify` gives; empty without a classifier.
+      classes: names of the labels that `classify` or `detect` gives; empty without such a head.
+      heads: what the model has besides its encoder: "classifier", "detector" or "forecaster".
     """
 
     def __init__(self, weights: Weights) -> None:
         self.config: Config = weights.config
         self.classes: tuple[str, ...] = weights.classes
         self._classifier = weights.tree.get("classifier")
+        self._heads = {
+            head: HEADS[head](weights.config, weights.tree, weights.classes, settings)
+            for head, settings in weights.heads.items()
+        }
+        self.heads = (*(["classifier"] if self._classifier else []), *self._heads)
         self._variables = jax.device_put({k: weights.tree[k] for k in ("params", "batch_stats")})
         self._network = build_model(weights.config)
         self._views = InputViews(weights.config.views, weights.config.data.max_frames)
@@ -137,7 +145,7 @@ class Model:
         layout: str | None = None,
         normalize: bool = True,
     ) -> list[list[tuple[str, float]]]:
-        """The most probable labels of sequences, under the linear evaluation's classifier.
+        """The most probable labels of sequences, of a linear evaluation or a finetuned model.
 
         Args:
           skeletons, mask, layout, normalize: as for `embed`.
@@ -156,7 +164,7 @@ class Model:
         if self._classifier is None:
             raise UserError(
                 "This model has no classifier: load the workdir of a linear evaluation "
-                "(config.task='linear_eval') of it."
+                "(config.task='linear_eval') of it, or of finetuning (config.task='finetune')."
             )
         if k < 1:
             raise UserError(f"k is {k}; it must be at least 1.")
@@ -168,6 +176,66 @@ class Model:
             [(self.classes[i], float(share[i])) for i in row]
             for row, share in zip(best, shares, strict=True)
         ]
+
+    def detect(
+        self,
+        skeletons: Any,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> list[list[Interval]]:
+        """The actions in untrimmed videos, found as the task "detection" evaluates them.
+
+        Each frame is classified from a window of the video's own frames; its frame rate should be
+        that of the training data.
+
+        Args:
+          skeletons, mask, layout, normalize: as for `embed`.
+
+        Returns:
+          For each video its intervals (label, start, stop, score) in temporal order, in frames;
+          none if every frame is background.
+
+        Raises:
+          UserError: also if the model has no detector, or a video is shorter than its window.
+        """
+        detector = self._head("detector")
+        return detector(self._prepare(skeletons, mask, normalize, layout=layout))
+
+    def forecast(
+        self,
+        skeletons: Any,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> np.ndarray:
+        """The poses that follow recordings, predicted from their last frames.
+
+        Args:
+          skeletons, mask, layout, normalize: as for `embed`.
+
+        Returns:
+          (N, future, 2, 25, 3) float32 metres, in the coordinates to which the model's data set is
+          normalised, not those of the recording: usually centred on the first person's spine in
+          every frame, and rotated as the first frame requires.  A person who is absent in the last
+          frame is zeros.
+
+        Raises:
+          UserError: also if the model has no forecaster, or a recording has fewer frames than it
+            observes.
+        """
+        forecaster = self._head("forecaster")
+        return forecaster(self._prepare(skeletons, mask, normalize, layout=layout))
+
+    def _head(self, name: str) -> Any:
+        if name not in self._heads:
+            raise UserError(
+                f"This model has no {name}: load the workdir of a finished run with "
+                f"config.task={HEADS[name].task!r}."
+            )
+        return self._heads[name]
 
     def reconstruct(self, skeletons: Any, mask: Any, *, normalize: bool = True) -> Reconstruction:
         """Predicts masked joints (§3.2), with running statistics and without prompts.

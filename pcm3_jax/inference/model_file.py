@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.weights import TRAINING, Weights, check, template
+from pcm3_jax.inference.weights import HEADS, TRAINING, Weights, check, template
 from pcm3_jax.methods import METHODS
 from pcm3_jax.methods.state import random_encoder
 from pcm3_jax.runtime.files import replaced
@@ -28,14 +28,17 @@ from pcm3_jax.train.workdir import read_config
 _FORMAT = "pcm3_jax"
 # Written by a linear evaluation to its workdir.
 CLASSIFIER_FILE = "classifier.npz"
+# Written by tasks that train an encoder with a head; the model of pretraining is its checkpoint.
+MODEL_FILE = "model.safetensors"
 
 
 def load(path: Path, *, training: bool = False, stream: Stream | None = None) -> Weights:
     """Reads a model.
 
     Args:
-      path: the workdir of a pretraining run (its last checkpoint is used) or of a linear
-        evaluation, one checkpoint ``WORKDIR/checkpoints/STEP``, or a file that `save` wrote.
+      path: the workdir of a pretraining run (its last checkpoint is used), of a linear
+        evaluation, or of a finished task that trains an encoder with a head; one checkpoint
+        ``WORKDIR/checkpoints/STEP``; or a file that `save` wrote.
       training: whether to also read the parts of `TRAINING`, if present.
       stream: for a run that trained one encoder per stream, the one to load; by default
         ``config.views.stream``.
@@ -51,6 +54,8 @@ def load(path: Path, *, training: bool = False, stream: Stream | None = None) ->
         run = path.parent.parent
         return _of_run(read_config(run, Config), path.absolute(), training, stream)
     config = read_config(path, Config)
+    if config.task != "pretrain" and (path / MODEL_FILE).exists():
+        return _read(path / MODEL_FILE)
     if (path / CLASSIFIER_FILE).exists():
         return _of_evaluation(path, config)
     latest = latest_checkpoint(path)
@@ -73,10 +78,14 @@ def save(path: Path, weights: Weights) -> None:
         "format": _FORMAT,
         "config": weights.config.to_json(),
         "classes": json.dumps(weights.classes),
+        **{head: settings.to_json() for head, settings in weights.heads.items()},
     }
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
     with replaced(path) as partial:
-        save_file(arrays, partial, metadata)
+        try:
+            save_file(arrays, partial, metadata)
+        except SafetensorError as error:  # also for a full disk, not an OSError
+            raise UserError(f"{path} cannot be written ({error}).") from error
 
 
 def _read(path: Path) -> Weights:
@@ -92,6 +101,11 @@ def _read(path: Path) -> Weights:
         tree = unflatten_dict(flat, sep="/")
         config = Config.from_dict(json.loads(metadata["config"]))
         classes = tuple(map(str, json.loads(metadata["classes"])))
+        heads = {
+            head: kind.settings.from_dict(json.loads(metadata[head]))
+            for head, kind in HEADS.items()
+            if head in metadata
+        }
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is not a safetensors file ({error}); a PyTorch checkpoint must first go "
@@ -99,7 +113,7 @@ def _read(path: Path) -> Weights:
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
-    return check(Weights(config, tree, classes), str(path))
+    return check(Weights(config, tree, classes, heads), str(path))
 
 
 def _of_run(config: Config, path: Path, training: bool, stream: Stream | None) -> Weights:
@@ -127,7 +141,9 @@ def _of_evaluation(workdir: Path, config: Config) -> Weights:
         encoder = load(Path(config.encoder), stream=config.views.stream)
         # Prepare inputs as in the classifier's training, not as in the encoder's: data may differ.
         encoder.config.data, encoder.config.views = config.data, config.views
-        config, tree = encoder.config, encoder.tree
+        # Without the heads of an encoder that was finetuned.
+        kept = encoder.tree.keys() - HEADS.keys()
+        config, tree = encoder.config, {part: encoder.tree[part] for part in kept}
     else:
         tree = jax.tree.map(np.asarray, random_encoder(config))
     return check(Weights(config, tree | {"classifier": classifier}, classes), str(workdir))

@@ -10,11 +10,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.detection import Detector
+from pcm3_jax.inference.forecast import Forecaster
 from pcm3_jax.methods.state import build_model, init_variables, key_part
-from pcm3_jax.settings import Config
+from pcm3_jax.settings import Config, Section
 
 # Parts of a training state that a file may hold besides the network.
 TRAINING = ("key_params", "key_batch_stats", "queue", "queue_pointer")
+# Heads that have settings of their own, by their name in the tree.
+HEADS: dict[str, Any] = {"detector": Detector, "forecaster": Forecaster}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +28,16 @@ class Weights:
     Attributes:
       config: complete and valid.
       tree: {"params": …, "batch_stats": …}, in which only the encoder is required; optionally
-        {"classifier": {"kernel": (2H, classes), "bias": (classes,)}} and the parts of `TRAINING`.
-      classes: names of the classifier's classes.
+        {"classifier": {"kernel": (2H, classes), "bias": (classes,)}}, a head of `HEADS` and the
+        parts of `TRAINING`.
+      classes: names of the classifier's or detector's classes.
+      heads: settings of the heads of `HEADS` that the tree has.
     """
 
     config: Config
     tree: dict[str, Any]
     classes: tuple[str, ...] = ()
+    heads: dict[str, Section] = dataclasses.field(default_factory=dict)
 
 
 def template(config: Config) -> dict[str, Any]:
@@ -57,6 +64,8 @@ def check(weights: Weights, what: str) -> Weights:
     try:
         try:
             weights.config.check()
+            for settings in weights.heads.values():
+                settings.check_values()
         except UserError as error:
             raise UserError(f"{what} cannot be used: {error}") from error
         model, params = weights.config.model, weights.tree["params"]
@@ -73,7 +82,10 @@ def check(weights: Weights, what: str) -> Weights:
             wanted["classifier"] = {
                 name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()
             }
-        problem = _difference(weights.tree, wanted)
+        for head, settings in weights.heads.items():
+            wanted[head] = HEADS[head].shapes(weights.config, settings, len(weights.classes))
+        lost = sorted(weights.heads.keys() - weights.tree.keys())
+        problem = f"{lost[0]} is missing" if lost else _difference(weights.tree, wanted)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{what} holds no usable model ({type(error).__name__}: {error})."
