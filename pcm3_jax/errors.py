@@ -41,7 +41,12 @@ def report_failure(failure: str, on_failure: str) -> None:
             f"{failure}; the same command continues from the last checkpoint once this is "
             "fixed; with --config.checkpoint.on_failure=continue a failed write is only a warning."
         )
-    print(f"warning: {failure}.", file=sys.stderr, flush=True)
+    warn(f"{failure}.")
+
+
+def warn(message: str) -> None:
+    """Prints a warning, one sentence: what, where, and what to do."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def reason(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from absl.testing import flagsaver
 from pcm3_jax import main
 from pcm3_jax.config import command_line
 from pcm3_jax.tasks.coordinates import Coordinates
-from tests.running import checkpoint_steps, losses, metrics
+from tests.running import FEW_STEPS, checkpoint_steps, losses, metrics
 
 # ml_collections loads configuration files in a way that Python means to drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated")
@@ -73,7 +73,8 @@ def test_on_a_terminal_there_is_a_bar_and_nothing_else(program, tmp_path):
     assert re.fullmatch(r"100%\|.*\| 384/384 \[.* ?samples/s, loss [\d.]+\]", texts[-2])
     assert json.loads(texts[-1])["steps"] == 24
     evaluation = r"step \d+/24  epoch \d+  knn_accuracy [\d.]+"
-    for text in texts[:-1]:
+    assert re.fullmatch(FEW_STEPS, f"{texts[0]}\n")
+    for text in texts[1:-1]:
         assert re.fullmatch(evaluation, text) or re.match(r" *\d+%\|.*\| ", text), text
 
 

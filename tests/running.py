@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -45,6 +46,8 @@ def get_config():
     config.checkpoint.every_epochs = 1
     return config
 """
+# What such a short pretraining is warned of.
+FEW_STEPS = r"warning: \d+ optimizer steps \(\d+ per epoch\) are too few .*\.\n"
 # What metrics.jsonl says about the clock and memory, which no two runs share.
 PACE = ("samples_per_second", "seconds_left", "input_wait_share", "peak_memory_gb")
 
@@ -94,10 +97,10 @@ class Program:
     def run(
         self, workdir: Path, *arguments: str, devices: int = 1, **environment: str
     ) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error of a whole run."""
+        """Exit code, standard output and, without `FEW_STEPS`, standard error of a whole run."""
         process = self.start(workdir, *arguments, devices=devices, **environment)
         out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
+        return process.returncode, out, re.sub(FEW_STEPS, "", err)
 
 
 def metrics(workdir: Path) -> list[dict[str, float]]:

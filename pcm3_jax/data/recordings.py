@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 
 from pcm3_jax.data.normalization import normalization_of
+from pcm3_jax.data.skeleton import FEATURES, PERSONS
 from pcm3_jax.errors import UserError
 from pcm3_jax.runtime.parallel import Devices
 
@@ -142,6 +144,54 @@ def read(
         start=np.cumsum(lengths, dtype=np.int32) - lengths if resident else None,
         source=source,
     )
+
+
+def joined(parts: Sequence[Recordings]) -> Recordings:
+    """Several splits of recordings of one action as one, for training without labels.
+
+    Only the first keeps its labels and classes; the label of the others is -1.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    length = np.concatenate([part.length for part in parts])
+    # Data of one person gets a second person of zeros where others have two.
+    frames = [_of_two_persons(part.frames) for part in parts if part.frames is not None]
+    return dataclasses.replace(
+        first,
+        split=" + ".join(part.split for part in parts),
+        length=length,
+        label=np.concatenate(
+            [first.label, *(np.full(len(part), -1, np.int32) for part in parts[1:])]
+        ),
+        name=[name for part in parts for name in part.name],
+        frames=jnp.concatenate(frames, axis=-2) if frames else None,
+        start=np.cumsum(length, dtype=np.int32) - length if frames else None,
+        source=_Joined([part.source for part in parts]),
+    )
+
+
+class _Joined:
+    """Several sources of records as one."""
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self._sources = sources
+        self._stop = np.cumsum([len(source) for source in sources])
+
+    def __getitems__(self, ids: Sequence[int]) -> list[Any]:
+        found = []
+        for number in ids:
+            source = int(np.searchsorted(self._stop, number, side="right"))
+            first = self._stop[source] - len(self._sources[source])
+            (example,) = self._sources[source].__getitems__([int(number - first)])
+            skeleton = example["skeleton"]
+            absent = ((0, 0), (0, PERSONS - skeleton.shape[1]), (0, 0), (0, 0))
+            found.append(example | {"skeleton": np.pad(skeleton, absent)})
+        return found
+
+
+def _of_two_persons(frames: jax.Array) -> jax.Array:
+    return jnp.pad(frames, ((0, 0), (0, FEATURES - frames.shape[1])))
 
 
 def _flat(skeleton: np.ndarray) -> np.ndarray:

@@ -2,49 +2,130 @@
 
 python -m pcm3_jax.convert from_torch MODEL.pth.tar OUT.safetensors [--stream=joint]
 python -m pcm3_jax.convert to_torch   MODEL OUT.pth.tar
-python -m pcm3_jax.convert export     MODEL OUT.safetensors
+python -m pcm3_jax.convert export     MODEL … OUT.safetensors [--whiten=DATA_SET --data_dir=data]
 python -m pcm3_jax.convert stablehlo  MODEL OUT.bin
 
-MODEL is the workdir of a run, one of its checkpoints, or a safetensors file.  `stablehlo` writes
-a program for `jax.export.deserialize(…).call` that maps normalised skeletons (N, T, 2, 25, 3), T =
-config.views.frames, to features (N, 2H).  PyTorch is not needed.
+MODEL is the name of a model that comes with the package (base, …), the workdir of a run, one of its
+checkpoints, or a safetensors file.  `export` of several, for instance of the runs of three streams,
+joins their encoders to one model with parameters in float16, without decoders; --whiten whitens its
+features with statistics of a built data set's training split.  `stablehlo` writes a program for
+`jax.export.deserialize(…).call` that maps normalised skeletons (N, T, 2, 25, 3), T =
+config.views.frames, to features (N, F).  PyTorch is not needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from pcm3_jax.data import recordings
+from pcm3_jax.data.normalization import normalization_of
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, STREAMS, missing_joints, to_stream
+from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file, torch_checkpoint
+from pcm3_jax.inference.encoder import TrainedEncoder
 from pcm3_jax.inference.torch_layout import tensors_to_torch, weights_from_torch
-from pcm3_jax.inference.weights import Weights
+from pcm3_jax.inference.validation import Sequence, read_sequences
+from pcm3_jax.inference.weights import ModelWeights, Weights, join
+from pcm3_jax.inference.whitening import fit_whitening
 from pcm3_jax.methods.state import build_model
+from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import replaced, shown
+from pcm3_jax.runtime.parallel import Devices
+
+# Sequences that a whitening is fitted to.
+_WHITENING = 4096
 
 
-def stablehlo(weights: Weights) -> bytearray:
-    """Exports the encoder in evaluation mode, weights included, for any number of sequences."""
-    model, stream = build_model(weights.config), weights.config.views.stream
-    parts = ("params", "batch_stats")
-    variables = {part: {"encoder": weights.tree[part]["encoder"]} for part in parts}
+def stablehlo(model: ModelWeights) -> bytearray:
+    """Exports the encoders in evaluation mode, weights included, for any number of sequences.
 
-    def embed(skeletons: jax.Array) -> Any:
-        return model.apply(
-            variables, to_stream(skeletons, ~missing_joints(skeletons), stream), method=PCM3.embed
+    Raises:
+      UserError: the model's encoders take sequences of different lengths or normalisations.
+    """
+    inputs = {
+        (weights.config.views.frames, normalization_of(weights.config.data.name))
+        for weights in model.encoders.values()
+    }
+    if len(inputs) > 1:
+        raise UserError(
+            "The model's encoders differ in config.views.frames or in the normalisation of their "
+            "data, so that they cannot share one input; export them one by one."
         )
+    ((frames, _),) = inputs
+    embeds = [_embedding(weights) for weights in model.encoders.values()]
+
+    def embed(skeletons: jax.Array) -> jax.Array:
+        features = [encoder(skeletons) for encoder in embeds]
+        if len(features) == 1:
+            return features[0]
+        return jnp.concatenate([unit_length(part) for part in features], axis=-1)
 
     (rows,) = export.symbolic_shape("n")
-    shape = (rows, weights.config.views.frames, PERSONS, JOINTS, COORDINATES)
+    shape = (rows, frames, PERSONS, JOINTS, COORDINATES)
     with jax.default_matmul_precision("highest"):
         program = export.export(jax.jit(embed), platforms=("cpu", "cuda", "tpu"))
         return program(jax.ShapeDtypeStruct(shape, np.float32)).serialize()
+
+
+def _embedding(weights: Weights) -> Callable[[jax.Array], Any]:
+    """(N, T, 2, 25, 3) → (N, F) of one encoder."""
+    network, stream = build_model(weights.config), weights.config.views.stream
+    variables = weights.network()
+    whitening = variables.pop("whitening", None)
+
+    def embed(skeletons: jax.Array) -> Any:
+        views = to_stream(skeletons, ~missing_joints(skeletons), stream)
+        pooling = weights.config.eval.pooling
+        features: Any = network.apply(variables, views, pooling, method=PCM3.embed)
+        if whitening is None:
+            return features
+        return unit_length((features - whitening["mean"]) @ whitening["matrix"])
+
+    return embed
+
+
+def whitened(model: ModelWeights, data: str, data_dir: str) -> ModelWeights:
+    """The model with its encoders' features whitened by statistics of a data set.
+
+    Args:
+      model: any model; a head would not fit the new features and is dropped.
+      data: name of a built data set; up to `_WHITENING` sequences of its training split are used.
+      data_dir: where it was built.
+
+    Raises:
+      UserError: the data set cannot be read, or is normalised otherwise than an encoder's.
+    """
+    encoders = {}
+    for name, weights in model.encoders.items():
+        if normalization_of(weights.config.data.name) is not normalization_of(data):
+            raise UserError(
+                f"{data} is not normalised as {weights.config.data.name}, which the encoder "
+                f"{name!r} was trained on: whiten with data that is."
+            )
+        tree = {part: value for part, value in weights.tree.items() if part != "whitening"}
+        plain = Weights(weights.config, tree)
+        fitted = fit_whitening(TrainedEncoder(plain).embed(_sequences(data, data_dir, plain)))
+        encoders[name] = Weights(weights.config, tree | {"whitening": fitted._asdict()})
+    made = {name: model.provenance.get(name, {}) | {"whitening": data} for name in encoders}
+    return ModelWeights(encoders, provenance=made, half=model.half)
+
+
+def _sequences(data: str, data_dir: str, weights: Weights) -> list[Sequence]:
+    """Sequences of a training split, evenly spread over it."""
+    limit, devices = weights.config.data.max_frames, Devices(weights.config.mapping)
+    split = recordings.read(data, data_dir, "train", limit, devices, resident=False)
+    ids = np.linspace(0, len(split) - 1, min(len(split), _WHITENING)).astype(int)
+    skeletons = [e["skeleton"][:limit] for e in split.source.__getitems__(ids.tolist())]
+    return read_sequences(skeletons, [~skeleton.any(axis=-1) for skeleton in skeletons])
 
 
 def run(argv: list[str]) -> None:
@@ -55,24 +136,32 @@ def run(argv: list[str]) -> None:
         formatter_class=commands.AS_WRITTEN,
     )
     parser.add_argument("direction", choices=("from_torch", "to_torch", "export", "stablehlo"))
-    parser.add_argument("source", type=Path, metavar="MODEL")
+    parser.add_argument("sources", nargs="+", metavar="MODEL")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--stream", choices=tuple(STREAMS), default="joint")
+    parser.add_argument("--whiten", metavar="DATA_SET")
+    parser.add_argument("--data_dir", default="data")
     flags = parser.parse_args(argv)
+    if len(flags.sources) > 1 and flags.direction != "export":
+        raise UserError(f"{flags.direction} takes one MODEL; only export joins several.")
     if flags.direction == "from_torch":
-        tensors = torch_checkpoint.read(flags.source)
-        weights = weights_from_torch(tensors, flags.stream, str(flags.source))
-        model_file.save(flags.out, weights)
+        (source,) = flags.sources
+        tensors = torch_checkpoint.read(Path(source))
+        model_file.save(flags.out, weights_from_torch(tensors, flags.stream, source))
     else:
-        weights = model_file.load(flags.source, training=flags.direction == "to_torch")
+        training = flags.direction == "to_torch"
+        models = [model_file.load(source, training=training) for source in flags.sources]
+        if flags.whiten is not None:
+            models = [whitened(model, flags.whiten, flags.data_dir) for model in models]
+        model = join(models) if len(models) > 1 or flags.whiten else models[0]
         if flags.direction == "export":
-            model_file.save(flags.out, weights)
+            model_file.save(flags.out, model)
         elif flags.direction == "stablehlo":
-            content = stablehlo(weights)
+            content = stablehlo(model)
             with replaced(flags.out) as partial:
                 partial.write_bytes(content)
         else:
-            tensors = tensors_to_torch(weights)
+            tensors = tensors_to_torch(model)
             with replaced(flags.out) as partial:
-                torch_checkpoint.write(partial, tensors, weights.config.optimizer.epochs)
+                torch_checkpoint.write(partial, tensors, model.only.config.optimizer.epochs)
     print(f"{shown(str(flags.out))}: {flags.out.stat().st_size / 1e6:.1f} MB")

@@ -1,13 +1,14 @@
 """Features of skeleton files.
 
-python -m pcm3_jax.embed FILE … --model=PATH [--out=FEATURES.npz | --out=FEATURES.csv]
+python -m pcm3_jax.embed FILE … [--model=MODEL] [--out=FEATURES.npz | --out=FEATURES.csv]
                          [--layout=LAYOUT]
 
 FILE: .skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz with skeletons
 (frames, persons, 25, 3) in metres.  With --layout (docs/own_data.md), .npy and .npz files have the
-joints of that layout, NaN where one is missing.  PATH: the workdir of a run, a checkpoint, or a
-safetensors file.  An .npz gets the arrays `names` (N,) and `features` (N, 2H).  A .csv gets one
-line per sequence, its name and 2H numbers; without --out, the same goes to standard output.
+joints of that layout, NaN where one is missing.  MODEL: the name of a model that comes with the
+package (by default base), the workdir of a run, a checkpoint, or a safetensors file.  An .npz gets
+the arrays `names` (N,) and `features` (N, F).  A .csv gets one line per sequence, its name and F
+numbers; without --out, the same goes to standard output.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from pcm3_jax.runtime.files import replaced, shown
 
 def run(argv: list[str]) -> None:
     """Runs the command.  Raises UserError if a file cannot be read or written."""
-    parser = skeleton_files.arguments("embed", __doc__)
+    parser = skeleton_files.arguments("embed", __doc__, model="base")
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args(argv)
     if flags.out and flags.out.suffix not in (".npz", ".csv"):
         raise UserError(f"--out={shown(str(flags.out))} must end in .npz or .csv.")
     model = library.load(flags.model)
+    skeleton_files.print_layout_note(flags.model, flags.layout)
     names, features = [], []
     for file in flags.files:
         recordings = skeleton_files.read(file, flags.layout)
@@ -44,7 +46,7 @@ def run(argv: list[str]) -> None:
 
 
 def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
-    """Writes features (N, 2H) as .npz or .csv, by the file's suffix; without one, prints CSV.
+    """Writes features (N, F) as .npz or .csv, by the file's suffix; without one, prints CSV.
 
     Raises:
       UserError: the file cannot be written.

@@ -3,66 +3,67 @@
 import pcm3_jax
 
 model = pcm3_jax.load("runs/demo")
-features = model.embed(skeletons)  # (N, frames, persons, 25, 3) metres → (N, 2H)
+features = model.embed(skeletons)  # (N, frames, persons, 25, 3) metres → (N, F)
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
+from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pcm3_jax.data.normalization import no_normalization, normalization_of
-from pcm3_jax.data.skeleton import flatten_frames
+from pcm3_jax.data.normalization import no_normalization
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import model_file
-from pcm3_jax.inference.batching import InputViews
+from pcm3_jax.inference import model_file, recogniser
 from pcm3_jax.inference.detection import Interval
-from pcm3_jax.inference.online import OnlineEncoder, build_step
+from pcm3_jax.inference.encoder import Reconstruction, TrainedEncoder
+from pcm3_jax.inference.online import OnlineEncoder, OnlineStream
 from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
-from pcm3_jax.inference.weights import HEADS, Weights
-from pcm3_jax.methods.state import build_model
-from pcm3_jax.models.pcm3 import PCM3
+from pcm3_jax.inference.weights import HEADS, ModelWeights
+from pcm3_jax.inference.whitening import of_unit_length
 from pcm3_jax.settings import Config
 
-# Limit for ``resample=False``, where the features of all frames are in memory at once.
-MAX_FRAMES_AS_THEY_ARE = 16_384
 
-
-class Reconstruction(NamedTuple):
-    """Result of `Model.reconstruct`.
+class Neighbors(NamedTuple):
+    """Result of `Model.search`, the most similar first.
 
     Attributes:
-      skeletons: (N, T, 2, 25, 3) float32 metres: visible joints from the input, masked joints
-        from the prediction.
-      mask: (N, T, 2, 25) booleans, True where a joint was predicted.
+      indices: (N, k), of recordings of the gallery.
+      similarities: (N, k), cosines of their features.
     """
 
-    skeletons: np.ndarray
-    mask: np.ndarray
+    indices: np.ndarray
+    similarities: np.ndarray
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(place: str | os.PathLike[str]) -> Model:
     """Loads a trained model.
 
     Args:
-      path: the workdir of a pretraining run (its last checkpoint is used) or of a finished linear
+      place: the name of a model that comes with the package (`pcm3_jax.available`), or a path: the
+        workdir of a pretraining run (its last checkpoint is used) or of a finished linear
         evaluation, finetuning, detection or motion prediction (its encoder and what the task
         trained), one checkpoint ``WORKDIR/checkpoints/STEP``, or a safetensors file from
-        `pcm3_jax.convert`.
+        `pcm3_jax.convert` or `Model.save`.  Names go first; ``./base`` is a path.
 
     Raises:
-      pcm3_jax.errors.UserError: ``path`` holds no model, or a damaged one.
+      pcm3_jax.errors.UserError: ``place`` holds no model, or a damaged one.
     """
-    return Model(model_file.load(Path(path)))
+    return Model(model_file.load(place))
 
 
 class Model:
-    """A trained model.
+    """A trained model: one encoder, or several whose features are joined.
+
+    The feature of one encoder has length F = 2H.  Several encoders, usually of the streams joint,
+    bone and motion, see the same skeletons; each one's feature is divided by its L2 norm, and all
+    are concatenated, F = the sum of 2H.
 
     Skeletons are metres with 25 joints in Kinect v2's order.  All methods raise
     `pcm3_jax.errors.UserError`, with a one-sentence message, for arrays that they cannot use: those
@@ -70,35 +71,57 @@ class Model:
     metres, or without any visible joint.
 
     Attributes:
-      config: of the run that trained the encoder; with a classifier, ``data`` and ``views`` are
-        those that it was trained with.
-      classes: names of the labels that `classify` or `detect` gives; empty without such a head.
-      heads: what the model has besides its encoder: "classifier", "detector" or "forecaster".
+      encoders: by name, in the order of their features.
     """
 
-    def __init__(self, weights: Weights) -> None:
-        self.config: Config = weights.config
-        self.classes: tuple[str, ...] = weights.classes
-        self._classifier = weights.tree.get("classifier")
+    def __init__(self, weights: ModelWeights) -> None:
+        self._weights = weights
+        self.encoders = {name: TrainedEncoder(part) for name, part in weights.encoders.items()}
         self._heads = {
-            head: HEADS[head](weights.config, weights.tree, weights.classes, settings)
-            for head, settings in weights.heads.items()
+            name: HEADS[name](
+                weights.only.config, weights.only.tree | weights.heads, weights.classes, settings
+            )
+            for name, settings in weights.head_settings.items()
         }
-        self.heads = (*(["classifier"] if self._classifier else []), *self._heads)
-        self._variables = jax.device_put({k: weights.tree[k] for k in ("params", "batch_stats")})
-        self._network = build_model(weights.config)
-        self._views = InputViews(weights.config.views, weights.config.data.max_frames)
-        self._encode = jax.jit(lambda v, poses: self._network.apply(v, poses, method=PCM3.embed))
-        self._encode_prefix = jax.jit(self._feature_after)
-        self._predict = jax.jit(
-            lambda v, poses: self._network.apply(v, poses, method=PCM3.reconstruct)
-        )
-        self._step = build_step(self._network)
+
+    @property
+    def config(self) -> Config:
+        """Of the run that trained the (first) encoder; with a head that a task trained, ``data``
+        and ``views`` are those of its training."""
+        return next(iter(self.encoders.values())).config
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What the model has besides encoders, of "classifier", "detector" and "forecaster"."""
+        return tuple(self._weights.heads)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels that `classify` or `detect` gives; empty without such a head."""
+        return self._weights.classes
+
+    @property
+    def threshold(self) -> float:
+        """Probability below which the most probable label counts as none; 0 if not estimated."""
+        return self._weights.threshold
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How each part of the model was made, by its name, as far as it is known."""
+        return self._weights.provenance
 
     @property
     def features(self) -> int:
-        """2H, the length of a sequence's feature."""
-        return 2 * self.config.model.hidden
+        """F, the length of a sequence's feature."""
+        return self._weights.features
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model to one safetensors file, which `load` reads.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        model_file.save(Path(path), self._weights)
 
     def embed(
         self,
@@ -128,13 +151,13 @@ class Model:
             frames as they are, at most 16,384.
 
         Returns:
-          (N, 2H) float32.
+          (N, F) float32.
         """
-        sequences = self._prepare(skeletons, mask, normalize, layout=layout)
-        if not resample:
-            return self._embed_as_they_are(sequences)
-        views = self._views.central(sequences)
-        return np.concatenate([self._run(self._encode, poses, rows) for poses, _, rows in views])
+        features = [
+            encoder.embed(sequences) if resample else encoder.embed_as_they_are(sequences)
+            for encoder, sequences in self._prepared(skeletons, mask, normalize, layout=layout)
+        ]
+        return _joined(features)
 
     def classify(
         self,
@@ -145,7 +168,7 @@ class Model:
         layout: str | None = None,
         normalize: bool = True,
     ) -> list[list[tuple[str, float]]]:
-        """The most probable labels of sequences, of a linear evaluation or a finetuned model.
+        """The most probable labels of sequences, under the model's classifier.
 
         Args:
           skeletons, mask, layout, normalize: as for `embed`.
@@ -160,15 +183,17 @@ class Model:
         return self.labels(self.embed(skeletons, mask, layout=layout, normalize=normalize), k)
 
     def labels(self, features: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
-        """As `classify`, from features (N, 2H) of `embed` or an `OnlineEncoder`."""
-        if self._classifier is None:
+        """As `classify`, from features (N, F) of `embed` or an `OnlineEncoder`."""
+        classifier = self._weights.heads.get("classifier")
+        if classifier is None:
             raise UserError(
-                "This model has no classifier: load the workdir of a linear evaluation "
-                "(config.task='linear_eval') of it, or of finetuning (config.task='finetune')."
+                "This model has no classifier: fit one (`Model.fit`, `python -m "
+                "pcm3_jax.fit`), or load the workdir of a linear evaluation "
+                "(config.task='linear_eval') or of finetuning (config.task='finetune')."
             )
         if k < 1:
             raise UserError(f"k is {k}; it must be at least 1.")
-        scores = features @ self._classifier["kernel"] + self._classifier["bias"]
+        scores = features @ classifier["kernel"] + classifier["bias"]
         odds = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares = odds / odds.sum(axis=1, keepdims=True)
         best = np.argsort(-shares, axis=1, kind="stable")[:, :k]
@@ -200,8 +225,7 @@ class Model:
         Raises:
           UserError: also if the model has no detector, or a video is shorter than its window.
         """
-        detector = self._head("detector")
-        return detector(self._prepare(skeletons, mask, normalize, layout=layout))
+        return self._of_head("detector", skeletons, mask, normalize, layout)
 
     def forecast(
         self,
@@ -226,16 +250,19 @@ class Model:
           UserError: also if the model has no forecaster, or a recording has fewer frames than it
             observes.
         """
-        forecaster = self._head("forecaster")
-        return forecaster(self._prepare(skeletons, mask, normalize, layout=layout))
+        return self._of_head("forecaster", skeletons, mask, normalize, layout)
 
-    def _head(self, name: str) -> Any:
+    def _of_head(
+        self, name: str, skeletons: Any, mask: Any, normalize: bool, layout: str | None
+    ) -> Any:
+        """What a head of `HEADS` finds in sequences."""
         if name not in self._heads:
             raise UserError(
                 f"This model has no {name}: load the workdir of a finished run with "
                 f"config.task={HEADS[name].task!r}."
             )
-        return self._heads[name]
+        ((_, sequences),) = self._prepared(skeletons, mask, normalize, layout=layout)
+        return self._heads[name](sequences)
 
     def reconstruct(self, skeletons: Any, mask: Any, *, normalize: bool = True) -> Reconstruction:
         """Predicts masked joints (§3.2), with running statistics and without prompts.
@@ -252,15 +279,91 @@ class Model:
         Raises:
           UserError: also if the model has no decoder.
         """
-        if "decoder" not in self._variables["params"]:
-            raise UserError("This model has no decoder, so it cannot predict masked joints.")
-        parts = []
-        sequences = self._prepare(skeletons, mask, normalize, keep_masked=True)
-        for views, visible, rows in self._views.central(sequences):
-            predicted = self._run(self._predict, views, rows)
-            seen = np.asarray(visible)[:rows]
-            parts.append((np.where(seen[..., None], np.asarray(views)[:rows], predicted), ~seen))
-        return Reconstruction(*map(np.concatenate, zip(*parts, strict=True)))
+        if len(self.encoders) > 1:
+            raise UserError("This model has several encoders, and so no decoder of masked joints.")
+        ((encoder, sequences),) = self._prepared(skeletons, mask, normalize, keep_masked=True)
+        return encoder.reconstruct(sequences)
+
+    def fit(
+        self,
+        skeletons: Any,
+        labels: Many[Any],
+        performers: Many[Hashable] | None = None,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> Model:
+        """A recogniser of actions from a few labelled recordings; the encoders stay as they are.
+
+        Logistic regression, whose strength is chosen on held-out performers where they are given,
+        otherwise on held-out recordings; see `inference.recogniser`.
+
+        Args:
+          skeletons, mask, layout, normalize: N sequences, as for `embed`.
+          labels: N names of actions, two or more different ones.
+          performers: N names or numbers of who moves; None if unknown.
+
+        Returns:
+          This model with the classifier, its `classes` and `threshold`; what the validation found
+          is in ``provenance["classifier"]``.
+
+        Raises:
+          UserError: also if there are fewer than two labels, or one recording of each.
+        """
+        features = self.embed(skeletons, mask, layout=layout, normalize=normalize)
+        return self.with_classifier(recogniser.fit(features, labels, performers))
+
+    def with_classifier(self, fitted: recogniser.Recogniser) -> Model:
+        """This model with a classifier of its features."""
+        made = {
+            "recordings": len(fitted.labels),
+            "classes": len(fitted.classes),
+            "strength": fitted.strength,
+            "held_out": "performers" if fitted.by_performer else "recordings",
+            "held_out_accuracy": fitted.accuracy,
+        }
+        # A shallow copy shares the compiled encoders.
+        model = copy.copy(self)
+        model._heads = {}
+        model._weights = dataclasses.replace(
+            self._weights,
+            heads={"classifier": {"kernel": fitted.kernel, "bias": fitted.bias}},
+            head_settings={},
+            classes=fitted.classes,
+            threshold=fitted.threshold,
+            provenance=self.provenance | {"classifier": made},
+        )
+        return model
+
+    def search(
+        self,
+        query: Any,
+        gallery: Any,
+        k: int = 5,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> Neighbors:
+        """The most similar recordings of a gallery, by the cosine of their features.
+
+        Args:
+          query, gallery: sequences as for `embed`, or features (N, F) of `embed`, which saves
+            encoding a gallery again.
+          k: number of recordings; if the gallery has fewer, all of them.
+          layout, normalize: of sequences, as for `embed`.
+        """
+        if k < 1:
+            raise UserError(f"k is {k}; it must be at least 1.")
+        queries, others = (
+            part
+            if isinstance(part, np.ndarray) and part.ndim == 2 and part.shape[1] == self.features
+            else self.embed(part, layout=layout, normalize=normalize)
+            for part in (query, gallery)
+        )
+        cosines = of_unit_length(queries) @ of_unit_length(others).T
+        nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        return Neighbors(nearest, np.take_along_axis(cosines, nearest, axis=1))
 
     def online(self, *, normalize: bool = True) -> OnlineEncoder:
         """Starts a sequence whose frames arrive one by one, with a feature after each.
@@ -276,48 +379,40 @@ class Model:
         Raises:
           UserError: the model's recurrence is bidirectional.
         """
-        normalization = normalization_of(self.config.data.name) if normalize else None
-        return OnlineEncoder(self._step, self._variables, self.config, normalization)
+        streams = [
+            OnlineStream(
+                encoder.step,
+                encoder.variables,
+                encoder.config,
+                encoder.finished,
+                encoder.normalization if normalize else None,
+            )
+            for encoder in self.encoders.values()
+        ]
+        return OnlineEncoder(streams, _joined)
 
-    def _prepare(
+    def _prepared(
         self,
         skeletons: Any,
         mask: Any,
         wanted: bool,
         keep_masked: bool = False,
         layout: str | None = None,
-    ) -> list[Sequence]:
+    ) -> Iterator[tuple[TrainedEncoder, list[Sequence]]]:
+        """Each encoder with the checked sequences, normalised for it if ``wanted``."""
         sequences = read_sequences(skeletons, mask, keep_masked=keep_masked, layout=layout)
-        normalization = normalization_of(self.config.data.name) if wanted else no_normalization
-        return [normalize(s, normalization, f"Sequence {i}") for i, s in enumerate(sequences)]
+        normalized: dict[Callable, list[Sequence]] = {}
+        for encoder in self.encoders.values():
+            how = encoder.normalization if wanted else no_normalization
+            if how not in normalized:
+                normalized[how] = [
+                    normalize(s, how, f"Sequence {i}") for i, s in enumerate(sequences)
+                ]
+            yield encoder, normalized[how]
 
-    def _embed_as_they_are(self, sequences: list[Sequence]) -> np.ndarray:
-        features = []
-        for index, sequence in enumerate(sequences):
-            length = len(sequence.poses)
-            if length > MAX_FRAMES_AS_THEY_ARE:
-                raise UserError(
-                    f"Sequence {index} has {length:,} frames; without resampling at most "
-                    f"{MAX_FRAMES_AS_THEY_ARE:,} fit; use resample=True or online() frame by frame."
-                )
-            # A backward GRU must not start in the padding, so only causal models pad.
-            poses = self._views.as_they_are(sequence, pad=self._network.recurrence == "causal")
-            with jax.default_matmul_precision("highest"):
-                feature = self._encode_prefix(self._variables, poses, np.int32(length - 1))
-            features.append(np.asarray(feature))
-        return np.concatenate(features)
 
-    def _feature_after(self, variables: Any, poses: jax.Array, last: jax.Array) -> jax.Array:
-        def encode(network: PCM3, poses: jax.Array) -> jax.Array:
-            states = network.encoder(flatten_frames(poses))
-            if network.recurrence == "causal":
-                return states[last]
-            return network.encoder.sequence_feature(states)
-
-        feature: Any = self._network.apply(variables, poses, method=encode)
-        return feature.astype(jnp.float32)
-
-    def _run(self, function: Any, views: jax.Array, rows: int) -> np.ndarray:
-        # Full float32, also on devices that default to a lower precision for matmuls.
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(function(self._variables, views))[:rows]
+def _joined(features: list[np.ndarray]) -> np.ndarray:
+    """The model's features (…, F) of those of its encoders (…, 2H)."""
+    if len(features) == 1:
+        return features[0]
+    return np.concatenate([of_unit_length(part) for part in features], axis=-1)

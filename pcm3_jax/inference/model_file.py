@@ -1,14 +1,19 @@
-"""A trained model as a single file: its configuration and named arrays.
+"""A trained model as a single file: its configurations and named arrays.
 
-The file is a safetensors file with the configuration in its metadata.  Arrays are named by their
-path, for instance ``params/encoder/gru/layer_0/input_kernel``; `pcm3_jax.inference.weights` lists
-them.
+The file is a safetensors file.  Arrays of a model of one encoder are named by their path, for
+instance ``params/encoder/gru/layer_0/input_kernel``, and its configuration is the metadata
+``config``; `pcm3_jax.inference.weights` lists the arrays.  With several encoders, the arrays of
+each are below its name (``joint/params/…``), and the metadata ``encoders`` is {name:
+configuration} in the order of their features.  Arrays of heads (``classifier/kernel``) have no
+prefix.  Parameters may be float16; they are float32 once loaded.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,13 +22,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.weights import HEADS, TRAINING, Weights, check, template
+from pcm3_jax.inference import shipped_models
+from pcm3_jax.inference.weights import (
+    HEADS,
+    TRAINING,
+    ModelWeights,
+    Weights,
+    check,
+    halved,
+    template,
+)
 from pcm3_jax.methods import METHODS
 from pcm3_jax.methods.state import random_encoder
 from pcm3_jax.runtime.files import replaced
 from pcm3_jax.settings import Config, Stream
 from pcm3_jax.train.checkpoint import latest_checkpoint, restore_arrays
-from pcm3_jax.train.workdir import read_config
+from pcm3_jax.train.workdir import PROVENANCE_FILE, read_config
 
 _FORMAT = "pcm3_jax"
 # Written by a linear evaluation to its workdir.
@@ -32,22 +46,87 @@ CLASSIFIER_FILE = "classifier.npz"
 MODEL_FILE = "model.safetensors"
 
 
-def load(path: Path, *, training: bool = False, stream: Stream | None = None) -> Weights:
+def load(
+    place: str | os.PathLike[str], *, training: bool = False, stream: Stream | None = None
+) -> ModelWeights:
     """Reads a model.
 
     Args:
-      path: the workdir of a pretraining run (its last checkpoint is used), of a linear
-        evaluation, or of a finished task that trains an encoder with a head; one checkpoint
-        ``WORKDIR/checkpoints/STEP``; or a file that `save` wrote.
+      place: a name of `shipped_models.MODELS`, or a path: the workdir of a pretraining run (its
+        last checkpoint is used), of a linear evaluation, or of a finished task that trains an
+        encoder with a head; one checkpoint ``WORKDIR/checkpoints/STEP``; or a file that `save`
+        wrote.  ``./base`` is a path.
       training: whether to also read the parts of `TRAINING`, if present.
-      stream: for a run that trained one encoder per stream, the one to load; by default
-        ``config.views.stream``.
+      stream: of several encoders, the one to load, without heads; by default all of a file, and
+        of a run that trained one encoder per stream that of ``config.views.stream``.
 
     Raises:
-      UserError: ``path`` holds no model, or a damaged one.
+      UserError: ``place`` holds no model, or a damaged one.
     """
+    if isinstance(place, str) and place in shipped_models.MODELS:
+        model = _shipped(place)
+    else:
+        model = _at(Path(place), training, stream)
+    return model.select(stream) if stream and len(model.encoders) > 1 else model
+
+
+def save(path: Path, model: ModelWeights) -> None:
+    """Writes a model to a safetensors file, atomically.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    metadata = {
+        "format": _FORMAT,
+        "classes": json.dumps(model.classes),
+        "threshold": json.dumps(model.threshold),
+        "provenance": json.dumps(model.provenance),
+        **{head: settings.to_json() for head, settings in model.head_settings.items()},
+    }
+    trees = {name: dict(weights.tree) for name, weights in model.encoders.items()}
+    if model.half:
+        trees = {name: halved(tree) for name, tree in trees.items()}
+    if len(trees) == 1:
+        (tree,) = trees.values()
+        metadata["config"] = model.only.config.to_json()
+    else:
+        tree = trees
+        configs = {name: weights.config.to_dict() for name, weights in model.encoders.items()}
+        metadata["encoders"] = json.dumps(configs)
+    flat = flatten_dict(tree | model.heads, sep="/")
+    arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
+    with replaced(path) as partial:
+        try:
+            save_file(arrays, partial, metadata)
+        except SafetensorError as error:  # also for a full disk, not an OSError
+            raise UserError(f"{path} cannot be written ({error}).") from error
+
+
+def _shipped(name: str) -> ModelWeights:
+    shipped = shipped_models.MODELS[name]
+    path = shipped_models.FOLDER / shipped.file
+    try:
+        model = _at(path, False, shipped.stream)
+    except UserError as error:
+        raise UserError(
+            f"The model {name!r} of this installation cannot be read; install pcm3_jax again "
+            f"({str(error).rstrip('.')})."
+        ) from error
+    if shipped.stream:
+        return model.select(shipped.stream)
+    return model if shipped.heads else ModelWeights(
+        model.encoders,
+        provenance={n: made for n, made in model.provenance.items() if n in model.encoders},
+        half=model.half,
+    )  # fmt: skip
+
+
+def _at(path: Path, training: bool, stream: Stream | None) -> ModelWeights:
     if not path.exists():
-        raise UserError(f"There is no {path}: name a workdir, a checkpoint or a safetensors file.")
+        raise UserError(
+            f"There is no {path}: name a workdir, a checkpoint, a safetensors file, or one of the "
+            f"models {', '.join(shipped_models.available()) or '(none is installed)'}."
+        )
     if path.is_file():
         return _read(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():
@@ -67,28 +146,7 @@ def load(path: Path, *, training: bool = False, stream: Stream | None = None) ->
     return _of_run(config, latest, training, stream)
 
 
-def save(path: Path, weights: Weights) -> None:
-    """Writes a model to a safetensors file, atomically.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    flat = flatten_dict(weights.tree, sep="/")
-    metadata = {
-        "format": _FORMAT,
-        "config": weights.config.to_json(),
-        "classes": json.dumps(weights.classes),
-        **{head: settings.to_json() for head, settings in weights.heads.items()},
-    }
-    arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
-    with replaced(path) as partial:
-        try:
-            save_file(arrays, partial, metadata)
-        except SafetensorError as error:  # also for a full disk, not an OSError
-            raise UserError(f"{path} cannot be written ({error}).") from error
-
-
-def _read(path: Path) -> Weights:
+def _read(path: Path) -> ModelWeights:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -98,14 +156,25 @@ def _read(path: Path) -> Weights:
                     "pcm3_jax.convert export` or `from_torch`."
                 )
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        tree = unflatten_dict(flat, sep="/")
-        config = Config.from_dict(json.loads(metadata["config"]))
-        classes = tuple(map(str, json.loads(metadata["classes"])))
-        heads = {
-            head: kind.settings.from_dict(json.loads(metadata[head]))
-            for head, kind in HEADS.items()
-            if head in metadata
-        }
+        half = any(array.dtype == np.float16 for array in flat.values())
+        tree = unflatten_dict(
+            {n: a.astype(np.float32) if a.dtype == np.float16 else a for n, a in flat.items()},
+            sep="/",
+        )
+        heads = {head: tree.pop(head) for head in ("classifier", *HEADS) if head in tree}
+        model = ModelWeights(
+            _encoders(metadata, tree),
+            heads,
+            head_settings={
+                head: kind.settings.from_dict(json.loads(metadata[head]))
+                for head, kind in HEADS.items()
+                if head in metadata
+            },
+            classes=tuple(map(str, json.loads(metadata["classes"]))),
+            threshold=float(json.loads(metadata.get("threshold", "0"))),
+            provenance=dict(json.loads(metadata.get("provenance", "{}"))),
+            half=half,
+        )
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is not a safetensors file ({error}); a PyTorch checkpoint must first go "
@@ -113,10 +182,21 @@ def _read(path: Path) -> Weights:
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
-    return check(Weights(config, tree, classes, heads), str(path))
+    return check(model, str(path))
 
 
-def _of_run(config: Config, path: Path, training: bool, stream: Stream | None) -> Weights:
+def _encoders(metadata: dict[str, str], tree: dict[str, Any]) -> dict[str, Weights]:
+    """The encoders of a file's metadata and arrays; raises ValueError or KeyError."""
+    if "encoders" not in metadata:
+        config = Config.from_dict(json.loads(metadata["config"]))
+        return {config.views.stream: Weights(config, tree)}
+    configs = json.loads(metadata["encoders"])
+    if unknown := sorted(tree.keys() - configs.keys()):
+        raise ValueError(f"{ascii(unknown[0])[:80]} is unknown")
+    return {name: Weights(Config.from_dict(config), tree[name]) for name, config in configs.items()}
+
+
+def _of_run(config: Config, path: Path, training: bool, stream: Stream | None) -> ModelWeights:
     method = METHODS.get(config.method.name)
     if method is None:
         raise UserError(f"{path} was trained with an unknown method, {config.method.name!r}.")
@@ -126,10 +206,23 @@ def _of_run(config: Config, path: Path, training: bool, stream: Stream | None) -
     if not training:
         wanted = {name: part for name, part in wanted.items() if name not in TRAINING}
     tree = method.encoder_of(restore_arrays(path, wanted), config)
-    return check(Weights(config, tree), f"Checkpoint {path}")
+    provenance = {config.views.stream: _provenance(config, path)}
+    return check(
+        ModelWeights.of(Weights(config, tree), provenance=provenance), f"Checkpoint {path}"
+    )
 
 
-def _of_evaluation(workdir: Path, config: Config) -> Weights:
+def _provenance(config: Config, checkpoint: Path) -> dict[str, Any]:
+    """Data, steps and program of a pretraining run."""
+    try:
+        *_, last = json.loads((checkpoint.parents[1] / PROVENANCE_FILE).read_text())
+        program = {key: last[key] for key in ("version", "commit")}
+    except (OSError, ValueError, KeyError, TypeError):
+        program = {}
+    return {"data": config.data.name, "steps": int(checkpoint.name), **program}
+
+
+def _of_evaluation(workdir: Path, config: Config) -> ModelWeights:
     path = workdir / CLASSIFIER_FILE
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -137,13 +230,16 @@ def _of_evaluation(workdir: Path, config: Config) -> Weights:
             classes = tuple(map(str, file["classes"]))
     except Exception as error:  # a damaged archive can raise any exception
         raise UserError(f"{path} is damaged ({error}): run its command again.") from error
+    provenance = {}
     if config.encoder:
-        encoder = load(Path(config.encoder), stream=config.views.stream)
+        model = load(config.encoder, stream=config.views.stream)
+        encoder, provenance = model.only, model.provenance
         # Prepare inputs as in the classifier's training, not as in the encoder's: data may differ.
         encoder.config.data, encoder.config.views = config.data, config.views
-        # Without the heads of an encoder that was finetuned.
-        kept = encoder.tree.keys() - HEADS.keys()
-        config, tree = encoder.config, {part: encoder.tree[part] for part in kept}
+        encoder.config.eval.pooling = config.eval.pooling
     else:
-        tree = jax.tree.map(np.asarray, random_encoder(config))
-    return check(Weights(config, tree | {"classifier": classifier}, classes), str(workdir))
+        encoder = Weights(config, jax.tree.map(np.asarray, random_encoder(config)))
+    heads = {"classifier": classifier}
+    return check(
+        ModelWeights.of(encoder, heads=heads, classes=classes, provenance=provenance), str(workdir)
+    )

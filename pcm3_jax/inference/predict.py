@@ -1,18 +1,19 @@
 """What a trained model says about skeleton files, or about frames as they arrive.
 
-python -m pcm3_jax.predict FILE … --model=PATH [--k=5] [--layout=LAYOUT] [--out=POSES.npz]
-python -m pcm3_jax.predict -      --model=PATH [--k=5]
+python -m pcm3_jax.predict FILE … [--model=MODEL] [--k=5] [--layout=LAYOUT] [--out=POSES.npz]
+python -m pcm3_jax.predict -      [--model=MODEL] [--k=5]
 
-FILE: as for `pcm3_jax.embed`.  PATH: the workdir of a linear evaluation, finetuning, detection or
-motion prediction, or a safetensors file of such a model.  Depending on the model, it prints the
-most probable actions of each file; a line for each action found in it, with its first and last
-frame, counted from 0; or the number of poses predicted after its end.  --out writes these poses: an
-.npz with the arrays `names` (N,) and `poses` (N, frames, 2, 25, 3), in metres, normalised as the
-model's data set is.
+FILE: as for `pcm3_jax.embed`.  MODEL: the name of a model that comes with the package (by default
+irds, of nine gestures), a file from `pcm3_jax.fit`, the workdir of a linear evaluation, finetuning,
+detection or motion prediction, or a safetensors file of such a model.  Depending on the model, it
+prints the most probable actions of each file; a line for each action found in it, with its first
+and last frame, counted from 0; or the number of poses predicted after its end.  --out writes these
+poses: an .npz with the arrays `names` (N,) and `poses` (N, frames, 2, 25, 3), in metres, normalised
+as the model's data set is.
 
 With -, frames are read from standard input, one per line: 75 or 150 numbers (1 or 2 persons, 25
 joints, x y z in metres) separated by blanks or commas.  After each frame the most probable actions
-so far are printed, which needs a classifier.
+so far are printed, after "nothing" if none reaches the model's threshold; this needs a classifier.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _LONGEST_LINE = 1 << 16
 
 def run(argv: list[str]) -> None:
     """Runs the command.  Raises UserError if a file or frame cannot be read."""
-    parser = skeleton_files.arguments("predict", __doc__)
+    parser = skeleton_files.arguments("predict", __doc__, model="irds")
     parser.add_argument("--k", type=int, default=5, help="number of actions to print")
     parser.add_argument("--out", type=Path, help=".npz file for predicted poses")
     flags = parser.parse_args(argv)
@@ -49,6 +50,7 @@ def run(argv: list[str]) -> None:
     if flags.layout is not None and flags.files == ["-"]:
         raise UserError("Standard input, -, has Kinect v2's joints; --layout is for files.")
     model = library.load(flags.model)
+    skeleton_files.print_layout_note(flags.model, flags.layout)
     if flags.out and "forecaster" not in model.heads:
         raise UserError("--out is for predicted poses: name a --model of motion prediction.")
     if flags.out and flags.out.suffix != ".npz":
@@ -114,7 +116,8 @@ def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> 
             if frame.any():
                 text += ": the spine's middle is missing or zero (if normalised, use --normalized)"
         else:
-            text = _text(model.labels(feature[None], k)[0])
+            labels = model.labels(feature[None], k)[0]
+            text = "nothing; " * (labels[0][1] < model.threshold) + _text(labels)
         start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
         print(f"{start}frame {number}: {text}", end=end, flush=True)
     if terminal:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from pcm3_jax.data.formats.raw_files import BadFile
 from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import shipped_models
 from pcm3_jax.inference.validation import read_sequence
 from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import shown
@@ -24,20 +27,34 @@ _NTU_FRAMES = 300
 _LARGEST = 2**31
 
 
-def arguments(command: str, description: str | None) -> commands.Arguments:
-    """A parser with the arguments that `pcm3_jax.embed` and `pcm3_jax.predict` share."""
+def arguments(
+    command: str, description: str | None, *, model: str, files: str = ""
+) -> commands.Arguments:
+    """A parser with the arguments that `pcm3_jax.embed`, `predict` and `fit` share.
+
+    Args:
+      command, description: for --help.
+      model: the one to use without --model.
+      files: what to call the only file; by default there may be several.
+    """
     parser = commands.Arguments(
         prog=f"python -m pcm3_jax.{command}",
         description=description,
         formatter_class=commands.AS_WRITTEN,
     )
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("files", nargs=None if files else "+", metavar=files or "FILE")
+    parser.add_argument("--model", default=model)
     parser.add_argument(
         "--normalized", action="store_true", help="the skeletons are normalised already"
     )
     parser.add_argument("--layout", help=f"joints of the files: one of {', '.join(LAYOUTS)}")
     return parser
+
+
+def print_layout_note(model: str, layout: str | None) -> None:
+    """Prints a note if a model of the package was not trained for the joints of ``layout``."""
+    if note := shipped_models.layout_note(model, layout):
+        print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 class Recording(NamedTuple):
@@ -99,8 +116,15 @@ def _text(path: Path) -> dict[str, np.ndarray]:
 def _parsed(path: Path, parse: Callable[[bytes, str], np.ndarray]) -> np.ndarray:
     if path.stat().st_size > _LARGEST:
         raise UserError(f"{shown(str(path))} is larger than 2 GB, the limit for one recording.")
-    try:
+    with repairable(path):
         return parse(path.read_bytes(), str(path))
+
+
+@contextlib.contextmanager
+def repairable(path: Path) -> Iterator[None]:
+    """Raises a `BadFile` of a single file as a `UserError` without a builder's flags."""
+    try:
+        yield
     except BadFile as flaw:
         line = "" if flaw.line is None else f", line {flaw.line}"
         raise UserError(

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pcm3_jax.data.skeleton import FEATURES
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.weights import Weights, check
+from pcm3_jax.inference.weights import ModelWeights, Weights, check
 from pcm3_jax.methods.state import TrainState, key_part
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.settings import Config, Stream
@@ -194,7 +194,7 @@ def state_from_torch(tensors: Tensors, template: TrainState) -> TrainState:
     )
 
 
-def weights_from_torch(tensors: Tensors, stream: Stream, what: str) -> Weights:
+def weights_from_torch(tensors: Tensors, stream: Stream, what: str) -> ModelWeights:
     """A model from the program's tensors: a whole network, an encoder, or a linear probe.
 
     Args:
@@ -223,23 +223,25 @@ def weights_from_torch(tensors: Tensors, stream: Stream, what: str) -> Weights:
         raise UserError(f"{what} lacks the tensor {error}, which PCM³'s networks have.") from error
     except (ValueError, IndexError, AttributeError) as error:
         raise UserError(f"{what} has tensors of other shapes than PCM³'s: {error}.") from error
-    if classifier:
-        tree["classifier"] = classifier
+    heads = {"classifier": classifier} if classifier else {}
     # Half precision is for storage only.
-    tree = jax.tree.map(lambda x: x.astype("f4") if x.dtype.kind == "f" else np.array(x), tree)
+    tree, heads = jax.tree.map(
+        lambda x: x.astype("f4") if x.dtype.kind == "f" else np.array(x), (tree, heads)
+    )
     classes = tuple(f"class {i}" for i in range(len(classifier["bias"]))) if classifier else ()
-    return check(Weights(config, tree, classes), what)
+    return check(ModelWeights.of(Weights(config, tree), heads=heads, classes=classes), what)
 
 
-def tensors_to_torch(weights: Weights) -> dict[str, np.ndarray]:
+def tensors_to_torch(model: ModelWeights) -> dict[str, np.ndarray]:
     """A model's arrays by PyTorch name, for every tensor of the authors' program.
 
     Missing parts get initial values: the key encoder is a copy of the query encoder, the queue is
     random unit vectors, and prompts are zero.
 
     Raises:
-      UserError: the model is only an encoder.
+      UserError: the model is only an encoder, or several.
     """
+    weights = model.only
     tree = weights.tree
     params, stats = tree["params"], tree["batch_stats"]
     missing = {"projector", "decoder"} - params.keys()
@@ -248,8 +250,8 @@ def tensors_to_torch(weights: Weights) -> dict[str, np.ndarray]:
             f"The model has no {' and no '.join(sorted(missing))}, but the authors' program loads "
             "whole networks only: convert one from a pretraining run."
         )
-    model = weights.config.model
-    prompts = {ours: np.zeros(2 * model.prompt_width) for ours in _PROMPTS}
+    sizes = weights.config.model
+    prompts = {ours: np.zeros(2 * sizes.prompt_width) for ours in _PROMPTS}
     prompts |= {ours: np.zeros(FEATURES) for ours in _PROMPTS if ours.startswith("domain")}
     prompts |= params.get("prompts", {})
     shapes = {"domain": (1, 1, -1), "task": (1, -1)}
@@ -259,14 +261,14 @@ def tensors_to_torch(weights: Weights) -> dict[str, np.ndarray]:
     }
     queue = tree.get("queue")
     if queue is None:
-        shape = (weights.config.method.queue_size, model.projection)
+        shape = (weights.config.method.queue_size, sizes.projection)
         queue = unit_length(jax.random.normal(jax.random.key(weights.config.seed), shape))
     named["queue"] = np.asarray(queue).T
     named["queue_ptr"] = np.reshape(tree.get("queue_pointer", 0), 1).astype(np.int64)
     keys = tree.get("key_params", key_part(params)), tree.get("key_batch_stats", stats)
     for encoder, (p, s) in (("encoder_q", (params, stats)), ("encoder_k", keys)):
         flat = flatten_dict({"params": p, "batch_stats": s})
-        for path, names in _places(encoder, model.layers, model.decoder_layers):
+        for path, names in _places(encoder, sizes.layers, sizes.decoder_layers):
             if path in flat:
                 arrays = flat[path] if "gru" in path else [flat[path]]
                 named |= {name: array.T for name, array in zip(names, arrays, strict=True)}

@@ -1,8 +1,9 @@
-"""A trained model's configuration and arrays, and their validation."""
+"""A trained model's configurations and arrays, and their validation."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,35 +14,135 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.inference.detection import Detector
 from pcm3_jax.inference.forecast import Forecaster
 from pcm3_jax.methods.state import build_model, init_variables, key_part
-from pcm3_jax.settings import Config, Section
+from pcm3_jax.settings import Config, Section, Stream
 
 # Parts of a training state that a file may hold besides the network.
 TRAINING = ("key_params", "key_batch_stats", "queue", "queue_pointer")
-# Heads that have settings of their own, by their name in the tree.
+# Heads of trained tasks, besides the classifier: they have settings, and belong to one encoder.
 HEADS: dict[str, Any] = {"detector": Detector, "forecaster": Forecaster}
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A model's configuration and arrays.
+    """One encoder: its configuration and arrays.
 
     Attributes:
       config: complete and valid.
-      tree: {"params": …, "batch_stats": …}, in which only the encoder is required; optionally
-        {"classifier": {"kernel": (2H, classes), "bias": (classes,)}}, a head of `HEADS` and the
-        parts of `TRAINING`.
-      classes: names of the classifier's or detector's classes.
-      heads: settings of the heads of `HEADS` that the tree has.
+      tree: {"params": …, "batch_stats": …}, in which only the encoder is required, and optionally
+        the parts of `TRAINING` and {"whitening": {"mean": (F,), "matrix": (F, F)}}.
     """
 
     config: Config
     tree: dict[str, Any]
+
+    @property
+    def features(self) -> int:
+        """F, the length of the encoder's feature: 2H for each of ``config.eval.pooling``."""
+        return 2 * self.config.model.hidden * len(self.config.eval.pooling)
+
+    def network(self) -> dict[str, Any]:
+        """Only the encoder, without projector, decoder and training state."""
+        parts = {
+            part: {"encoder": self.tree[part]["encoder"]} for part in ("params", "batch_stats")
+        }
+        return parts | {name: self.tree[name] for name in ("whitening",) if name in self.tree}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelWeights:
+    """A model: one encoder, or several whose features are joined, and its heads.
+
+    Attributes:
+      encoders: by name, in the order of their features.
+      heads: {"classifier": {"kernel": (F, classes), "bias": (classes,)}} and arrays of `HEADS`, or
+        less.  F is the length of the model's feature, the sum of the encoders' F.
+      classes: names of the classifier's or detector's classes.
+      threshold: probability below which the classifier's best class counts as none of them.
+      provenance: how each part, by its name, was made; JSON.
+      half: whether files store the encoders' parameters as float16.
+      head_settings: settings of those of the heads that are in `HEADS`.
+    """
+
+    encoders: dict[str, Weights]
+    heads: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    heads: dict[str, Section] = dataclasses.field(default_factory=dict)
+    threshold: float = 0.0
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    half: bool = False
+    head_settings: dict[str, Section] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, weights: Weights, **more: Any) -> ModelWeights:
+        """A model of one encoder, named after its stream; ``more`` are further attributes."""
+        return cls({weights.config.views.stream: weights}, **more)
+
+    @property
+    def only(self) -> Weights:
+        """The encoder of a model that has one.
+
+        Raises:
+          UserError: it has several.
+        """
+        if len(self.encoders) > 1:
+            raise UserError(
+                f"The model has {len(self.encoders)} encoders ({', '.join(self.encoders)}), but "
+                "one is needed here: name a model of one encoder."
+            )
+        return next(iter(self.encoders.values()))
+
+    @property
+    def features(self) -> int:
+        """F, the length of the model's feature."""
+        return sum(weights.features for weights in self.encoders.values())
+
+    def select(self, stream: Stream) -> ModelWeights:
+        """The model of the encoder of one stream, without heads.
+
+        Raises:
+          UserError: there is no such encoder.
+        """
+        for name, weights in self.encoders.items():
+            if weights.config.views.stream == stream:
+                provenance = {name: self.provenance[name]} if name in self.provenance else {}
+                return ModelWeights({name: weights}, provenance=provenance, half=self.half)
+        raise UserError(
+            f"The model has encoders for {', '.join(self.encoders)}, but none for the stream "
+            f"{stream!r}: set --config.views.stream to one of them."
+        )
+
+
+def join(models: Sequence[ModelWeights]) -> ModelWeights:
+    """One model of the encoders of several, in float16, without projectors, decoders and heads.
+
+    Raises:
+      UserError: a parameter is too large for float16.
+    """
+    encoders: dict[str, Weights] = {}
+    provenance = {}
+    for model in models:
+        for old, weights in model.encoders.items():
+            stream = weights.config.views.stream
+            same = sum(other.config.views.stream == stream for other in encoders.values())
+            name = f"{stream}_{same + 1}" if same else str(stream)
+            with np.errstate(over="ignore"):  # overflow to infinity is rejected by `check`
+                tree = jax.tree.map(np.float32, halved(weights.network()))
+            encoders[name] = Weights(weights.config, tree)
+            if old in model.provenance:
+                provenance[name] = model.provenance[old]
+    return check(ModelWeights(encoders, provenance=provenance, half=True), "The joined model")
+
+
+def halved(tree: dict[str, Any]) -> dict[str, Any]:
+    """An encoder's tree with its large arrays as float16.
+
+    The statistics stay float32: variances of motion are below float16's range.
+    """
+    parts = {name: tree[name] for name in ("params", "whitening") if name in tree}
+    return tree | jax.tree.map(np.float16, parts)
 
 
 def template(config: Config) -> dict[str, Any]:
-    """Shapes of every part, except the classifier, that a model of this configuration may have."""
+    """Shapes of every part that an encoder of this configuration may have."""
     model = build_model(config)
     params, stats = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
     queue = jax.ShapeDtypeStruct((config.method.queue_size, model.projection), np.float32)
@@ -55,17 +156,46 @@ def template(config: Config) -> dict[str, Any]:
     }
 
 
-def check(weights: Weights, what: str) -> Weights:
-    """Returns the weights if every part present is complete, finite, and of the right shape.
+def check(model: ModelWeights, what: str) -> ModelWeights:
+    """Returns the model if every part present is complete, finite, and of the right shape.
 
     Raises:
       UserError: a part fails this check; the message names the first such array.
     """
+    if not model.encoders:
+        raise UserError(f"{what} holds no usable model (it has no encoder).")
+    for name, weights in model.encoders.items():
+        _check_encoder(weights, what if len(model.encoders) == 1 else f"{what}, encoder {name},")
+    try:
+        wanted = _head_shapes(model)
+    except UserError as error:
+        raise UserError(f"{what} cannot be used: {error}") from error
+    if problem := _difference(model.heads, wanted):
+        raise UserError(f"{what} does not fit its configuration: {problem}.")
+    if not 0 <= model.threshold < 1:
+        raise UserError(f"{what} is damaged: its threshold is {model.threshold}.")
+    return model
+
+
+def _head_shapes(model: ModelWeights) -> dict[str, Any]:
+    """Shapes of the heads that the model should have; raises UserError for bad settings."""
+    classes, wanted = len(model.classes), {}
+    if "classifier" in model.heads:
+        shapes = {"kernel": (model.features, classes), "bias": (classes,)}
+        wanted["classifier"] = {
+            name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()
+        }
+    for head, settings in model.head_settings.items():
+        settings.check_values()
+        wanted[head] = HEADS[head].shapes(model.only.config, settings, classes)
+    return wanted
+
+
+def _check_encoder(weights: Weights, what: str) -> None:
+    """Raises UserError as `check`."""
     try:
         try:
             weights.config.check()
-            for settings in weights.heads.values():
-                settings.check_values()
         except UserError as error:
             raise UserError(f"{what} cannot be used: {error}") from error
         model, params = weights.config.model, weights.tree["params"]
@@ -75,33 +205,30 @@ def check(weights: Weights, what: str) -> Weights:
             # Checked first: `template` builds as many layers as the configuration says.
             if len(params[part]["gru"]) != layers:
                 raise UserError(f"{what} has another number of layers than its configuration.")
-        wanted = template(weights.config)
-        if "classifier" in weights.tree:
-            classes = len(weights.classes)
-            shapes = {"kernel": (2 * model.hidden, classes), "bias": (classes,)}
-            wanted["classifier"] = {
-                name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()
-            }
-        for head, settings in weights.heads.items():
-            wanted[head] = HEADS[head].shapes(weights.config, settings, len(weights.classes))
-        lost = sorted(weights.heads.keys() - weights.tree.keys())
-        problem = f"{lost[0]} is missing" if lost else _difference(weights.tree, wanted)
+        size = weights.features
+        shapes = {"mean": (size,), "matrix": (size, size)}
+        whitening = {k: jax.ShapeDtypeStruct(shape, np.float32) for k, shape in shapes.items()}
+        wanted = template(weights.config) | {"whitening": whitening}
+        problem = _network_difference(weights.tree, wanted)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{what} holds no usable model ({type(error).__name__}: {error})."
         ) from error
     if problem:
         raise UserError(f"{what} does not fit its configuration: {problem}.")
-    return weights
 
 
-def _difference(tree: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """What is wrong with the tree, as a clause; whole modules and parts may be missing."""
+def _network_difference(tree: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """What is wrong with an encoder's tree; whole modules and parts may be missing."""
     for name in ("params", "batch_stats"):
         wanted = wanted | {name: {k: v for k, v in wanted[name].items() if k in tree[name]}}
         if "encoder" not in wanted[name]:
             return f"{name}/encoder is missing"
-    wanted = {name: part for name, part in wanted.items() if name in tree}
+    return _difference(tree, {name: part for name, part in wanted.items() if name in tree})
+
+
+def _difference(tree: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """What is wrong with the tree, as a clause."""
     ours, theirs = flatten_dict(tree, sep="/"), flatten_dict(wanted, sep="/")
     odd = sorted(ours.keys() ^ theirs.keys())
     if odd:

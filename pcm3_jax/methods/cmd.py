@@ -244,6 +244,9 @@ class CMD(Method):
         branch.method.update(positives=("intra",), masked_prediction=False, kl_weight=1.0)
         return 3 * PCM3Method().step_flops(branch)
 
+    def negatives(self, config: Config) -> int:
+        return config.method.queue_size
+
     def loadable(self, tree: dict[str, Any]) -> dict[str, Any]:
         parts = ("params", "batch_stats")
         return {name: {"encoder": tree[name]["encoder"]} for name in parts}

@@ -81,6 +81,10 @@ class Method:
         """Matrix-product FLOPs of one step for one sample; a backward pass counts twice."""
         raise NotImplementedError
 
+    def negatives(self, config: Config) -> int:
+        """Past samples that every sample is contrasted with; 0 without a queue."""
+        return 0
+
     def collectives(self, config: Config, batch_size: int, devices: int) -> list[Collective]:
         """Every collective of one step; [] if the method does not list them."""
         return []

@@ -255,6 +255,9 @@ class PCM3Method(PretrainingMethod):
             + (2 + bool(method.kl_weight)) * len(positives) * queue
         )
 
+    def negatives(self, config: Config) -> int:
+        return config.method.queue_size if config.method.positives else 0
+
     def collectives(self, config: Config, batch_size: int, devices: int) -> list[Collective]:
         """The collectives of the gradients and metrics, the BatchNorm moments and the keys.
 

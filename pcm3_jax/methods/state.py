@@ -53,6 +53,10 @@ class State(flax.struct.PyTreeNode):
     def variables(self) -> dict[str, Any]:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
+    def starting_from(self, params: Any, batch_stats: Any) -> Self:
+        """This state, before the first step, with other variables of the trained network."""
+        return self.replace(params=params, batch_stats=batch_stats)
+
 
 class TrainState(State):
     """State of pretraining; ``params`` and ``batch_stats`` are those of the query network.
@@ -67,6 +71,11 @@ class TrainState(State):
     key_batch_stats: Any
     queue: jax.Array
     queue_pointer: jax.Array
+
+    def starting_from(self, params: Any, batch_stats: Any) -> Self:
+        """This state with other variables, also copied to the key side."""
+        state = super().starting_from(params, batch_stats)
+        return state.replace(**_key_side(params, batch_stats))
 
 
 def key_part(params: Any) -> Any:
@@ -151,14 +160,21 @@ def initial_state(
     params: Any, batch_stats: Any, queue: jax.Array, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """The state before the first step, from the output of `draw_variables`."""
-    # A copy, not an alias: the step donates its state, and no buffer can be donated twice.
-    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
     return TrainState.start(
         params,
         batch_stats,
         optimizer,
-        key_params=copy(key_part(params)),
-        key_batch_stats=copy({"encoder": batch_stats["encoder"]}),
+        **_key_side(params, batch_stats),
         queue=queue,
         queue_pointer=jnp.int32(0),
     )
+
+
+def _key_side(params: Any, batch_stats: Any) -> dict[str, Any]:
+    """The key encoder's fields of a `TrainState`, copied from the query side."""
+    fields = {
+        "key_params": key_part(params),
+        "key_batch_stats": {"encoder": batch_stats["encoder"]},
+    }
+    # A copy, not an alias: the step donates its state, and no buffer can be donated twice.
+    return jax.tree.map(jnp.copy, fields)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -96,14 +98,51 @@ class Encoder(nn.Module):
         """Updates the running statistics, as `BatchNorm.record`."""
         self.input_norm.record(moments)
 
-    def sequence_feature(self, features: jax.Array) -> jax.Array:
-        """Sequence features (..., 2H) from the features of every frame (T, ..., 2H)."""
+    def sequence_feature(
+        self,
+        features: jax.Array,
+        pooling: Sequence[str] = ("last",),
+        length: jax.Array | None = None,
+    ) -> jax.Array:
+        """Sequence features (..., F) from the features of every frame (T, ..., 2H).
+
+        Args:
+          features: of every frame.
+          pooling: of "last", "mean" and "max", over time; see `join_poolings`.
+          length: frames that count, of a causal encoder; None: all.
+        """
+        pools = {"last": self._last, "mean": _mean, "max": _maximum}
+        return join_poolings([pools[name](features, length) for name in pooling])
+
+    def _last(self, features: jax.Array, length: jax.Array | None) -> jax.Array:
         if self.recurrence == "causal":
-            return features[-1]
+            return features[-1 if length is None else length - 1]
         # The backward GRU has read the whole sequence at the first frame.
         return jnp.concatenate(
             [features[-1, ..., : self.hidden], features[0, ..., self.hidden :]], axis=-1
         )
+
+
+def _mean(features: jax.Array, length: jax.Array | None) -> jax.Array:
+    if length is None:
+        return features.mean(0)
+    return jnp.where(_counted(features, length), features, 0).sum(0) / length
+
+
+def _maximum(features: jax.Array, length: jax.Array | None) -> jax.Array:
+    if length is not None:
+        features = jnp.where(_counted(features, length), features, -jnp.inf)
+    return features.max(0)
+
+
+def _counted(features: jax.Array, length: jax.Array) -> jax.Array:
+    """(T, 1, …) booleans: the first ``length`` frames."""
+    return jnp.arange(len(features)).reshape(-1, *[1] * (features.ndim - 1)) < length
+
+
+def join_poolings(parts: Sequence[jax.Array]) -> jax.Array:
+    """Concatenates features (..., 2H) of a sequence, each at unit length if there are several."""
+    return parts[0] if len(parts) == 1 else jnp.concatenate([*map(unit_length, parts)], axis=-1)
 
 
 class Projector(nn.Module):

@@ -14,7 +14,7 @@ The forward pass of the query side (sections of the paper in brackets):
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 import flax.struct
@@ -238,13 +238,17 @@ class PCM3(nn.Module):
         self.encoder.record(moments["intra"])
         return self._project(features["intra"], offsets.key)
 
-    def embed(self, poses: jax.Array) -> jax.Array:
-        """Sequence features (N, 2H) of poses (N, T, M, V, C) for downstream tasks.
+    def embed(self, poses: jax.Array, pooling: Sequence[str] = ("last",)) -> jax.Array:
+        """Sequence features (N, F) of poses (N, T, M, V, C) for downstream tasks.
 
         Running statistics, no prompts (§3.4).
+
+        Args:
+          poses: in the encoder's stream.
+          pooling: as in `Encoder.sequence_feature`; F is 2H for each.
         """
-        features = self.encoder(flatten_frames(poses))
-        return self.encoder.sequence_feature(features).astype(jnp.float32)
+        features = self.encoder(flatten_frames(poses)).astype(jnp.float32)
+        return self.encoder.sequence_feature(features, pooling)
 
     def reconstruct(self, poses: jax.Array) -> jax.Array:
         """The decoder's prediction (N, T, M, V, C) of every frame of poses (N, T, M, V, C).

@@ -96,6 +96,12 @@ def _add_encoder(page: Contents, index: int, run: Run, splits: encoders.Splits, 
         page["views"].append({"run": index, **drawn})
 
 
+def _encoder(run: Run) -> str | None:
+    """What the run did with the model in ``config.encoder``; None without one."""
+    named = run.config.encoder
+    return f"{'starts from' if run.task.pretrains else 'encoder of'} {named}" if named else None
+
+
 def _summary(run: Run) -> dict[str, Any]:
     """A run's entry at the head of the page."""
     step = max((line["step"] for line in run.logged), default=0)
@@ -108,7 +114,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "data": run.config.data.name,
         "stream": run.config.views.stream if run.task.reads_data else None,
         "seed": run.config.seed,
-        "encoder": run.config.encoder,
+        "encoder": _encoder(run),
         "status": "finished" if "task" in run.results else under_way,
         "date": str(run.starts[0].get("time"))[:10] if run.starts else "no date",
         "steps": step,

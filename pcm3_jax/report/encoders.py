@@ -13,6 +13,7 @@ import numpy as np
 from pcm3_jax.config import Config
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import shipped_models
 from pcm3_jax.inference.model_file import CLASSIFIER_FILE
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
@@ -92,8 +93,9 @@ def reason_for_none(run: Run, runs: list[Run]) -> str | None:
         return f"{run.name}: task {run.config.task} has no encoder to show."
     if run.task.pretrains:
         return None if run.checkpoints else f"{run.name}: no checkpoint has been saved yet."
-    if run.config.encoder and not Path(run.config.encoder).exists():
-        return f"{run.name}: its encoder {run.config.encoder} does not exist."
+    named = run.config.encoder
+    if named and named not in shipped_models.MODELS and not Path(named).exists():
+        return f"{run.name}: its encoder {named} does not exist."
     for other in runs:
         if other.task.pretrains and other.checkpoints and shown == _shown_encoder(other):
             return f"{run.name}: its encoder is shown under {other.name}."
@@ -165,7 +167,7 @@ def class_map(embedded: Embedded, pool: Pool) -> dict[str, Any]:
 
 
 def plane(features: np.ndarray) -> tuple[np.ndarray, str]:
-    """Projects features (S, F) to 2-D by cosine similarity: t-SNE, or PCA without scikit-learn.
+    """Projects features (S, F) to 2-D by cosine similarity: t-SNE, or PCA of a few points.
 
     Returns:
       (S, 2), each axis within [0, 1], and the name of the method.
@@ -174,15 +176,13 @@ def plane(features: np.ndarray) -> tuple[np.ndarray, str]:
     left, values, _ = np.linalg.svd(unit - unit.mean(0), full_matrices=False)
     # Padded, since a single sequence has fewer than two components.
     components = np.pad((left * values)[:, :50], ((0, 0), (0, 2)))
-    try:
-        from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits
-    except ModuleNotFoundError:
-        TSNE = None
     # t-SNE is meaningless for fewer points.
-    if TSNE is None or len(features) < 10:
+    if len(features) < 10:
         places, method = components[:, :2], "PCA"
     else:
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
+
         tsne = TSNE(perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=0)
         # The thousand iterations of t-SNE are too short to gain from several threads.
         with threadpool_limits(1):

@@ -15,7 +15,7 @@ from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.data.skeleton import PARENTS, visible_in_stream
 from pcm3_jax.inference import model_file
 from pcm3_jax.inference.model import Model
-from pcm3_jax.inference.weights import Weights
+from pcm3_jax.inference.weights import ModelWeights, Weights
 from pcm3_jax.methods import method_of
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import FRAME_RATE, Pool, encoded, packed
@@ -81,12 +81,12 @@ def joint_views(recordings: Recordings, indices: list[int], views: Views) -> jax
 
 def _predict(run: Run, step: int, joints: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """Poses (N, T, 2, 25, 3), the hidden joints as the checkpoint predicts them."""
-    weights = model_file.load(run.path / "checkpoints" / str(step))
+    weights = model_file.load(run.path / "checkpoints" / str(step)).only
     config = weights.config.copy()
     # The sequences are cropped and resized already.
     config.views.eval_crop_ratio = 1.0
     config.data.max_frames = max(config.data.max_frames, joints.shape[1])
-    model = Model(Weights(config, weights.tree))
+    model = Model(ModelWeights.of(Weights(config, weights.tree)))
     found = model.reconstruct(joints, ~visible, normalize=False)
     return poses_of_stream(found.skeletons, ~found.mask, joints, config.views.stream)
 

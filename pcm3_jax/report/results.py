@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pcm3_jax.config import Config, read_config
+from pcm3_jax.inference import shipped_models
 from pcm3_jax.registry import TASKS
 from pcm3_jax.report.runs import Run
 from pcm3_jax.tables import document
@@ -108,8 +109,8 @@ def _settings(config: Config) -> Settings:
             of_run = read_config(run)
             found.add((f"{prefix}.task", json.dumps(of_run.task)))
             found |= {(f"{prefix}.{key}", value) for key, value in _settings(of_run)}
-        elif run.suffix == ".safetensors":
-            # Exported files are compared by their paths, not by their training settings.
+        elif path in shipped_models.MODELS or run.suffix == ".safetensors":
+            # Exported files and shipped models are compared by their names, not by their training.
             found.add((prefix, json.dumps(path)))
     return frozenset(found)
 

@@ -17,6 +17,8 @@ OptimizerName = Literal["sgd", "adamw", "lars"]
 # Positive pairs (Eq. 5), in the order in which the authors' program encodes them.  BatchNorm's
 # running statistics depend on this order.
 POSITIVES = ("intra", "mask", "predict", "inter")
+# Ways to make one feature of the states of all frames.
+POOLINGS = ("last", "mean", "max")
 # Number of units, body parts or joints, that each masking strategy draws from (Table 10).
 MASK_UNITS = {"topology": len(BODY_PARTS), "random": JOINTS}
 
@@ -32,6 +34,7 @@ class Data(Section):
     """The data set, built by `python -m tfds_builders.build`."""
 
     name: str = setting("synthetic_skeletons", 'TFDS data set, "name" or "name/config"')
+    extra: tuple[str, ...] = setting((), "more data sets to pretrain on; their labels are not read")
     dir: str = setting("data", "folder of the built data sets", free=True)
     max_frames: int = setting(300, "frames after which longer recordings are cut", low=2)
     feed: Literal["resident", "disk"] = setting(
@@ -213,6 +216,18 @@ class Evaluation(Section):
         10, "epochs between 1-NN evaluations in pretraining; 0: only at the end", low=0
     )
     batch_size: int = setting(256, "sequences per batch, over all devices", low=1, free=True)
+    pooling: tuple[str, ...] = setting(
+        ("last",),
+        "poolings over time of the encoder's states, of last, mean, max, that make a feature; "
+        "several are concatenated, each at unit length",
+    )
+
+    def check(self) -> None:
+        require(
+            0 < len(set(self.pooling)) == len(self.pooling) and set(self.pooling) <= set(POOLINGS),
+            f"config.eval.pooling is {self.pooling}, but must name one or more of "
+            f"{', '.join(POOLINGS)}, each once.",
+        )
 
 
 @section
@@ -258,7 +273,9 @@ class Config(Section):
     task: str = setting("pretrain", "task to run")
     seed: int = setting(0, "seed of all random draws", low=0)
     encoder: str = setting(
-        "", "trained model to evaluate: workdir, checkpoint or exported file; empty: random weights"
+        "",
+        "trained model to evaluate or, in pretraining, to start from: shipped model, workdir, "
+        "checkpoint or exported file; empty: random weights",
     )
     mapping: Literal["pmap", "shard_map"] = setting(
         "pmap", "how one step is mapped over the devices", free=True

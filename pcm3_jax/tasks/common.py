@@ -23,6 +23,7 @@ from pcm3_jax.data.feed import evaluation_batches
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file
+from pcm3_jax.inference.weights import Weights
 from pcm3_jax.methods.method import encoder_flops
 from pcm3_jax.methods.state import build_model, random_encoder
 from pcm3_jax.models.pcm3 import PCM3
@@ -44,6 +45,23 @@ _WHOLE = np.iinfo(np.int32).max
 Embedding = Callable[[Any, jax.Array], jax.Array]
 
 
+def read_split(
+    config: Config, name: str, split: str, devices: Devices, *, untrimmed: bool = False
+) -> Recordings:
+    """One split of a data set in ``config.data.dir``; raises as `recordings.read`."""
+    data = config.data
+    return recordings.read(
+        name,
+        data.dir,
+        split,
+        # Whole videos are not truncated.
+        max_frames=_WHOLE if untrimmed else data.max_frames,
+        devices=devices,
+        resident=untrimmed or data.feed == "resident",
+        untrimmed=untrimmed,
+    )
+
+
 def read_splits(
     config: Config, devices: Devices, *, untrimmed: bool = False
 ) -> tuple[Recordings, Recordings]:
@@ -53,18 +71,10 @@ def read_splits(
       UserError: a split is missing or of the wrong kind for the task, or the training split has no
         example of a class of the test split.
     """
-    data = config.data
-    read = functools.partial(
-        recordings.read,
-        data.name,
-        data.dir,
-        # Whole videos are not truncated.
-        max_frames=_WHOLE if untrimmed else data.max_frames,
-        devices=devices,
-        resident=untrimmed or data.feed == "resident",
-        untrimmed=untrimmed,
+    train_split, test_split = (
+        read_split(config, config.data.name, split, devices, untrimmed=untrimmed)
+        for split in ("train", "test")
     )
-    train_split, test_split = read(split="train"), read(split="test")
     unknown = _labels(test_split) - _labels(train_split)
     if unknown:
         names = ", ".join(train_split.classes[label] for label in sorted(unknown))
@@ -81,9 +91,10 @@ def _labels(split: Recordings) -> set[int]:
     return set(np.concatenate([split.label, *of_actions]).tolist())
 
 
-def encoder_embedding(model: PCM3) -> Embedding:
-    """The encoder's sequence features (N, 2H)."""
-    return cast(Embedding, functools.partial(model.apply, method=PCM3.embed))
+def encoder_embedding(model: PCM3, config: Config) -> Embedding:
+    """The encoder's sequence features (N, 2H), or (N, F) with ``config.eval.pooling``."""
+    embed = functools.partial(model.apply, method=PCM3.embed, pooling=config.eval.pooling)
+    return cast(Embedding, embed)
 
 
 class Embedder:
@@ -153,7 +164,7 @@ def encoder(config: Config, devices: Devices) -> tuple[Embedder, Any]:
     Raises:
       UserError: as in `Embedder` and `encoder_variables`.
     """
-    embedding = encoder_embedding(build_model(config))
+    embedding = encoder_embedding(build_model(config), config)
     return Embedder(embedding, devices, config), encoder_variables(config)
 
 
@@ -167,7 +178,17 @@ def encoder_variables(config: Config) -> dict[str, Any]:
     """
     if not config.encoder:
         return random_encoder(config)
-    weights = model_file.load(Path(config.encoder), stream=config.views.stream)
+    tree = trained_weights(config).tree
+    return {part: {"encoder": tree[part]["encoder"]} for part in ("params", "batch_stats")}
+
+
+def trained_weights(config: Config) -> Weights:
+    """The model in ``config.encoder``, whose encoder has this configuration's settings.
+
+    Raises:
+      UserError: it is no trained model, or its encoder has other settings.
+    """
+    weights = model_file.load(config.encoder, stream=config.views.stream).only
     theirs, ours = weights.config.flat(), config.flat()
     differing = [
         f"--config.{key}={theirs[key]}" for key in _ENCODER_KEYS if theirs[key] != ours[key]
@@ -177,7 +198,7 @@ def encoder_variables(config: Config) -> dict[str, Any]:
             f"The encoder in {config.encoder} was trained with other settings: add "
             f"{' '.join(differing)}."
         )
-    return {part: {"encoder": weights.tree[part]["encoder"]} for part in ("params", "batch_stats")}
+    return weights
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:

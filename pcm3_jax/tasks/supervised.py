@@ -19,7 +19,7 @@ from pcm3_jax.data.feed import Samples, sample_batches
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, poses_at
 from pcm3_jax.inference import model_file
-from pcm3_jax.inference.weights import HEADS, Weights
+from pcm3_jax.inference.weights import HEADS, ModelWeights, Weights
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.pcm3 import apply_gradients
 from pcm3_jax.methods.state import State
@@ -191,13 +191,20 @@ def save_model(
     tree = {
         "params": {"encoder": params.pop("encoder")},
         "batch_stats": {"encoder": host["batch_stats"]["encoder"]},
-        # A classifier is a single layer, "head".
-        head: params.get("head", params),
     }
-    # The section without the settings of the training.
-    heads = {head: HEADS[head].settings.from_dict(settings.to_dict())} if settings else {}
-    weights = Weights(config, tree, tuple(classes), heads)
-    model_file.save(workdir / model_file.MODEL_FILE, weights)
+    config = config.copy()
+    config.eval.pooling = ("last",)  # of every head in `pcm3_jax.models.heads`
+    model = ModelWeights.of(
+        Weights(config, tree),
+        # A classifier is a single layer, "head".
+        heads={head: params.get("head", params)},
+        # The section without the settings of the training.
+        head_settings=(
+            {head: HEADS[head].settings.from_dict(settings.to_dict())} if settings else {}
+        ),
+        classes=tuple(classes),
+    )
+    model_file.save(workdir / model_file.MODEL_FILE, model)
 
 
 def predictor(

@@ -74,8 +74,8 @@ class Task:
       settings: sections that the task adds to the configuration, by name.
       metrics: the metrics in its results.
       reads_data: whether it reads a data set, rather than only results of other runs.
-      pretrains: whether it trains an encoder from random weights.
-      takes_encoder: whether it evaluates the encoder that ``config.encoder`` names.
+      pretrains: whether it trains an encoder without labels.
+      takes_encoder: whether it evaluates or starts from the encoder that ``config.encoder`` names.
       occludes: whether it applies ``config.occlusion``.
       shares_workdir: whether independent processes may use its workdir at the same time.
     """

@@ -86,9 +86,13 @@ def commit(checkout: Path) -> str | None:
 
 
 def encoder(config: Config) -> str | None:
-    """The path in ``config.encoder``, or the last checkpoint if it is a run; None if empty."""
-    named = Path(config.encoder)
-    return str(latest_checkpoint(named) or named.absolute()) if config.encoder else None
+    """What ``config.encoder`` names: the absolute path of a file or, of a run, the last checkpoint.
+
+    The name itself if there is no such path, as for a shipped model; None if it is empty.
+    """
+    if not config.encoder or not (named := Path(config.encoder)).exists():
+        return config.encoder or None
+    return str(latest_checkpoint(named) or named.absolute())
 
 
 def data_set(config: Config) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import importlib
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,50 @@ def test_a_table_of_real_recordings_is_named_by_its_number():
         get_config("X")
 
 
+OWN = runpy.run_path("configs/own.py")
+
+
+@pytest.mark.parametrize("sequences", [3, 7, 20, 100, 580, 40_000])
+def test_the_recipe_for_own_recordings_suits_their_number(sequences):
+    config = OWN["get_config"]("nothing")
+    OWN["scale"](config, sequences)
+    validate(config)
+    optimizer, queue_size = config.optimizer, config.method.queue_size
+    config.method.name = "cmd"
+    validate(config)
+    steps = optimizer.epochs * (sequences // optimizer.batch_size)
+    assert steps >= 1000 and optimizer.epochs >= 10
+    assert optimizer.decay_epochs[0] < optimizer.epochs
+    assert optimizer.batch_size <= min(32, sequences)
+    assert 0.375 * sequences < queue_size < sequences
+
+
+def test_own_recordings_as_many_as_those_of_irds_get_its_recipe():
+    config, irds = OWN["get_config"]("nothing"), OWN["IRDS"]["get_config"]()
+    OWN["scale"](config, 1434)
+    for settings in (config, irds):
+        settings.data.name = ""
+        settings.eval.every_epochs, settings.checkpoint.every_epochs = 0, 1
+    assert config == irds
+
+
+@pytest.mark.parametrize("flag", ["--config.data.dir={}", "--config.data.dir {}"])
+def test_own_recordings_are_counted_where_the_command_line_says(
+    monkeypatch, data_dir, tmp_path, capsys, flag
+):
+    monkeypatch.chdir(tmp_path)
+    name = "synthetic_skeletons/n64x32"
+    monkeypatch.setattr(sys, "argv", ["main", *flag.format(data_dir).split()])
+    config = OWN["get_config"](name)
+    assert (config.data.name, config.data.dir) == (name, "data")
+    assert (config.optimizer.batch_size, config.optimizer.epochs) == (8, 143)
+    assert config.method.queue_size == 32
+    assert capsys.readouterr().out.startswith("for 64 training sequences: optimizer.batch_size=8 ")
+    monkeypatch.setattr(sys, "argv", ["main"])
+    assert OWN["get_config"](name).optimizer.epochs == 26
+    assert capsys.readouterr().out.startswith(f"{name} is not in data, so the recipe is that of")
+
+
 COUNTS = (
     "model.hidden", "model.layers", "model.projection", "model.decoder_hidden",
     "model.decoder_layers", "method.queue_size", "optimizer.epochs", "linear.epochs",
@@ -133,7 +178,6 @@ BAD = [
     ("views.mix_parts", (2,)),
     ("views.mix_blocks", (0, 3)),
     ("views.mix_blocks", (8, 7)),
-    ("encoder", "runs/demo"),  # the default task is pretraining
     ("seed", -1),
     ("tables.seeds", (0, -1)),
     ("views.mix_blocks", (7, 17)),

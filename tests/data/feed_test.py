@@ -119,6 +119,24 @@ def test_streamed_and_resident_feeds_give_the_same_batches(
     )
 
 
+def test_joined_splits_are_the_same_resident_and_streamed(resident, streamed, devices):
+    both, read = recordings.joined([resident, resident]), recordings.joined([streamed, streamed])
+    assert len(both) == 128
+    assert (both.label[:64] == resident.label).all()
+    assert (both.label[64:] == -1).all()
+    sampler = feed.Sampler(128, 16, 3)
+    assert_same_batches(
+        feed.resident_batches(both, sampler, devices, 0),
+        feed.streamed_batches(read, sampler, devices, 0, threads=2),
+        count=6,
+    )
+    for index in (3, 67):
+        ours = np.asarray(both.frames)[both.start[index] :][: both.length[index]]
+        start, length = resident.start[index % 64], resident.length[index % 64]
+        theirs = np.asarray(resident.frames)[start : start + length]
+        np.testing.assert_array_equal(ours[:, : theirs.shape[1]], theirs)
+
+
 class Hosts:
     """Stands in for the devices of one of several processes; shards rows as for pmap."""
 

@@ -1,7 +1,6 @@
 """`pcm3_jax.embed` and `pcm3_jax.predict`: formats, output, live frames, one sentence for flaws."""
 
 import csv
-import dataclasses
 import io
 import os
 import runpy
@@ -16,6 +15,7 @@ from pcm3_jax.data.normalization import normalize_sequence, select_bodies
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import embed, model_file, predict, skeleton_files, torch_layout
 from pcm3_jax.inference import model as library
+from pcm3_jax.inference.weights import ModelWeights
 from pcm3_jax.runtime import commands
 from tests import golden_vectors
 from tests.data.formats.raw_writers import array_bytes, claimed, skeleton_text, video_text
@@ -27,12 +27,12 @@ CLASSES = ("wave", "jump", "sit, down")
 def model_path(tmp_path_factory):
     """The golden network with a classifier of three classes."""
     tensors = golden_vectors.load_step("cutmix").init
-    weights = torch_layout.weights_from_torch(tensors, "joint", "golden")
+    encoder = torch_layout.weights_from_torch(tensors, "joint", "golden").only
     kernel = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
     classifier = {"kernel": kernel, "bias": np.zeros(3, np.float32)}
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    tree = weights.tree | {"classifier": classifier}
-    model_file.save(path, dataclasses.replace(weights, tree=tree, classes=CLASSES))
+    heads = {"classifier": classifier}
+    model_file.save(path, ModelWeights.of(encoder, heads=heads, classes=CLASSES))
     return path
 
 
@@ -310,10 +310,8 @@ def test_mistakes_on_the_command_line(model_path, tmp_path, monkeypatch, argumen
 
 
 def test_predict_wants_a_classifier_before_any_frame(model_path, tmp_path):
-    weights = model_file.load(model_path)
-    del weights.tree["classifier"]
     path = tmp_path / "encoder.safetensors"
-    model_file.save(path, dataclasses.replace(weights, classes=()))
+    model_file.save(path, ModelWeights.of(model_file.load(model_path).only))
     with pytest.raises(UserError, match="no classifier"):
         predict.run(["-", f"--model={path}"])
     with pytest.raises(UserError, match="cannot be read along with files"):
@@ -329,7 +327,7 @@ def test_a_user_error_is_one_line_and_exit_code_1(monkeypatch):
     assert stop.value.code == "error: What, where, what to do."
 
 
-@pytest.mark.parametrize("command", ["convert", "embed", "predict"])
+@pytest.mark.parametrize("command", ["convert", "embed", "fit", "predict"])
 def test_help_shows_how(command, monkeypatch, capsys):
     """Runs the modules as `python -m` does."""
     monkeypatch.setattr(sys, "argv", [command, "--help"])

@@ -26,7 +26,7 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.inference import convert, model_file, torch_layout
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import torch_checkpoint as torch_file
-from pcm3_jax.inference.weights import Weights
+from pcm3_jax.inference.weights import ModelWeights, Weights
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.state import build_model, create_state
 from tests import golden_vectors
@@ -206,11 +206,12 @@ def test_a_run_becomes_a_whole_checkpoint(finished_run, tensors, tmp_path):
 
 def test_missing_parts_get_initial_values(checkpoint, tmp_path):
     convert.run(["from_torch", str(checkpoint), str(tmp_path / "all.safetensors")])
-    weights = model_file.load(tmp_path / "all.safetensors")
+    weights = model_file.load(tmp_path / "all.safetensors").only
     kept = {part: weights.tree[part] for part in ("params", "batch_stats")}
     del kept["params"]["prompts"]
     weights.config.method.update(domain_prompts=False, task_prompts=False)
-    model_file.save(tmp_path / "some.safetensors", Weights(weights.config, kept))
+    some = ModelWeights.of(Weights(weights.config, kept))
+    model_file.save(tmp_path / "some.safetensors", some)
     state = torch_layout.tensors_to_torch(model_file.load(tmp_path / "some.safetensors"))
     shapes = {name: array.shape for name, array in torch_file.read(checkpoint).items()}
     assert {name: array.shape for name, array in state.items()} == shapes
@@ -600,9 +601,9 @@ def test_other_networks_are_refused(tensors, tmp_path, change, sentence):
 def test_safetensors_files_that_contradict_themselves_are_refused(
     tensors, tmp_path, change, sentence
 ):
-    weights = torch_layout.weights_from_torch(tensors, "joint", "golden")
+    weights = torch_layout.weights_from_torch(tensors, "joint", "golden").only
     change(weights)
-    model_file.save(tmp_path / "x.safetensors", weights)
+    model_file.save(tmp_path / "x.safetensors", ModelWeights.of(weights))
     with pytest.raises(UserError, match=sentence) as error:
         library.load(tmp_path / "x.safetensors")
     assert "\n" not in str(error.value)

@@ -25,16 +25,16 @@ SETTINGS = {
 def paths(tmp_path_factory):
     """The golden network with random heads: {head: file}."""
     tensors = golden_vectors.load_step("cutmix").init
-    weights = torch_layout.weights_from_torch(tensors, "joint", "golden")
+    model = torch_layout.weights_from_torch(tensors, "joint", "golden")
     found, rng = {}, np.random.default_rng(0)
     for head, values in SETTINGS.items():
         settings = HEADS[head].settings.from_dict(values)
-        shapes = HEADS[head].shapes(weights.config, settings, 2)
+        shapes = HEADS[head].shapes(model.only.config, settings, 2)
         arrays = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
         found[head] = tmp_path_factory.mktemp("model") / f"{head}.safetensors"
-        changes = {"tree": weights.tree | {head: arrays}, "heads": {head: settings}}
+        changes = {"heads": {head: arrays}, "head_settings": {head: settings}}
         classes = ("wave", "\x1b[1m") if head == "detector" else ()
-        model_file.save(found[head], dataclasses.replace(weights, classes=classes, **changes))
+        model_file.save(found[head], dataclasses.replace(model, classes=classes, **changes))
     return found
 
 
@@ -115,7 +115,7 @@ def test_mistakes_are_one_sentence(paths, files, head, arguments, sentence):
         ("detector", {"detector": "{"}, "is damaged"),
         ("detector", {"detector": None}, "'detector/bias' is unknown"),
         ("detector", {"classes": '["wave"]'}, "detector/bias is float32"),
-        ("detector", {"forecaster": "{}"}, "forecaster is missing"),
+        ("detector", {"forecaster": "{}"}, "forecaster/.* is missing"),
         ("forecaster", {"forecaster": '{"hidden": 6}'}, "forecaster/.* is float32"),
     ],
 )

@@ -16,6 +16,7 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.inference import convert, torch_layout
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference.online import OnlineNormalization
+from pcm3_jax.inference.weights import ModelWeights
 from pcm3_jax.main import run
 from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.tasks import common
@@ -29,12 +30,23 @@ from tfds_builders import build
 def weights():
     """The golden network: 3 layers of 16, decoder and prompts."""
     tensors = golden_vectors.load_step("cutmix").init
-    return torch_layout.weights_from_torch(tensors, "joint", "golden")
+    return torch_layout.weights_from_torch(tensors, "joint", "golden").only
 
 
 @pytest.fixture(scope="module")
 def model(weights):
-    return library.Model(weights)
+    return library.Model(ModelWeights.of(weights))
+
+
+def encoder_of(model):
+    (encoder,) = model.encoders.values()
+    return encoder
+
+
+def inputs(model, skeletons, mask=None):
+    """The batches that the only encoder sees: (views, visible, rows)."""
+    ((encoder, sequences),) = model._prepared(skeletons, mask, True)
+    return encoder.views.central(sequences)
 
 
 def changed(weights, **settings):
@@ -42,7 +54,7 @@ def changed(weights, **settings):
     for key, value in settings.items():
         section, name = key.split("__")
         setattr(getattr(config, section), name, value)
-    return library.Model(dataclasses.replace(weights, config=config))
+    return library.Model(ModelWeights.of(dataclasses.replace(weights, config=config)))
 
 
 def walk(frames, persons=2, seed=0, joints=25):
@@ -114,8 +126,8 @@ def test_labels_come_by_probability(weights):
     classifier = {
         "kernel": rng.normal(size=(32, 3)).astype(np.float32), "bias": np.zeros(3, np.float32),
     }  # fmt: skip
-    tree = weights.tree | {"classifier": classifier}
-    model = library.Model(dataclasses.replace(weights, tree=tree, classes=("a", "b", "c")))
+    heads = {"classifier": classifier}
+    model = library.Model(ModelWeights.of(weights, heads=heads, classes=("a", "b", "c")))
     (labels,) = model.classify(walk(20), k=5)
     shares = [share for _, share in labels]
     assert {name for name, _ in labels} == {"a", "b", "c"}
@@ -165,7 +177,7 @@ def test_online_features_agree_with_embed_on_every_prefix(weights, stream):
         np.testing.assert_allclose(feature, whole[0], atol=1e-5)
     assert online.frames == 40
     # The same work for every frame: one program, whose input does not grow.
-    assert model._step._cache_size() == 1
+    assert encoder_of(model).step._cache_size() == 1
     online.reset()
     first = model.embed(frames[:1], normalize=False, resample=False)[0]
     np.testing.assert_allclose(online.push(frames[0]), first, atol=1e-5)
@@ -214,7 +226,7 @@ def test_a_bidirectional_model_encodes_whole_sequences_only(weights):
         model.online(normalize=False)
     sequences = [normalize_sequence(walk(frames)) for frames in (5, 20)]
     features = model.embed(sequences, normalize=False, resample=False)
-    network, variables = model._network, model._variables
+    network, variables = encoder_of(model).network, encoder_of(model).variables
     for sequence, feature in zip(sequences, features, strict=True):
         expected = network.apply(variables, sequence[None], method=type(network).embed)
         np.testing.assert_allclose(feature, expected[0], atol=1e-5)
@@ -243,12 +255,11 @@ def test_missing_joints_are_zero_for_the_network_and_between_frames(model):
     missing[10:20, 0, 5], missing[:, 1, 7] = True, True
     holed = frames.copy()
     holed[missing] = np.nan
-    sequences = model._prepare(holed, missing, True)
-    ((views, seen, rows),) = model._views.central(sequences)
+    ((views, seen, rows),) = inputs(model, holed, missing)
     views, seen = np.asarray(views)[0], np.asarray(seen)[0]
     assert rows == 1 and (views[~seen] == 0).all()
     assert not seen[:, 1, 7].any() and 0 < seen[:, 0, 5].sum() < 64
-    ((whole, _, _),) = model._views.central(model._prepare(frames, None, True))
+    ((whole, _, _),) = inputs(model, frames)
     np.testing.assert_allclose(views[seen], np.asarray(whole)[0][seen], atol=1e-6)
     # Coordinates of masked joints are ignored.
     np.testing.assert_array_equal(model.embed(holed, missing), model.embed(frames, missing))
@@ -258,8 +269,7 @@ def test_missing_joints_are_zero_for_the_network_and_between_frames(model):
 def test_what_is_computed_from_a_missing_joint_is_missing(weights, stream, count):
     """The shoulder's centre, joint 20, is parent of four other bones, and of itself."""
     model = changed(weights, views__stream=stream)
-    sequences = model._prepare(walk(30), np.arange(25) == 20, True)
-    ((views, seen, _),) = model._views.central(sequences)
+    ((views, seen, _),) = inputs(model, walk(30), np.arange(25) == 20)
     assert (np.asarray(views)[~np.asarray(seen)] == 0).all()
     assert (~np.asarray(seen)[0, 0]).sum(axis=-1).tolist() == [count + (stream == "bone")] * 2
 
@@ -270,8 +280,8 @@ def test_normalisation_interpolates_missing_anchor_joints(model):
     missing = np.zeros((30, 2, 25), bool)
     missing[5:12, 0] = True
     missing[20:25, 0, [0, 1, 4, 8]] = True
-    (found,) = model._prepare(frames, missing, True)
-    (whole,) = model._prepare(frames, None, True)
+    ((_, (found,)),) = model._prepared(frames, missing, True)
+    ((_, (whole,)),) = model._prepared(frames, None, True)
     np.testing.assert_allclose(found.poses[~missing], whole.poses[~missing], atol=1e-5)
     assert not found.poses[missing].any()
 
@@ -280,7 +290,7 @@ def test_a_mask_follows_a_person_who_enters_late(model):
     frames, missing = walk(20), np.zeros((20, 2, 25), bool)
     frames[:6, 1] = 0
     missing[10, 1, 3] = True
-    (found,) = model._prepare(frames, missing, True)
+    ((_, (found,)),) = model._prepared(frames, missing, True)
     # Normalisation moves the person to the start.
     assert np.argwhere(~found.visible).tolist() == [[4, 1, 3], [18, 1, 3]]
     assert not found.poses[~found.visible].any()
@@ -291,14 +301,14 @@ def test_reconstruction_fills_masked_joints_only(weights):
     tree = jax.tree.map(np.array, weights.tree)
     decoder = tree["params"]["decoder"]["reconstruct"]
     decoder["kernel"][:], decoder["bias"][:] = 0, np.arange(150)
-    model = library.Model(dataclasses.replace(weights, tree=tree))
+    model = library.Model(ModelWeights.of(dataclasses.replace(weights, tree=tree)))
     hidden = np.isin(np.arange(25), (0, 1, 2, 3, 20))[None, :] & np.array([[True], [False]])
     found = model.reconstruct(walk(30), hidden)
     assert found.skeletons.shape == (1, 64, 2, 25, 3)
     np.testing.assert_array_equal(found.mask[0], np.broadcast_to(hidden, (64, 2, 25)))
     answer = np.broadcast_to(unflatten_frames(np.arange(150.0)), (1, 64, 2, 25, 3))
     np.testing.assert_array_equal(found.skeletons[found.mask], answer[found.mask])
-    ((whole, _, _),) = model._views.central(model._prepare(walk(30), None, True))
+    ((whole, _, _),) = inputs(model, walk(30))
     np.testing.assert_allclose(
         found.skeletons[~found.mask], np.asarray(whole)[~found.mask], atol=1e-6
     )
@@ -315,7 +325,7 @@ def test_reconstruction_depends_on_what_is_visible(model):
 
 def test_an_encoder_alone_can_only_embed(weights):
     tree = {part: {"encoder": weights.tree[part]["encoder"]} for part in ("params", "batch_stats")}
-    model = library.Model(dataclasses.replace(weights, tree=tree))
+    model = library.Model(ModelWeights.of(dataclasses.replace(weights, tree=tree)))
     assert model.embed(walk(5)).shape == (1, 32)
     with pytest.raises(UserError, match="no decoder"):
         model.reconstruct(walk(5), np.zeros(25, bool))

@@ -176,6 +176,13 @@ def test_more_neighbours_than_keys_are_refused():
         validate(config)
 
 
+def test_no_model_to_start_from_is_taken():
+    config = default_config()
+    config.method.name, config.encoder = "cmd", "base"
+    with pytest.raises(UserError, match="'base', but method 'cmd' trains an encoder for each"):
+        validate(config)
+
+
 RUN = ("--config.method.name=cmd", "--config.cmd.neighbours=32", "--config.optimizer.epochs=2")
 
 

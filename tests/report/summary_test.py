@@ -121,6 +121,24 @@ def test_encoders_that_are_files_or_checkpoints_are_told_apart(tmp_path):
     ]  # fmt: skip
 
 
+def test_shipped_models_and_what_a_run_started_from_are_told_apart(tmp_path):
+    """Rows name the model of an evaluation, and the one that its encoder's pretraining used."""
+    started = [
+        finished_run(tmp_path / f"p{i}", {}, task="pretrain", encoder=name)
+        for i, name in enumerate(("", "base"))
+    ]
+    named = [*map(str, started), "base", "base-motion"]
+    runs = [
+        finished_run(tmp_path / str(i), {"top1": i / 10}, task="linear_eval", encoder=name)
+        for i, name in enumerate(named)
+    ]
+    rows = summary.table(runs).splitlines()[2:]
+    assert len(rows) == 4
+    for row, name in zip(rows, ("", "encoder", "", ""), strict=True):
+        assert ('encoder.encoder="base"' in row) == bool(name)
+    assert '(encoder="base")' in rows[2] and '(encoder="base-motion")' in rows[3]
+
+
 def test_from_inside_a_workdir(tmp_path, monkeypatch):
     """The workdir's config.json is not taken for that of an encoder with an empty name."""
     monkeypatch.chdir(finished_run(tmp_path / "run", {"top1": 0.5}, task="linear_eval"))

@@ -55,7 +55,7 @@ def features(program, variables, split, devices):
     """Central features, and those of random crops, in batches of 7."""
     config = program.config()
     config.eval.batch_size = 7
-    embedder = Embedder(encoder_embedding(build_model(config)), devices, config)
+    embedder = Embedder(encoder_embedding(build_model(config), config), devices, config)
     return embedder.central(variables, split), embedder.random(variables, split, 3)
 
 
@@ -79,7 +79,9 @@ def test_features_do_not_depend_on_batch_size_and_mapping(
     run_config, variables, split, features, mapping, batch_size
 ):
     run_config.eval.batch_size = batch_size
-    embedder = Embedder(encoder_embedding(build_model(run_config)), Devices(mapping), run_config)
+    embedder = Embedder(
+        encoder_embedding(build_model(run_config), run_config), Devices(mapping), run_config
+    )
     ours = embedder.central(variables, split), embedder.random(variables, split, 3)
     for one, other in zip(ours, features, strict=True):
         np.testing.assert_allclose(one, other, atol=TOLERANCE)
@@ -87,7 +89,7 @@ def test_features_do_not_depend_on_batch_size_and_mapping(
 
 def test_streamed_sequences_have_the_same_features(run_config, variables, split, devices, data_dir):
     streamed = recordings.read(NAME, str(data_dir), "test", 300, devices, resident=False)
-    embedder = Embedder(encoder_embedding(build_model(run_config)), devices, run_config)
+    embedder = Embedder(encoder_embedding(build_model(run_config), run_config), devices, run_config)
     for ours, theirs in (
         (embedder.central(variables, split), embedder.central(variables, streamed)),
         (embedder.random(variables, split, 1), embedder.random(variables, streamed, 1)),
@@ -96,7 +98,7 @@ def test_streamed_sequences_have_the_same_features(run_config, variables, split,
 
 
 def test_draws_differ_and_are_reproducible(run_config, variables, split, devices):
-    embedder = Embedder(encoder_embedding(build_model(run_config)), devices, run_config)
+    embedder = Embedder(encoder_embedding(build_model(run_config), run_config), devices, run_config)
     first, second = embedder.random(variables, split, 0), embedder.random(variables, split, 1)
     assert (first != second).any(1).all()
     np.testing.assert_array_equal(first, embedder.random(variables, split, 0))
@@ -107,7 +109,7 @@ def test_an_encoder_without_prompts_and_heads_is_enough(run_config, variables, s
     for collection in alone.values():
         for name in collection.keys() - {"encoder"}:
             del collection[name]
-    embedder = Embedder(encoder_embedding(build_model(run_config)), devices, run_config)
+    embedder = Embedder(encoder_embedding(build_model(run_config), run_config), devices, run_config)
     np.testing.assert_array_equal(
         embedder.central(alone, split), embedder.central(variables, split)
     )
@@ -117,7 +119,7 @@ def test_a_batch_size_that_does_not_divide_is_refused_at_once(run_config, device
     several = Devices("pmap")
     several.count = 3
     with pytest.raises(UserError, match=r"config\.eval\.batch_size is 16"):
-        Embedder(encoder_embedding(build_model(run_config)), several, run_config)
+        Embedder(encoder_embedding(build_model(run_config), run_config), several, run_config)
 
 
 def test_a_random_encoder_gives_other_features(finished_run, run_config, data_dir):

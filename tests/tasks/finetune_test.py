@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 
 import pcm3_jax
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert
+from pcm3_jax.inference import convert, model_file
 from pcm3_jax.inference.model_file import MODEL_FILE
 from pcm3_jax.main import run
 from pcm3_jax.runtime.parallel import Devices
@@ -77,20 +77,29 @@ def test_finetuning_on_everything_learns(brief_config, tmp_path):
     assert results["top1"] > 0.25  # one of 18 classes at random: 0.06
 
 
+def tested(config):
+    """The test split, and its sequences."""
+    _, split = read_splits(config, Devices(config.mapping))
+    frames = np.asarray(split.frames).reshape(split.length.sum(), -1, 25, 3)
+    return split, np.split(frames, split.start[1:])
+
+
+def accuracy(labels, split):
+    right = [found[0][0] == split.classes[true]
+             for found, true in zip(labels, split.label, strict=True)]  # fmt: skip
+    return np.mean(right)
+
+
 def test_the_model_of_the_first_draw_is_kept(brief_config, tmp_path):
     brief_config.update(task="finetune")
     brief_config.finetune.update(epochs=8, learning_rate=3e-2)
     results = run(brief_config, tmp_path / "run")
     assert results["top1_draws"][0] != results["top1_draws"][1]
-    _, split = read_splits(brief_config, Devices(brief_config.mapping))
-    frames = np.asarray(split.frames).reshape(split.length.sum(), -1, 25, 3)
-    sequences = np.split(frames, split.start[1:])
+    split, sequences = tested(brief_config)
     model = pcm3_jax.load(tmp_path / "run")
     assert model.heads == ("classifier",) and model.classes == tuple(split.classes)
     labels = model.classify(sequences, k=1, normalize=False)
-    right = [found[0][0] == split.classes[true]
-             for found, true in zip(labels, split.label, strict=True)]  # fmt: skip
-    assert np.mean(right) == pytest.approx(results["top1_draws"][0])
+    assert accuracy(labels, split) == pytest.approx(results["top1_draws"][0])
     exported = tmp_path / "out.safetensors"
     convert.run(["export", str(tmp_path / "run"), str(exported)])
     assert pcm3_jax.load(exported).classify(sequences, k=1, normalize=False) == labels
@@ -103,6 +112,28 @@ def test_the_model_of_the_first_draw_is_kept(brief_config, tmp_path):
     again = pcm3_jax.load(tmp_path / "probe")
     np.testing.assert_array_equal(again.embed(sequences), model.embed(sequences))
     assert again.classify(sequences[0]) != model.classify(sequences[0])
+
+
+def test_the_model_has_neither_pooling_nor_whitening(finished_run, brief_config, tmp_path):
+    """Its classifier was trained on the last state of the encoder."""
+    whitened = model_file.load(finished_run[0])
+    weights, pooling = whitened.only, ("last", "mean", "max")
+    weights.config.eval.pooling = pooling
+    size = weights.features
+    weights.tree["whitening"] = {
+        "mean": np.ones(size, np.float32), "matrix": -np.eye(size, dtype=np.float32)
+    }  # fmt: skip
+    model_file.save(tmp_path / "whitened.safetensors", whitened)
+    brief_config.update(task="finetune", encoder=str(tmp_path / "whitened.safetensors"))
+    brief_config.eval.pooling = pooling
+    brief_config.finetune.update(draws=1, epochs=8, learning_rate=3e-2)
+    results = run(brief_config, tmp_path / "run")
+    split, sequences = tested(brief_config)
+    model = pcm3_jax.load(tmp_path / "run")
+    assert model.features == 2 * brief_config.model.hidden == size // 3
+    labels = model.classify(sequences, k=1, normalize=False)
+    assert accuracy(labels, split) == pytest.approx(results["top1"])
+    assert brief_config.eval.pooling == pooling
 
 
 def test_an_unfinished_run_leaves_no_model(brief_config, tmp_path):

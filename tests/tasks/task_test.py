@@ -32,7 +32,7 @@ def test_values_are_written_in_their_unit(unit, value, text):
     assert Metric("key", "name", unit).text(value) == text
 
 
-@pytest.mark.parametrize("task", ["pretrain", "fusion", "baseline", "table"])
+@pytest.mark.parametrize("task", ["fusion", "baseline", "table"])
 def test_an_encoder_is_refused_where_none_is_evaluated(run_config, task):
     run_config.encoder = "somewhere"
     with pytest.raises(UserError, match=f"'somewhere', but task '{task}' does not use an encoder"):

@@ -17,8 +17,8 @@ def videos():
 def clean():
     """Videos, and clips of one person, without the sensor's noise and losses."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generator, "_sensor_noise", lambda rng, shape, clip_of_frame: np.zeros(shape))
-        patch.setattr(generator, "_lose_joints", lambda rng, clip: None)
+        patch.setattr(generator, "sensor_noise", lambda rng, shape, clip_of_frame: np.zeros(shape))
+        patch.setattr(generator, "lose_joints", lambda rng, clip: None)
         made = list(generator.generate_untrimmed("train", 0, 20))
         clips = [c for c in generator.generate("train", 0, 256) if not c.skeleton[:, 1].any()]
     return made, clips

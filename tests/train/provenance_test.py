@@ -45,6 +45,16 @@ def test_encoder_is_the_path_of_a_checkpoint(finished_run, run_config, tmp_path)
     assert describe(run_config)["encoder"] == run_config.encoder
 
 
+def test_encoder_is_an_absolute_path_or_the_name_of_a_shipped_model(
+    run_config, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run_config.encoder = "model"
+    assert describe(run_config)["encoder"] == "model"
+    (tmp_path / "model").touch()
+    assert describe(run_config)["encoder"] == str(tmp_path / "model")
+
+
 def test_data_is_none_for_tasks_without_data(run_config):
     assert describe(run_config, reads_data=False)["data"] is None
 

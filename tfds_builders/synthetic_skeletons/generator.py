@@ -23,6 +23,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfds_builders.synthetic_skeletons.body import (
+    LIMB_OF_NODE,
+    LIMBS,
+    OFFSETS,
+    ROTATIONS,
+    TRANSLATIONS,
+    Rig,
+    euler,
+    lose_joints,
+    sensor_noise,
+    smooth_step,
+)
+
 FRAME_RATE = 30.0
 MIN_FRAMES, MAX_FRAMES = 20, 300
 ACTIONS_A_VIDEO = (4, 8)  # minimum and maximum
@@ -30,85 +43,10 @@ PAUSE_FRAMES = (15, 60)  # before, between and after a video's actions
 CHUNK = 128  # clips drawn together; a clip does not depend on how many are requested
 PERFORMERS = MappingProxyType({"train": tuple(range(1, 29)), "test": tuple(range(29, 41))})
 
-# ----------------------------------------------------------------------------------------- body
-
-# Node 25 is a second joint at the hip centre that bends the trunk and leaves the legs alone.
-_LUMBAR = 25
-# node: (parent, offset from the parent in metres for a body 1.75 m tall, arms hanging, limb)
-_BODY = {
-    0: (-1, (0.0, 0.0, 0.0), "trunk"),
-    _LUMBAR: (0, (0.0, 0.0, 0.0), "trunk"),
-    1: (_LUMBAR, (0.0, 0.29, 0.0), "trunk"),
-    20: (1, (0.0, 0.24, 0.0), "trunk"),
-    2: (20, (0.0, 0.08, 0.0), "trunk"),
-    3: (2, (0.0, 0.14, -0.02), "trunk"),
-    4: (20, (-0.17, -0.05, 0.0), "width"),
-    5: (4, (-0.02, -0.27, 0.0), "arm"),
-    6: (5, (0.0, -0.25, 0.0), "arm"),
-    7: (6, (0.0, -0.07, 0.0), "arm"),
-    21: (7, (0.0, -0.08, 0.0), "arm"),
-    22: (7, (0.02, -0.03, -0.04), "arm"),
-    8: (20, (0.17, -0.05, 0.0), "width"),
-    9: (8, (0.02, -0.27, 0.0), "arm"),
-    10: (9, (0.0, -0.25, 0.0), "arm"),
-    11: (10, (0.0, -0.07, 0.0), "arm"),
-    23: (11, (0.0, -0.08, 0.0), "arm"),
-    24: (11, (-0.02, -0.03, -0.04), "arm"),
-    12: (0, (-0.08, -0.04, 0.0), "width"),
-    13: (12, (-0.01, -0.41, 0.0), "leg"),
-    14: (13, (0.0, -0.39, 0.0), "leg"),
-    15: (14, (0.0, -0.07, -0.12), "leg"),
-    16: (0, (0.08, -0.04, 0.0), "width"),
-    17: (16, (0.01, -0.41, 0.0), "leg"),
-    18: (17, (0.0, -0.39, 0.0), "leg"),
-    19: (18, (0.0, -0.07, -0.12), "leg"),
-}
-_OFFSETS = np.array([_BODY[node][1] for node in range(len(_BODY))])
-_LIMBS = ("trunk", "width", "arm", "leg")
-_LIMB_OF_NODE = np.array([_LIMBS.index(_BODY[node][2]) for node in range(len(_BODY))])
-
-# channel: the rotations it drives, as (node, axis, share). Left and right are mirror images: a
-# positive angle is the same anatomical movement on either side.
-_X, _Y, _Z = range(3)
-_ROTATIONS: dict[str, tuple[tuple[int, int, float], ...]] = {
-    "l_flex": ((4, _X, 1.0),),  # raise the arm forwards
-    "l_abduct": ((4, _Z, -1.0),),  # raise it sideways
-    "l_twist": ((4, _Y, -1.0),),  # turn it inwards about its own axis
-    "l_elbow": ((5, _X, 1.0),),
-    "l_wrist": ((6, _X, 1.0),),
-    "l_hip": ((12, _X, 1.0),),  # raise the thigh forwards
-    "l_spread": ((12, _Z, -1.0),),
-    "l_knee": ((13, _X, -1.0),),
-    "r_flex": ((8, _X, 1.0),),
-    "r_abduct": ((8, _Z, 1.0),),
-    "r_twist": ((8, _Y, 1.0),),
-    "r_elbow": ((9, _X, 1.0),),
-    "r_wrist": ((10, _X, 1.0),),
-    "r_hip": ((16, _X, 1.0),),
-    "r_spread": ((16, _Z, 1.0),),
-    "r_knee": ((17, _X, -1.0),),
-    "bend": ((_LUMBAR, _X, -0.7), (1, _X, -0.3)),  # trunk forwards
-    "lean": ((_LUMBAR, _Z, -0.6), (1, _Z, -0.4)),  # trunk to the right
-    "turn": ((_LUMBAR, _Y, -0.5), (1, _Y, -0.5)),  # trunk to the right, feet standing
-    "nod": ((2, _X, -1.0),),
-    "yaw": ((0, _Y, -1.0),),  # whole body to the right
-}
-_TRANSLATIONS = ("sideways", "lift", "forward")
-CHANNELS = (*_ROTATIONS, *_TRANSLATIONS)
-_MIRROR = np.array(
-    [
-        CHANNELS.index({"l_": "r_", "r_": "l_"}[name[:2]] + name[2:] if name[1] == "_" else name)
-        for name in CHANNELS
-    ]
-)
-_MIRROR_SIGN = np.where(np.isin(CHANNELS, ["lean", "turn", "yaw", "sideways"]), -1.0, 1.0)
+_RIG = Rig(ROTATIONS, ground=(14, 15, 18, 19))
+CHANNELS = _RIG.channels
 # Limb of each channel: an action that uses one channel of a limb takes over the whole limb.
 _GROUP = np.repeat(np.arange(5), [5, 3, 5, 3, 8])
-# (channels, nodes, 3): angles about each node's axes per channel.
-_ROTATION_MAP = np.zeros((len(CHANNELS), len(_BODY), 3))
-for _channel, _drives in enumerate(_ROTATIONS.values()):
-    for _node, _axis, _share in _drives:
-        _ROTATION_MAP[_channel, _node, _axis] = _share
 
 # -------------------------------------------------------------------------------------- actions
 
@@ -227,7 +165,7 @@ LABELS = tuple(action.name for action in ACTIONS)
 SOLO_LABELS = tuple(action.name for action in ACTIONS if action.partner is None)
 
 # Relative drift of each channel: the root turns but does not translate.
-_DRIFT = np.array([0.0 if c in _TRANSLATIONS else 6.0 if c == "yaw" else 1.0 for c in CHANNELS])
+_DRIFT = np.array([0.0 if c in TRANSLATIONS else 6.0 if c == "yaw" else 1.0 for c in CHANNELS])
 
 # Resting poses between actions, right-handed; a clip uses a share of one of them.
 _RESTS: tuple[dict[str, float], ...] = (
@@ -258,12 +196,6 @@ _HAS_PARTNER = np.array([action.partner is not None for action in ACTIONS])
 # --------------------------------------------------------------------------------------- sensor
 
 _CAMERA_YAWS = np.radians([0.0, 45.0, -45.0])  # cameras 1, 2, 3
-# Joints that a depth sensor loses together; it rarely loses the trunk.
-_LOSSES = ([6, 7, 21, 22], [10, 11, 23, 24], [21, 22], [23, 24], [14, 15], [18, 19], [15], [19],
-           [5, 6, 7, 21, 22], [9, 10, 11, 23, 24], [3])  # fmt: skip
-_JOINT_NOISE = np.ones(25)  # relative: hands and feet jitter most
-_JOINT_NOISE[[6, 10, 14, 18]] = 1.5
-_JOINT_NOISE[[7, 11, 15, 19, 21, 22, 23, 24]] = 2.2
 
 
 class Clip(NamedTuple):
@@ -323,17 +255,17 @@ def _generate_chunk(split: str, chunk: int, seed: int) -> list[Clip]:
         delay = rng.uniform(0.0, 0.2, CHUNK)[clip_of_frame] if person else 0.0
         waves = _waveforms(timing, clip_of_frame, frame / FRAME_RATE - delay)
         channels = _draw_channels(rng, labels, left, person, style, clip_of_frame, frame, waves)
-        bones = _OFFSETS * style.scale[:, person][:, _LIMB_OF_NODE, None]
-        persons.append(_forward_kinematics(channels, bones[clip_of_frame]))
+        bones = OFFSETS * style.scale[:, person][:, LIMB_OF_NODE, None]
+        persons.append(_RIG.joints(channels, bones[clip_of_frame]))
     body = np.stack(persons, axis=1)  # (frames, 2, 25, 3)
 
     body, camera = _place_before_camera(rng, body, labels, clip_of_frame)
-    body += _sensor_noise(rng, body.shape, clip_of_frame)
+    body += sensor_noise(rng, body.shape, clip_of_frame)
     body[~_HAS_PARTNER[labels][clip_of_frame], 1] = 0.0
     body = body.astype(np.float32)
     clips = np.split(body, np.cumsum(timing.frames)[:-1])
     for clip in clips:
-        _lose_joints(rng, clip)
+        lose_joints(rng, clip)
     return [
         Clip(clip, int(label), int(performers[who]), int(view))
         for clip, label, who, view in zip(clips, labels, cast[:, 0], camera, strict=True)
@@ -408,16 +340,16 @@ def _generate_video(split: str, index: int, seed: int) -> Video:
     # Only ramps outlast their action: a person who has turned around stays turned.
     channels += np.einsum("afw,awc->fc", waves, movement)
 
-    bones = _OFFSETS * style.scale[0, 0, _LIMB_OF_NODE, None]
+    bones = OFFSETS * style.scale[0, 0, LIMB_OF_NODE, None]
     body = np.zeros((frames, 2, 25, 3))
-    body[:, 0] = _forward_kinematics(channels, np.broadcast_to(bones, (frames, *bones.shape)))
+    body[:, 0] = _RIG.joints(channels, np.broadcast_to(bones, (frames, *bones.shape)))
     body, camera = _place_before_camera(rng, body, labels[:1], one)
-    body += _sensor_noise(rng, body.shape, one)
+    body += sensor_noise(rng, body.shape, one)
     body[:, 1] = 0.0
     body = body.astype(np.float32)
     # Joints are lost as often per action as in clips of one action.
     for part in np.array_split(body, count):
-        _lose_joints(rng, part)
+        lose_joints(rng, part)
     intervals = np.stack([labels, starts, starts + lengths], axis=1)
     return Video(body, intervals, performer, int(camera[0]))
 
@@ -425,7 +357,7 @@ def _generate_video(split: str, index: int, seed: int) -> Video:
 class _Performer(NamedTuple):
     """What a person has in all clips; in a chunk, with leading axes (clips, persons)."""
 
-    scale: np.ndarray  # (limbs,) bone lengths relative to `_OFFSETS`
+    scale: np.ndarray  # (limbs,) bone lengths relative to `OFFSETS`
     tempo: np.ndarray  # () factor on periods
     left_handed: np.ndarray  # () probability of acting left-handed if the class allows it
     gain: np.ndarray  # (waves, channels) factor on movements
@@ -436,11 +368,11 @@ def _performer(seed: int, number: int) -> _Performer:
     rng = np.random.default_rng([seed, 1000, number])
     left_handed = rng.random() < 0.25
     return _Performer(
-        scale=rng.normal(1.0, 0.07) * rng.normal(1.0, 0.05, len(_LIMBS)),
+        scale=rng.normal(1.0, 0.07) * rng.normal(1.0, 0.05, len(LIMBS)),
         tempo=np.exp(rng.normal(0.0, 0.2)),
         left_handed=np.array(0.9 if left_handed else 0.15),
         gain=rng.uniform(0.75, 1.2) * rng.normal(1.0, 0.18, (len(WAVES), len(CHANNELS))),
-        posture=rng.normal(0.0, 0.06, len(CHANNELS)) * (np.arange(len(CHANNELS)) < len(_ROTATIONS)),
+        posture=rng.normal(0.0, 0.06, len(CHANNELS)) * (np.arange(len(CHANNELS)) < len(ROTATIONS)),
     )
 
 
@@ -486,7 +418,7 @@ def _waveforms(timing: _Timing, clip_of_frame: np.ndarray, time: np.ndarray) -> 
     of = _Timing(*(field[clip_of_frame] for field in timing))
     progress = ((time - of.onset) / of.duration).clip(0.0, 1.0) ** of.skew
     rise = np.minimum(0.4, 0.45 / of.duration)  # raising an arm takes about half a second
-    hold = _smooth_step(progress / rise) * _smooth_step((1.0 - progress) / rise)
+    hold = smooth_step(progress / rise) * smooth_step((1.0 - progress) / rise)
     turns = progress * of.cycles
     cycle = turns % 1.0
 
@@ -494,13 +426,8 @@ def _waveforms(timing: _Timing, clip_of_frame: np.ndarray, time: np.ndarray) -> 
         return np.sin(np.pi * place.clip(0.0, 1.0)) ** (2 * of.sharpness)
 
     swing = hold * np.sin(2 * np.pi * turns + of.phase)
-    ramp = _smooth_step(progress)
+    ramp = smooth_step(progress)
     return np.stack([hold, swing, bump(cycle), bump(2 * cycle), bump(2 * cycle - 1), ramp], axis=1)
-
-
-def _smooth_step(x: np.ndarray) -> np.ndarray:
-    x = x.clip(0.0, 1.0)
-    return x * x * (3 - 2 * x)
 
 
 def _draw_channels(
@@ -524,7 +451,7 @@ def _draw_channels(
     drift = _draw_drift(rng, clip_of_frame, frame)
     # The resting pose changes at a time that does not depend on the action.
     shift_time, shift_pace = rng.uniform(-1.0, 7.0, clips), rng.uniform(0.5, 1.5, clips)
-    shifted = _smooth_step(
+    shifted = smooth_step(
         (frame / FRAME_RATE - shift_time[clip_of_frame]) / shift_pace[clip_of_frame]
     )[:, None]
     rest = rest_before[clip_of_frame] * (1 - shifted) + rest_after[clip_of_frame] * shifted
@@ -560,10 +487,10 @@ def _draw_movement(
     gain = style.gain[:, person] * rng.normal(1.0, 0.22, movement.shape)
     gain *= rng.uniform(0.7, 1.15, (len(labels), 1, 1))
     movement = movement * gain
-    mirrored = (movement * _MIRROR_SIGN)[..., _MIRROR]
+    mirrored = _RIG.mirrored(movement)
     return (
         np.where(left[:, None, None], mirrored, movement),
-        np.where(left[:, None], taken[:, _MIRROR], taken),
+        np.where(left[:, None], _RIG.mirrored(taken, signed=False), taken),
     )
 
 
@@ -582,47 +509,7 @@ def _draw_drift(
 def _draw_rest(rng: np.random.Generator, clips: int) -> np.ndarray:
     """(clips, channels): a share of a random resting pose, mirrored or not."""
     rest = _REST_TABLE[rng.integers(len(_RESTS), size=clips)] * rng.uniform(0.3, 1.3, (clips, 1))
-    return np.where(rng.random((clips, 1)) < 0.5, (rest * _MIRROR_SIGN)[:, _MIRROR], rest)
-
-
-def _forward_kinematics(channels: np.ndarray, bones: np.ndarray) -> np.ndarray:
-    """Joint positions, (frames, 25, 3) metres, the lowest foot `lift` above y = 0.
-
-    Args:
-        channels: (frames, channels) radians, the last three metres.
-        bones: (frames, nodes, 3) offset of every node from its parent, metres.
-    """
-    angles = (channels @ _ROTATION_MAP.reshape(len(CHANNELS), -1)).reshape(-1, len(_BODY), 3)
-    turning = np.any(_ROTATION_MAP, axis=(0, 2))
-    rotation, position = {}, {}
-    for node, (parent, _, _) in _BODY.items():
-        if parent < 0:
-            rotation[node] = _euler(angles[:, node])
-            position[node] = np.zeros((len(channels), 3))
-            continue
-        position[node] = position[parent] + np.einsum(
-            "fij,fj->fi", rotation[parent], bones[:, node]
-        )
-        rotation[node] = rotation[parent]
-        if turning[node]:
-            rotation[node] = rotation[parent] @ _euler(angles[:, node])
-    joints = np.stack([position[node] for node in range(25)], axis=1)
-
-    sideways, lift, forward = channels[:, -3:].T
-    ground = joints[:, [14, 15, 18, 19], _Y].min(axis=1)
-    joints += np.stack([sideways, lift - ground, -forward], axis=1)[:, None]
-    return joints
-
-
-def _euler(angles: np.ndarray) -> np.ndarray:
-    """(n, 3, 3) = Rx Rz Ry of (n, 3) angles: twist about the bone, spread it, then raise it."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles).T, np.sin(angles).T
-    rows = [
-        [cz * cy, -sz, cz * sy],
-        [cx * sz * cy + sx * sy, cx * cz, cx * sz * sy - sx * cy],
-        [sx * sz * cy - cx * sy, sx * cz, sx * sz * sy + cx * cy],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)
+    return np.where(rng.random((clips, 1)) < 0.5, _RIG.mirrored(rest), rest)
 
 
 def _place_before_camera(
@@ -646,34 +533,10 @@ def _place_before_camera(
     pitch = rng.normal(np.radians(-8.0), np.radians(6.0), clips)
     angles = np.stack([np.zeros(clips), facing + _CAMERA_YAWS[camera], np.zeros(clips)], axis=1)
     tilt = np.stack([pitch, np.zeros(clips), np.zeros(clips)], axis=1)
-    turn = _euler(tilt) @ _euler(angles)
+    turn = euler(tilt) @ euler(angles)
     away = np.stack(
         [rng.normal(0.0, 0.3, clips), rng.normal(-0.9, 0.15, clips), rng.uniform(2.0, 4.2, clips)],
         axis=1,
     )
     body = np.einsum("fij,fpvj->fpvi", turn[clip_of_frame], body, optimize=True)
     return body + away[clip_of_frame, None, None], camera + 1
-
-
-def _sensor_noise(
-    rng: np.random.Generator, shape: tuple[int, ...], clip_of_frame: np.ndarray
-) -> np.ndarray:
-    """White noise plus noise correlated over about a quarter of a second, metres."""
-    frames = shape[0]
-    spacing = 8
-    knots = rng.standard_normal((frames // spacing + 2, *shape[1:]), dtype=np.float32)
-    at, weight = np.divmod(np.arange(frames), spacing)
-    weight = (weight / spacing).astype(np.float32)[:, None, None, None]
-    wander = knots[at] * (1 - weight) + knots[at + 1] * weight
-    white = rng.standard_normal(shape, dtype=np.float32)
-    level = rng.uniform(0.5, 1.5, clip_of_frame[-1] + 1)[clip_of_frame]
-    scale = level[:, None, None, None] * _JOINT_NOISE[:, None]
-    return scale * (0.012 * wander + 0.004 * white)
-
-
-def _lose_joints(rng: np.random.Generator, clip: np.ndarray) -> None:
-    """Sets joints to zero, in place, for runs of frames, in about half of the clips."""
-    for _ in range(rng.poisson(0.8)):
-        joints = _LOSSES[rng.integers(len(_LOSSES))]
-        start = rng.integers(len(clip))
-        clip[start : start + rng.integers(3, 25), rng.integers(2), joints] = 0.0

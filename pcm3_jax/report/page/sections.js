@@ -33,7 +33,7 @@ function runCard(run, index) {
       .map((text) => h("span", { class: "tag" }, text)),
     facts.length ? h("div", { class: "facts" }, facts) : null,
     h("p", { class: "note" }, `${run.status}${run.steps ? ` · ${run.steps.toLocaleString("en")} steps` : ""} · ${run.date}`),
-    run.encoder ? h("p", { class: "note" }, `encoder of ${run.encoder}`) : null,
+    run.encoder ? h("p", { class: "note" }, run.encoder) : null,
     h("p", { class: "note mono" }, run.path));
 }
 
