@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from pcm3_jax.data.skeleton import FEATURES, flatten_frames, unflatten_frames
 from pcm3_jax.models.encoder import Encoder, dense
@@ -56,10 +57,12 @@ class MotionPredictor(nn.Module):
     Attributes:
       encoder: has the same variable tree as a pretrained network's ``encoder``.
       hidden: size of the decoder's state.
+      frozen: whether the encoder gets no gradient, and uses its running statistics in training too.
     """
 
     encoder: Encoder
     hidden: int
+    frozen: bool = False
 
     def setup(self) -> None:
         inputs = 2 * self.encoder.hidden
@@ -76,13 +79,15 @@ class MotionPredictor(nn.Module):
           observed: the stream that the encoder reads (N, T_observed, M, V, C).
           last: the last observed pose (N, M, V, C).
           future_frames: number of frames to predict; a Python int.
-          train: whether the encoder normalises by batch statistics and updates the running ones;
-            if so, ``batch_stats`` must be mutable.
+          train: whether the encoder, unless frozen, normalises by batch statistics and updates the
+            running ones; if so, ``batch_stats`` must be mutable.
 
         Returns:
           Poses (N, future_frames, M, V, C), float32.
         """
-        state = encode(self.encoder, observed, train)
+        state = encode(self.encoder, observed, train and not self.frozen)
+        if self.frozen:
+            state = lax.stop_gradient(state)
         if state.shape[-1] != self.hidden:
             state = self.bridge(state)
         steps = nn.scan(

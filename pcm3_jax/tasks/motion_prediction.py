@@ -22,7 +22,7 @@ from pcm3_jax.inference.forecast import ForecasterSettings
 from pcm3_jax.methods.state import build_encoder
 from pcm3_jax.models.heads import MotionPredictor
 from pcm3_jax.runtime.parallel import AXIS
-from pcm3_jax.settings import Config, OptimizerName, Training, section
+from pcm3_jax.settings import Config, OptimizerName, Training, section, setting
 from pcm3_jax.tasks.common import encoder_variables
 from pcm3_jax.tasks.supervised import (
     POSES,
@@ -45,6 +45,7 @@ class MotionSettings(Training, ForecasterSettings):
     batch_size: int = 64
     learning_rate: float = 5e-4
     decay_epochs: tuple[int, ...] = (80,)
+    frozen: bool = setting(False, "keep the encoder's weights, and train only the decoder")
 
 
 class MotionPrediction(SupervisedTask):
@@ -62,7 +63,7 @@ class MotionPrediction(SupervisedTask):
         devices, settings = self.devices(config), config.of(MotionSettings)
         train_split, test_split = self.read(config, devices)
         observed, span = settings.observed, settings.observed + settings.future
-        model = MotionPredictor(build_encoder(config, AXIS), settings.hidden)
+        model = MotionPredictor(build_encoder(config, AXIS), settings.hidden, settings.frozen)
 
         def inputs(frames: jax.Array, clips: Clips) -> tuple[jax.Array, jax.Array, jax.Array]:
             """(observed frames in the encoder's stream, last observed pose, future poses)."""
@@ -101,7 +102,8 @@ class MotionPrediction(SupervisedTask):
             rng = np.random.default_rng((config.seed, epoch, 1))
             return prediction_samples(train_split, span, rng)
 
-        trainer = Trainer(loss, train_split, len(draw(0)), settings, config, devices)
+        frozen = ("encoder",) if settings.frozen else ()
+        trainer = Trainer(loss, train_split, len(draw(0)), settings, config, devices, frozen)
         inputs_of_call = (POSES, POSES[:, 0], settings.future)
         start = initial_variables(model, encoder_variables(config), config.seed, *inputs_of_call)
         trained, metrics = trainer.fit(start, draw, evaluate, workdir)
@@ -110,7 +112,8 @@ class MotionPrediction(SupervisedTask):
 
     def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:
         settings = config.of(MotionSettings)
-        sequences = 3 * settings.epochs * len(train_split) + len(test_split)
+        passes = 1 if settings.frozen else 3  # a backward pass costs as much as two forward
+        sequences = passes * settings.epochs * len(train_split) + len(test_split)
         encoded = sequences * settings.observed / config.views.frames
         return Cost(encoded, settings)
 

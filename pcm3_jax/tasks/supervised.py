@@ -84,6 +84,7 @@ class Trainer:
         settings: Training,
         config: Config,
         devices: Devices,
+        frozen: Sequence[str] = (),
     ) -> None:
         """Builds the step and the schedule that all trainings use.
 
@@ -94,12 +95,18 @@ class Trainer:
           settings: the task's section of the configuration.
           config: the whole configuration.
           devices: the devices to train on.
+          frozen: names of modules whose parameters the optimizer leaves as they are.
         """
         self._recordings, self._count, self._devices = recordings, count, devices
         self._seed = config.seed
         self._batch_size = devices.fitting(settings.batch_size, count)
         self._steps_per_epoch = -(-count // self._batch_size)
         self._optimizer = build_optimizer(settings, self._steps_per_epoch)
+        if frozen:  # weight decay changes parameters that have no gradient
+            self._optimizer = optax.partition(
+                {True: optax.set_to_zero(), False: self._optimizer},
+                lambda params: {name: name in frozen for name in params},
+            )
         self._step = devices.map(
             functools.partial(
                 supervised_step, loss=loss, optimizer=self._optimizer, seed=config.seed

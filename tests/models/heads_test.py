@@ -99,26 +99,26 @@ def test_the_decoder_reads_its_own_predictions(hidden, recurrence):
     np.testing.assert_allclose(prediction, expected, rtol=0, atol=TOLERANCE)
 
 
+def gradient(model, variables):
+    """The gradient of a loss in training, and the next running statistics."""
+
+    def loss(params):
+        prediction, updates = model.apply(
+            {**variables, "params": params},
+            OBSERVED,
+            OBSERVED[:, -1],
+            FUTURE,
+            True,
+            mutable="batch_stats",
+        )
+        return jnp.square(prediction - poses(FUTURE, seed=2)).mean(), updates["batch_stats"]
+
+    return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+
 def test_training_uses_and_moves_batch_statistics_and_reaches_the_encoder():
-    model, variables = make(6), moved(6)
-    truth = poses(FUTURE, seed=2)
-
-    @jax.jit
-    def gradient(params):
-        def loss(params):
-            prediction, updates = model.apply(
-                {**variables, "params": params},
-                OBSERVED,
-                OBSERVED[:, -1],
-                FUTURE,
-                True,
-                mutable="batch_stats",
-            )
-            return jnp.square(prediction - truth).mean(), updates["batch_stats"]
-
-        return jax.grad(loss, has_aux=True)(params)
-
-    gradients, stats = gradient(variables["params"])
+    variables = moved(6)
+    gradients, stats = gradient(make(6), variables)
     smallest = jax.tree.map(lambda g: float(jnp.abs(g).max()), gradients)
     assert min(jax.tree.leaves(smallest)) > 1e-6
     mean = variables["batch_stats"]["encoder"]["input_norm"]["mean"]
@@ -126,6 +126,15 @@ def test_training_uses_and_moves_batch_statistics_and_reaches_the_encoder():
     np.testing.assert_allclose(
         stats["encoder"]["input_norm"]["mean"], expected, rtol=0, atol=TOLERANCE
     )
+
+
+def test_training_does_not_reach_a_frozen_encoder():
+    variables = moved(6)
+    gradients, stats = gradient(make(6).clone(frozen=True), variables)
+    largest = jax.tree.map(lambda g: float(jnp.abs(g).max()), gradients)
+    assert max(jax.tree.leaves(largest.pop("encoder"))) == 0
+    assert min(jax.tree.leaves(largest)) > 1e-6
+    jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
 
 
 def test_the_encoder_takes_pretrained_variables():

@@ -7,16 +7,19 @@ import pytest
 
 import pcm3_jax
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert
+from pcm3_jax.inference import convert, model_file
 from pcm3_jax.main import run
+from pcm3_jax.methods.state import build_encoder
+from pcm3_jax.models.heads import MotionPredictor
 from pcm3_jax.runtime.parallel import Devices
-from pcm3_jax.tasks.common import read_splits
+from pcm3_jax.tasks.common import encoder_variables, read_splits
 from pcm3_jax.tasks.motion_prediction import (
     MotionPrediction,
     position_errors,
     prediction_samples,
     zero_velocity,
 )
+from pcm3_jax.tasks.supervised import POSES, initial_variables
 
 FUTURE = 3
 
@@ -83,6 +86,23 @@ def test_motion_prediction_is_better_than_standing_still(brief_config, tmp_path)
     by_frame = [results[f"mpjpe@{i}"] for i in (1, 2, 3)]
     assert by_frame == sorted(by_frame)
     assert results["sequences"] == 32
+
+
+def test_a_frozen_encoder_is_kept(finished_run, brief_config, tmp_path):
+    brief_config.update(task="motion_prediction", encoder=str(finished_run[0]))
+    # Weight decay also changes parameters without a gradient.
+    brief_config.motion_prediction.update(frozen=True, weight_decay=0.1, learning_rate=1e-2)
+    results = run(brief_config, tmp_path)
+    saved = model_file.load(tmp_path)
+    encoder = encoder_variables(brief_config)
+    jax.tree.map(np.testing.assert_array_equal, saved.only.tree, encoder)
+    network = MotionPredictor(build_encoder(brief_config), hidden=8)
+    first = initial_variables(network, encoder, brief_config.seed, POSES, POSES[:, 0], FUTURE)
+    head = {name: part for name, part in first["params"].items() if name != "encoder"}
+    same = jax.tree.map(np.array_equal, saved.heads["forecaster"], head)
+    assert not any(jax.tree.leaves(same))
+    # From the checkpoint, without a step.
+    assert results | MotionPrediction().run(brief_config, tmp_path) == results
 
 
 @pytest.mark.parametrize("stream", ["joint", "motion"])
