@@ -237,6 +237,8 @@ def _of_evaluation(workdir: Path, config: Config) -> ModelWeights:
         # Prepare inputs as in the classifier's training, not as in the encoder's: data may differ.
         encoder.config.data, encoder.config.views = config.data, config.views
         encoder.config.eval.pooling = config.eval.pooling
+        # The classifier was trained on features that are not whitened.
+        encoder.tree.pop("whitening", None)
     else:
         encoder = Weights(config, jax.tree.map(np.asarray, random_encoder(config)))
     heads = {"classifier": classifier}

@@ -100,8 +100,10 @@ def test_a_run_a_checkpoint_and_an_export_are_one_model(finished_run, tmp_path):
     assert np.abs(earlier - features[0]).max() > 1e-4
 
 
-def test_a_linear_evaluation_brings_its_classifier(finished_run, run_config, tmp_path):
-    run_config.update(task="linear_eval", encoder=str(finished_run[0]))
+@pytest.mark.parametrize("pooling", [("last",), ("last", "mean", "max")])
+def test_a_linear_evaluation_brings_its_classifier(whitened_model, run_config, tmp_path, pooling):
+    run_config.update(task="linear_eval", encoder=str(whitened_model))
+    run_config.eval.pooling = pooling
     # Its views are those of its own training, not the encoder's.
     run_config.data.max_frames = 40
     run_config.views.eval_crop_ratio = 0.8

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 
 import pcm3_jax
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert, model_file
+from pcm3_jax.inference import convert
 from pcm3_jax.inference.model_file import MODEL_FILE
 from pcm3_jax.main import run
 from pcm3_jax.runtime.parallel import Devices
@@ -114,26 +114,18 @@ def test_the_model_of_the_first_draw_is_kept(brief_config, tmp_path):
     assert again.classify(sequences[0]) != model.classify(sequences[0])
 
 
-def test_the_model_has_neither_pooling_nor_whitening(finished_run, brief_config, tmp_path):
+def test_the_model_has_neither_pooling_nor_whitening(whitened_model, brief_config, tmp_path):
     """Its classifier was trained on the last state of the encoder."""
-    whitened = model_file.load(finished_run[0])
-    weights, pooling = whitened.only, ("last", "mean", "max")
-    weights.config.eval.pooling = pooling
-    size = weights.features
-    weights.tree["whitening"] = {
-        "mean": np.ones(size, np.float32), "matrix": -np.eye(size, dtype=np.float32)
-    }  # fmt: skip
-    model_file.save(tmp_path / "whitened.safetensors", whitened)
-    brief_config.update(task="finetune", encoder=str(tmp_path / "whitened.safetensors"))
-    brief_config.eval.pooling = pooling
+    brief_config.update(task="finetune", encoder=str(whitened_model))
+    brief_config.eval.pooling = ("last", "mean", "max")
     brief_config.finetune.update(draws=1, epochs=8, learning_rate=3e-2)
     results = run(brief_config, tmp_path / "run")
     split, sequences = tested(brief_config)
     model = pcm3_jax.load(tmp_path / "run")
-    assert model.features == 2 * brief_config.model.hidden == size // 3
+    assert model.features == 2 * brief_config.model.hidden
     labels = model.classify(sequences, k=1, normalize=False)
     assert accuracy(labels, split) == pytest.approx(results["top1"])
-    assert brief_config.eval.pooling == pooling
+    assert brief_config.eval.pooling == ("last", "mean", "max")
 
 
 def test_an_unfinished_run_leaves_no_model(brief_config, tmp_path):
