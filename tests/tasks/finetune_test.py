@@ -77,7 +77,7 @@ def test_finetuning_on_everything_learns(brief_config, tmp_path):
     assert results["top1"] > 0.25  # one of 18 classes at random: 0.06
 
 
-def tested(config):
+def sequences_of(config):
     """The test split, and its sequences."""
     _, split = read_splits(config, Devices(config.mapping))
     frames = np.asarray(split.frames).reshape(split.length.sum(), -1, 25, 3)
@@ -95,7 +95,7 @@ def test_the_model_of_the_first_draw_is_kept(brief_config, tmp_path):
     brief_config.finetune.update(epochs=8, learning_rate=3e-2)
     results = run(brief_config, tmp_path / "run")
     assert results["top1_draws"][0] != results["top1_draws"][1]
-    split, sequences = tested(brief_config)
+    split, sequences = sequences_of(brief_config)
     model = pcm3_jax.load(tmp_path / "run")
     assert model.heads == ("classifier",) and model.classes == tuple(split.classes)
     labels = model.classify(sequences, k=1, normalize=False)
@@ -120,7 +120,7 @@ def test_the_model_has_neither_pooling_nor_whitening(whitened_model, brief_confi
     brief_config.eval.pooling = ("last", "mean", "max")
     brief_config.finetune.update(draws=1, epochs=8, learning_rate=3e-2)
     results = run(brief_config, tmp_path / "run")
-    split, sequences = tested(brief_config)
+    split, sequences = sequences_of(brief_config)
     model = pcm3_jax.load(tmp_path / "run")
     assert model.features == 2 * brief_config.model.hidden
     labels = model.classify(sequences, k=1, normalize=False)
