@@ -15,6 +15,7 @@ import pytest
 
 from pcm3_jax.augment.pipeline import Views
 from pcm3_jax.config import default_config
+from pcm3_jax.inference import model_file
 from pcm3_jax.models.pcm3 import PromptOffsets, QueryViews
 from tests.running import Program
 from tfds_builders import build
@@ -104,6 +105,18 @@ def finished_run(tmp_path_factory, program):
     """The workdir of an uninterrupted pretraining run, and what it printed."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     return workdir, program.run(workdir)
+
+
+@pytest.fixture
+def whitened_model(finished_run, tmp_path):
+    """A file with the encoder of a finished run, its feature pooled in three ways and whitened."""
+    model = model_file.load(finished_run[0])
+    model.only.config.eval.pooling = ("last", "mean", "max")
+    mean, matrix = np.ones(model.features), -np.eye(model.features)
+    model.only.tree["whitening"] = {"mean": np.float32(mean), "matrix": np.float32(matrix)}
+    path = tmp_path / "whitened.safetensors"
+    model_file.save(path, model)
+    return path
 
 
 @pytest.fixture

@@ -116,11 +116,14 @@ def no_normalization(skeleton: np.ndarray) -> np.ndarray:
 
 
 # Ways to store skeletons; a data set's configuration name may end in `_` and one of these.
+# Without, skeletons are "normalized", except in `_RECORDED`.
 NORMALIZATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "normalized": normalize_sequence,
     "centered": center_sequence,
     "recorded": no_normalization,
 }
+# Whole videos for detection; the public detection program does not normalise them.
+_RECORDED = ("pku_mmd/part1_xsub_untrimmed", "pku_mmd/part1_xview_untrimmed")
 
 
 def normalization_of(data_name: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -129,6 +132,8 @@ def normalization_of(data_name: str) -> Callable[[np.ndarray], np.ndarray]:
     Example:
         normalization_of("pku_mmd/part1_xsub_untrimmed_centered")  # center_sequence
     """
+    if data_name in _RECORDED:
+        return no_normalization
     config = data_name.partition("/")[2]
     return NORMALIZATIONS.get(config.rpartition("_")[2], normalize_sequence)
 

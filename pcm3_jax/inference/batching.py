@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -80,3 +80,16 @@ def _padded(sequences: list[Sequence], rows: int, length: int) -> Sequence:
             padded[row, : len(part)] = part
             padded[row, len(part) :] = part[-1]
     return Sequence(poses, visible)
+
+
+def in_batches(function: Callable[..., jax.Array], *arrays: np.ndarray) -> np.ndarray:
+    """Results (N, …) of a compiled function of rows, for arrays (N, …) with any number of rows."""
+    results = []
+    for start in range(0, len(arrays[0]), max(_ROWS)):
+        group = [array[start : start + max(_ROWS)] for array in arrays]
+        count = len(group[0])
+        rows = np.minimum(np.arange(next(size for size in _ROWS if size >= count)), count - 1)
+        # Full float32, also on devices that default to a lower precision for matmuls.
+        with jax.default_matmul_precision("highest"):
+            results.append(np.asarray(function(*(part[rows] for part in group)))[:count])
+    return np.concatenate(results)

@@ -21,10 +21,11 @@ import numpy as np
 from pcm3_jax.data.normalization import SPINE, no_normalization
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file, recogniser
+from pcm3_jax.inference.detection import Interval
 from pcm3_jax.inference.encoder import Reconstruction, TrainedEncoder
 from pcm3_jax.inference.online import OnlineEncoder, OnlineStream, OnlineWindow
 from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
-from pcm3_jax.inference.weights import ModelWeights
+from pcm3_jax.inference.weights import HEADS, ModelWeights
 from pcm3_jax.inference.whitening import of_unit_length
 from pcm3_jax.settings import Config
 
@@ -46,9 +47,10 @@ def load(place: str | os.PathLike[str]) -> Model:
 
     Args:
       place: the name of a model that comes with the package (`pcm3_jax.available`), or a path: the
-        workdir of a pretraining run (its last checkpoint is used) or of a linear evaluation (its
-        encoder and its classifier), one checkpoint ``WORKDIR/checkpoints/STEP``, or a safetensors
-        file from `pcm3_jax.convert` or `Model.save`.  Names go first; ``./base`` is a path.
+        workdir of a pretraining run (its last checkpoint is used) or of a finished linear
+        evaluation, finetuning, detection or motion prediction (its encoder and what the task
+        trained), one checkpoint ``WORKDIR/checkpoints/STEP``, or a safetensors file from
+        `pcm3_jax.convert` or `Model.save`.  Names go first; ``./base`` is a path.
 
     Raises:
       pcm3_jax.errors.UserError: ``place`` holds no model, or a damaged one.
@@ -75,16 +77,27 @@ class Model:
     def __init__(self, weights: ModelWeights) -> None:
         self._weights = weights
         self.encoders = {name: TrainedEncoder(part) for name, part in weights.encoders.items()}
+        self._heads = {
+            name: HEADS[name](
+                weights.only.config, weights.only.tree | weights.heads, weights.classes, settings
+            )
+            for name, settings in weights.head_settings.items()
+        }
 
     @property
     def config(self) -> Config:
-        """Of the run that trained the (first) encoder; with the classifier of a linear evaluation,
-        ``data`` and ``views`` are those of its training."""
+        """Of the run that trained the (first) encoder; with a head that a task trained, ``data``
+        and ``views`` are those of its training."""
         return next(iter(self.encoders.values())).config
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """What the model has besides encoders, of "classifier", "detector" and "forecaster"."""
+        return tuple(self._weights.heads)
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels that `classify` gives; empty without a classifier."""
+        """Names of the labels that `classify` or `detect` gives; empty without such a head."""
         return self._weights.classes
 
     @property
@@ -155,7 +168,7 @@ class Model:
         layout: str | None = None,
         normalize: bool = True,
     ) -> list[list[tuple[str, float]]]:
-        """The most probable labels of sequences, under the linear evaluation's classifier.
+        """The most probable labels of sequences, under the model's classifier.
 
         Args:
           skeletons, mask, layout, normalize: as for `embed`.
@@ -176,7 +189,7 @@ class Model:
             raise UserError(
                 "This model has no classifier: fit one (`Model.fit`, `python -m "
                 "pcm3_jax.fit`), or load the workdir of a linear evaluation "
-                "(config.task='linear_eval')."
+                "(config.task='linear_eval') or of finetuning (config.task='finetune')."
             )
         if k < 1:
             raise UserError(f"k is {k}; it must be at least 1.")
@@ -188,6 +201,68 @@ class Model:
             [(self.classes[i], float(share[i])) for i in row]
             for row, share in zip(best, shares, strict=True)
         ]
+
+    def detect(
+        self,
+        skeletons: Any,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> list[list[Interval]]:
+        """The actions in untrimmed videos, found as the task "detection" evaluates them.
+
+        Each frame is classified from a window of the video's own frames; its frame rate should be
+        that of the training data.
+
+        Args:
+          skeletons, mask, layout, normalize: as for `embed`.
+
+        Returns:
+          For each video its intervals (label, start, stop, score) in temporal order, in frames;
+          none if every frame is background.
+
+        Raises:
+          UserError: also if the model has no detector, or a video is shorter than its window.
+        """
+        return self._of_head("detector", skeletons, mask, normalize, layout)
+
+    def forecast(
+        self,
+        skeletons: Any,
+        mask: Any = None,
+        *,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> np.ndarray:
+        """The poses that follow recordings, predicted from their last frames.
+
+        Args:
+          skeletons, mask, layout, normalize: as for `embed`.
+
+        Returns:
+          (N, future, 2, 25, 3) float32 metres, in the coordinates to which the model's data set is
+          normalised, not those of the recording: usually centred on the first person's spine in
+          every frame, and rotated as the first frame requires.  A person who is absent in the last
+          frame is zeros.
+
+        Raises:
+          UserError: also if the model has no forecaster, or a recording has fewer frames than it
+            observes.
+        """
+        return self._of_head("forecaster", skeletons, mask, normalize, layout)
+
+    def _of_head(
+        self, name: str, skeletons: Any, mask: Any, normalize: bool, layout: str | None
+    ) -> Any:
+        """What a head of `HEADS` finds in sequences."""
+        if name not in self._heads:
+            raise UserError(
+                f"This model has no {name}: load the workdir of a finished run with "
+                f"config.task={HEADS[name].task!r}."
+            )
+        ((_, sequences),) = self._prepared(skeletons, mask, normalize, layout=layout)
+        return self._heads[name](sequences)
 
     def reconstruct(self, skeletons: Any, mask: Any, *, normalize: bool = True) -> Reconstruction:
         """Predicts masked joints (§3.2), with running statistics and without prompts.
@@ -251,9 +326,11 @@ class Model:
         }
         # A shallow copy shares the compiled encoders.
         model = copy.copy(self)
+        model._heads = {}
         model._weights = dataclasses.replace(
             self._weights,
             heads={"classifier": {"kernel": fitted.kernel, "bias": fitted.bias}},
+            head_settings={},
             classes=fitted.classes,
             threshold=fitted.threshold,
             window=window,

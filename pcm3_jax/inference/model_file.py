@@ -42,6 +42,8 @@ from pcm3_jax.train.workdir import PROVENANCE_FILE, read_config
 _FORMAT = "pcm3_jax"
 # Written by a linear evaluation to its workdir.
 CLASSIFIER_FILE = "classifier.npz"
+# Written by tasks that train an encoder with a head; the model of pretraining is its checkpoint.
+MODEL_FILE = "model.safetensors"
 
 
 def load(
@@ -51,8 +53,9 @@ def load(
 
     Args:
       place: a name of `shipped_models.MODELS`, or a path: the workdir of a pretraining run (its
-        last checkpoint is used) or of a linear evaluation, one checkpoint
-        ``WORKDIR/checkpoints/STEP``, or a file that `save` wrote.  ``./base`` is a path.
+        last checkpoint is used), of a linear evaluation, or of a finished task that trains an
+        encoder with a head; one checkpoint ``WORKDIR/checkpoints/STEP``; or a file that `save`
+        wrote.  ``./base`` is a path.
       training: whether to also read the parts of `TRAINING`, if present.
       stream: of several encoders, the one to load, without heads; by default all of a file, and
         of a run that trained one encoder per stream that of ``config.views.stream``.
@@ -79,6 +82,7 @@ def save(path: Path, model: ModelWeights) -> None:
         "threshold": json.dumps(model.threshold),
         "window": json.dumps(model.window),
         "provenance": json.dumps(model.provenance),
+        **{head: settings.to_json() for head, settings in model.head_settings.items()},
     }
     trees = {name: dict(weights.tree) for name, weights in model.encoders.items()}
     if model.half:
@@ -93,7 +97,10 @@ def save(path: Path, model: ModelWeights) -> None:
     flat = flatten_dict(tree | model.heads, sep="/")
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
     with replaced(path) as partial:
-        save_file(arrays, partial, metadata)
+        try:
+            save_file(arrays, partial, metadata)
+        except SafetensorError as error:  # also for a full disk, not an OSError
+            raise UserError(f"{path} cannot be written ({error}).") from error
 
 
 def _shipped(name: str) -> ModelWeights:
@@ -127,6 +134,8 @@ def _at(path: Path, training: bool, stream: Stream | None) -> ModelWeights:
         run = path.parent.parent
         return _of_run(read_config(run, Config), path.absolute(), training, stream)
     config = read_config(path, Config)
+    if config.task != "pretrain" and (path / MODEL_FILE).exists():
+        return _read(path / MODEL_FILE)
     if (path / CLASSIFIER_FILE).exists():
         return _of_evaluation(path, config)
     latest = latest_checkpoint(path)
@@ -153,10 +162,15 @@ def _read(path: Path) -> ModelWeights:
             {n: a.astype(np.float32) if a.dtype == np.float16 else a for n, a in flat.items()},
             sep="/",
         )
-        heads = {head: tree.pop(head) for head in HEADS if head in tree}
+        heads = {head: tree.pop(head) for head in ("classifier", *HEADS) if head in tree}
         model = ModelWeights(
             _encoders(metadata, tree),
             heads,
+            head_settings={
+                head: kind.settings.from_dict(json.loads(metadata[head]))
+                for head, kind in HEADS.items()
+                if head in metadata
+            },
             classes=tuple(map(str, json.loads(metadata["classes"]))),
             threshold=float(json.loads(metadata.get("threshold", "0"))),
             window=int(json.loads(metadata.get("window", "0"))),
@@ -225,6 +239,8 @@ def _of_evaluation(workdir: Path, config: Config) -> ModelWeights:
         # Prepare inputs as in the classifier's training, not as in the encoder's: data may differ.
         encoder.config.data, encoder.config.views = config.data, config.views
         encoder.config.eval = config.eval
+        # The classifier was trained on features that are not whitened.
+        encoder.tree.pop("whitening", None)
     else:
         encoder = Weights(config, jax.tree.map(np.asarray, random_encoder(config)))
     heads = {"classifier": classifier}

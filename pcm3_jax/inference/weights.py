@@ -11,13 +11,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.detection import Detector
+from pcm3_jax.inference.forecast import Forecaster
 from pcm3_jax.methods.state import build_model, build_readout, init_variables, key_part
-from pcm3_jax.settings import Config, Stream
+from pcm3_jax.settings import Config, Section, Stream
 
 # Parts of a training state that a file may hold besides the network.
 TRAINING = ("key_params", "key_batch_stats", "queue", "queue_pointer")
-# Layers that act on a model's feature.
-HEADS = ("classifier",)
+# Heads of trained tasks, besides the classifier: they have settings, and belong to one encoder.
+HEADS: dict[str, Any] = {"detector": Detector, "forecaster": Forecaster}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +55,14 @@ class ModelWeights:
 
     Attributes:
       encoders: by name, in the order of their features.
-      heads: {"classifier": {"kernel": (F, classes), "bias": (classes,)}}, or less.  F is the length
-        of the model's feature, the sum of the encoders' 2H.
-      classes: names of the classifier's classes.
+      heads: {"classifier": {"kernel": (F, classes), "bias": (classes,)}} and arrays of `HEADS`, or
+        less.  F is the length of the model's feature, the sum of the encoders' F.
+      classes: names of the classifier's or detector's classes.
       threshold: probability below which the classifier's best class counts as none of them.
       window: number of last frames to classify online; 0 for all since the start.
       provenance: how each part, by its name, was made; JSON.
       half: whether files store the encoders' parameters as float16.
+      head_settings: settings of those of the heads that are in `HEADS`.
     """
 
     encoders: dict[str, Weights]
@@ -69,6 +72,7 @@ class ModelWeights:
     window: int = 0
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     half: bool = False
+    head_settings: dict[str, Section] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, weights: Weights, **more: Any) -> ModelWeights:
@@ -165,13 +169,10 @@ def check(model: ModelWeights, what: str) -> ModelWeights:
         raise UserError(f"{what} holds no usable model (it has no encoder).")
     for name, weights in model.encoders.items():
         _check_encoder(weights, what if len(model.encoders) == 1 else f"{what}, encoder {name},")
-    classes = len(model.classes)
-    shapes = {"classifier": {"kernel": (model.features, classes), "bias": (classes,)}}
-    wanted = {
-        head: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in arrays.items()}
-        for head, arrays in shapes.items()
-        if head in model.heads
-    }
+    try:
+        wanted = _head_shapes(model)
+    except UserError as error:
+        raise UserError(f"{what} cannot be used: {error}") from error
     if problem := _difference(model.heads, wanted):
         raise UserError(f"{what} does not fit its configuration: {problem}.")
     if not 0 <= model.threshold < 1:
@@ -179,6 +180,20 @@ def check(model: ModelWeights, what: str) -> ModelWeights:
     if model.window < 0:
         raise UserError(f"{what} is damaged: its window is {model.window}.")
     return model
+
+
+def _head_shapes(model: ModelWeights) -> dict[str, Any]:
+    """Shapes of the heads that the model should have; raises UserError for bad settings."""
+    classes, wanted = len(model.classes), {}
+    if "classifier" in model.heads:
+        shapes = {"kernel": (model.features, classes), "bias": (classes,)}
+        wanted["classifier"] = {
+            name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()
+        }
+    for head, settings in model.head_settings.items():
+        settings.check_values()
+        wanted[head] = HEADS[head].shapes(model.only.config, settings, classes)
+    return wanted
 
 
 def _check_encoder(weights: Weights, what: str) -> None:

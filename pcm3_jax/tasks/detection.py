@@ -17,26 +17,28 @@ from pcm3_jax.data.feed import Samples
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.data.skeleton import missing_joints, to_stream
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.detection import DetectorSettings, segments, smooth, window_indices
 from pcm3_jax.methods.state import build_encoder
+from pcm3_jax.models.heads import Classifier
 from pcm3_jax.runtime.parallel import AXIS
 from pcm3_jax.settings import Config, Training, section, setting
 from pcm3_jax.tasks.common import encoder_variables
 from pcm3_jax.tasks.mean_ap import mean_ap_action, mean_ap_video
 from pcm3_jax.tasks.supervised import (
     POSES,
-    Classifier,
     SupervisedTask,
     Trainer,
     classification_loss,
     initial_variables,
     predictor,
+    save_model,
     take,
 )
 from pcm3_jax.tasks.task import Cost, Metric, Results
 
 
 @section
-class DetectionSettings(Training):
+class DetectionSettings(Training, DetectorSettings):
     """Detection of actions in untrimmed videos."""
 
     epochs: int = 60
@@ -44,13 +46,7 @@ class DetectionSettings(Training):
     learning_rate: float = 0.01
     decay_epochs: tuple[int, ...] = (50,)
     nesterov: bool = True
-    frames: int = setting(16, "frames of the window that classifies a frame", low=1)
-    stride: int = setting(4, "step between the frames of a window", low=1)
     train_every: int = setting(1, "an epoch trains on every train_every-th frame", low=1)
-    smoothing: int = setting(10, "radius of the mean filter over time, in frames", low=0)
-    threshold: float = setting(
-        0.4, "minimum of 1 - P(background) in every frame of a segment", low=0, high=1
-    )
     overlaps: tuple[float, ...] = setting(
         (0.1, 0.3, 0.5), "minimum temporal IoU of a correct segment"
     )
@@ -98,7 +94,9 @@ class Detection(SupervisedTask):
         loss = classification_loss(model, views)
         trainer = Trainer(loss, train_split, len(draw(0)), settings, config, devices)
         start = initial_variables(model, encoder_variables(config), config.seed, POSES)
-        return trainer.fit(start, draw, evaluate, workdir)
+        trained, metrics = trainer.fit(start, draw, evaluate, workdir)
+        save_model(workdir, config, trained, "detector", train_split.classes, settings)
+        return metrics
 
     def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:
         settings = config.of(DetectionSettings)
@@ -125,67 +123,6 @@ def detection_metrics(
         metrics[f"map_action@{overlap}"] = mean_ap_action(found, videos.actions, overlap)
         metrics[f"map_video@{overlap}"] = mean_ap_video(found, videos.actions, overlap)
     return metrics
-
-
-def window_indices(num_frames: int, frames: int = 16, stride: int = 4) -> np.ndarray:
-    """Indices (T, frames), int32, of the window that classifies each frame of a video.
-
-    A window takes every ``stride``-th of ``frames * stride`` frames, half of them before frame t,
-    and is shifted inwards at the ends of the video.
-
-    Raises:
-      UserError: the video is shorter than a window.
-    """
-    span = frames * stride
-    if num_frames < span:
-        raise UserError(
-            f"a video of {num_frames} frames is shorter than a detection window of {span} frames; "
-            "leave the video out, or reduce detection.frames or detection.stride"
-        )
-    start = (np.arange(num_frames) - span // 2).clip(0, num_frames - span)
-    return (start[:, None] + stride * np.arange(frames)).astype(np.int32)
-
-
-def smooth(probabilities: np.ndarray, radius: int = 10) -> np.ndarray:
-    """Mean filter over time: (T, C) to (T, C), float64.
-
-    Frame t becomes the mean of the frames [max(t - radius, 0), min(t + radius, T - 1)).  The
-    upper end is exclusive, as in the authors' program, so the last frame is never averaged.
-    If the range is empty (a single frame, or radius 0), a frame keeps its own value.
-    """
-    t = np.arange(len(probabilities))
-    start = np.maximum(t - radius, 0)
-    stop = np.maximum(np.minimum(t + radius, len(t) - 1), start + 1)
-    total = _running_total(probabilities)
-    return (total[stop] - total[start]) / (stop - start)[:, None]
-
-
-def segments(probabilities: np.ndarray, threshold: float = 0.4) -> np.ndarray:
-    """Segments (S, 4) of a video in temporal order: class, start, stop, score.
-
-    A segment is a maximal run of frames with 1 - P(background) >= ``threshold``.  Its class is the
-    action with the largest mean probability (the first in a tie), never the background, and its
-    score is that mean.
-
-    Args:
-      probabilities: (T, C), class 0 is the background; usually the output of `smooth`.
-      threshold: minimum of 1 - P(background).
-
-    Returns:
-      float64 rows: class (1-based), first frame, one past the last frame, score.
-    """
-    active = 1 - probabilities[:, 0] >= threshold
-    edges = np.diff(active.astype(np.int8), prepend=0, append=0)
-    start, stop = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    total = _running_total(probabilities)
-    mean = (total[stop] - total[start]) / (stop - start)[:, None]
-    best = 1 + mean[:, 1:].argmax(1)
-    return np.column_stack([best, start, stop, mean[np.arange(len(best)), best]])
-
-
-def _running_total(values: np.ndarray) -> np.ndarray:
-    """Cumulative sums (T + 1, C), starting with zeros, in float64."""
-    return np.cumsum(np.pad(values.astype(np.float64), ((1, 0), (0, 0))), axis=0)
 
 
 def frame_classes(length: int, actions: np.ndarray) -> np.ndarray:

@@ -15,17 +15,18 @@ from pcm3_jax.data.batch import Clips
 from pcm3_jax.data.feed import Samples
 from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.methods.state import build_encoder
+from pcm3_jax.models.heads import Classifier
 from pcm3_jax.runtime.parallel import AXIS
 from pcm3_jax.settings import TINY, Config, Training, section, setting
 from pcm3_jax.tasks.common import encoder_variables, top_k_accuracy
 from pcm3_jax.tasks.supervised import (
     POSES,
-    Classifier,
     SupervisedTask,
     Trainer,
     classification_loss,
     initial_variables,
     predictor,
+    save_model,
     whole_sequences,
 )
 from pcm3_jax.tasks.task import Cost, Metric, Results
@@ -56,6 +57,7 @@ class Finetune(SupervisedTask):
     occludes = True
 
     def run(self, config: Config, workdir: Path) -> Results:
+        """Trains and tests every draw, and keeps the model of the first."""
         devices, settings = self.devices(config), config.of(FinetuneSettings)
         train_split, test_split = self.read(config, devices)
         count = max(1, round(settings.fraction * len(train_split)))
@@ -87,8 +89,11 @@ class Finetune(SupervisedTask):
             chosen = np.sort(rng.permutation(len(train_split))[:count])
             samples = whole_sequences(train_split, chosen)
             start = initial_variables(model, encoder, config.seed, POSES, draw=draw)
-            metrics = trainer.fit(start, fixed(samples), evaluate, workdir, f"draw_{draw}")
+            trained, metrics = trainer.fit(start, fixed(samples), evaluate, workdir, f"draw_{draw}")
             accuracies.append(metrics["top1"])
+            if draw == 0:  # and not the draw that is best on the test split
+                first = trained
+        save_model(workdir, config, first, "classifier", train_split.classes)
         return {
             "top1": float(np.mean(accuracies)),
             "top1_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,

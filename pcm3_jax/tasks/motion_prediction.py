@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,17 +16,11 @@ import optax
 from pcm3_jax.data.batch import Clips
 from pcm3_jax.data.feed import Samples
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.data.skeleton import (
-    FEATURES,
-    flatten_frames,
-    missing_joints,
-    to_stream,
-    unflatten_frames,
-)
+from pcm3_jax.data.skeleton import missing_joints, to_stream
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.forecast import ForecasterSettings
 from pcm3_jax.methods.state import build_encoder
-from pcm3_jax.models.encoder import Encoder, dense
-from pcm3_jax.models.gru import symmetric_uniform
+from pcm3_jax.models.heads import MotionPredictor
 from pcm3_jax.runtime.parallel import AXIS
 from pcm3_jax.settings import Config, OptimizerName, Training, section, setting
 from pcm3_jax.tasks.common import encoder_variables
@@ -35,16 +28,16 @@ from pcm3_jax.tasks.supervised import (
     POSES,
     SupervisedTask,
     Trainer,
-    encode,
     initial_variables,
     predictor,
+    save_model,
     take,
 )
 from pcm3_jax.tasks.task import Cost, Metric, Results
 
 
 @section
-class MotionSettings(Training):
+class MotionSettings(Training, ForecasterSettings):
     """Motion prediction, the short-term protocol of Martinez et al."""
 
     name: OptimizerName = "adamw"
@@ -52,9 +45,7 @@ class MotionSettings(Training):
     batch_size: int = 64
     learning_rate: float = 5e-4
     decay_epochs: tuple[int, ...] = (80,)
-    observed: int = setting(50, "observed frames", low=2)
-    future: int = setting(10, "predicted frames", low=1)
-    hidden: int = setting(1024, "units of the decoder's GRU", low=1)
+    frozen: bool = setting(False, "keep the encoder's weights, and train only the decoder")
 
 
 class MotionPrediction(SupervisedTask):
@@ -72,7 +63,7 @@ class MotionPrediction(SupervisedTask):
         devices, settings = self.devices(config), config.of(MotionSettings)
         train_split, test_split = self.read(config, devices)
         observed, span = settings.observed, settings.observed + settings.future
-        model = MotionPredictor(build_encoder(config, AXIS), settings.hidden)
+        model = MotionPredictor(build_encoder(config, AXIS), settings.hidden, settings.frozen)
 
         def inputs(frames: jax.Array, clips: Clips) -> tuple[jax.Array, jax.Array, jax.Array]:
             """(observed frames in the encoder's stream, last observed pose, future poses)."""
@@ -111,95 +102,20 @@ class MotionPrediction(SupervisedTask):
             rng = np.random.default_rng((config.seed, epoch, 1))
             return prediction_samples(train_split, span, rng)
 
-        trainer = Trainer(loss, train_split, len(draw(0)), settings, config, devices)
+        frozen = ("encoder",) if settings.frozen else ()
+        trainer = Trainer(loss, train_split, len(draw(0)), settings, config, devices, frozen)
         inputs_of_call = (POSES, POSES[:, 0], settings.future)
         start = initial_variables(model, encoder_variables(config), config.seed, *inputs_of_call)
-        return trainer.fit(start, draw, evaluate, workdir)
+        trained, metrics = trainer.fit(start, draw, evaluate, workdir)
+        save_model(workdir, config, trained, "forecaster", (), settings)
+        return metrics
 
     def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:
         settings = config.of(MotionSettings)
-        sequences = 3 * settings.epochs * len(train_split) + len(test_split)
+        passes = 1 if settings.frozen else 3  # a backward pass costs as much as two forward
+        sequences = passes * settings.epochs * len(train_split) + len(test_split)
         encoded = sequences * settings.observed / config.views.frames
         return Cost(encoded, settings)
-
-
-class MotionPredictor(nn.Module):
-    """Predicts the poses that follow an observed sequence.
-
-    The encoder's sequence feature is the initial state of a GRU, through a linear layer if their
-    sizes differ.  The GRU reads the last observed pose and then its own predictions, in training
-    too (the sampling-based loss).  Each pose is the previous one plus a velocity from a linear
-    read-out.  The read-out is initialised to zero, so that the untrained model predicts
-    `zero_velocity` and the first training step changes only the read-out.
-
-    Attributes:
-      encoder: has the same variable tree as a pretrained network's ``encoder``.
-      hidden: size of the decoder's state.
-    """
-
-    encoder: Encoder
-    hidden: int
-
-    def setup(self) -> None:
-        inputs = 2 * self.encoder.hidden
-        if inputs != self.hidden:
-            self.bridge = dense(self.hidden, inputs, self.encoder.dtype)
-        self.decoder = _Step(self.hidden, self.encoder.dtype)
-
-    def __call__(
-        self, observed: jax.Array, last: jax.Array, future_frames: int, train: bool
-    ) -> jax.Array:
-        """Predicts ``future_frames`` frames.
-
-        Args:
-          observed: the stream that the encoder reads (N, T_observed, M, V, C).
-          last: the last observed pose (N, M, V, C).
-          future_frames: number of frames to predict; a Python int.
-          train: whether the encoder normalises by batch statistics and updates the running ones;
-            if so, ``batch_stats`` must be mutable.
-
-        Returns:
-          Poses (N, future_frames, M, V, C), float32.
-        """
-        state = encode(self.encoder, observed, train)
-        if state.shape[-1] != self.hidden:
-            state = self.bridge(state)
-        steps = nn.scan(
-            _Step.__call__,
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            length=future_frames,
-        )
-        _, future = steps(self.decoder, (state, flatten_frames(last.astype(jnp.float32))), None)
-        return unflatten_frames(jnp.moveaxis(future, 0, 1))
-
-
-class _Step(nn.Module):
-    """Predicts one frame: (state (N, H), pose (N, 150)) → (the next pair, the next pose)."""
-
-    hidden: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(
-        self, carry: tuple[jax.Array, jax.Array], _: None
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        state, pose = carry
-        init = symmetric_uniform(self.hidden**-0.5)
-        cell = nn.GRUCell(
-            self.hidden,
-            kernel_init=init,
-            recurrent_kernel_init=init,
-            bias_init=init,
-            dtype=self.dtype,
-            name="gru",
-        )
-        state, _ = cell(state, pose)
-        zeros = nn.initializers.zeros
-        velocity = nn.Dense(FEATURES, kernel_init=zeros, dtype=self.dtype, name="velocity")(state)
-        # Poses are accumulated in float32, also with bfloat16 matmuls.
-        pose = pose + velocity.astype(jnp.float32)
-        return (state, pose), pose
 
 
 def zero_velocity(observed: jax.Array, future_frames: int) -> jax.Array:

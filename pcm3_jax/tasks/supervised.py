@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from jax import lax
 from pcm3_jax.data.batch import Clips
 from pcm3_jax.data.feed import Samples, sample_batches
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, flatten_frames, poses_at
+from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, poses_at
+from pcm3_jax.inference import model_file
+from pcm3_jax.inference.weights import HEADS, ModelWeights, Weights
 from pcm3_jax.methods.optimizer import build_optimizer
 from pcm3_jax.methods.pcm3 import apply_gradients
 from pcm3_jax.methods.state import State
-from pcm3_jax.models.encoder import Encoder
+from pcm3_jax.models.heads import Classifier
 from pcm3_jax.runtime.parallel import AXIS, Devices
-from pcm3_jax.settings import Config, Training
+from pcm3_jax.settings import Config, Section, Training
 from pcm3_jax.tasks.common import EncoderTask
 from pcm3_jax.train.loop import Schedule, train
 
@@ -31,39 +33,6 @@ from pcm3_jax.train.loop import Schedule, train
 POSES = np.zeros((1, 2, PERSONS, JOINTS, COORDINATES), np.float32)
 # (params, batch_stats, frames, batch, key) → (loss of this device's share, batch_stats).
 Loss = Callable[..., tuple[jax.Array, Any]]
-
-
-class Classifier(nn.Module):
-    """A linear layer on the sequence feature of an encoder; both are trained.
-
-    Attributes:
-      encoder: has the same variable tree as a pretrained network's ``encoder``.
-      classes: number of classes.
-    """
-
-    encoder: Encoder
-    classes: int
-
-    def setup(self) -> None:
-        self.head = nn.Dense(self.classes, kernel_init=nn.initializers.normal(0.01))
-
-    def __call__(self, poses: jax.Array, train: bool) -> jax.Array:
-        """Scores (N, classes) of poses (N, T, M, V, C).
-
-        With ``train`` the encoder normalises by batch statistics and updates the running ones, so
-        ``batch_stats`` must be mutable.
-        """
-        return self.head(encode(self.encoder, poses, train).astype(jnp.float32))
-
-
-def encode(encoder: Encoder, poses: jax.Array, train: bool) -> jax.Array:
-    """Sequence features (N, 2H) of poses (N, T, M, V, C), without prompts."""
-    frames = flatten_frames(poses.astype(jnp.float32))
-    if not train:
-        return encoder.sequence_feature(encoder(frames))
-    features, moments = encoder.forward_train(frames[None], None)
-    encoder.record(moments)
-    return encoder.sequence_feature(features[:, 0])
 
 
 def classification_loss(model: Classifier, views: Callable[..., jax.Array]) -> Loss:
@@ -115,6 +84,7 @@ class Trainer:
         settings: Training,
         config: Config,
         devices: Devices,
+        frozen: Sequence[str] = (),
     ) -> None:
         """Builds the step and the schedule that all trainings use.
 
@@ -125,12 +95,18 @@ class Trainer:
           settings: the task's section of the configuration.
           config: the whole configuration.
           devices: the devices to train on.
+          frozen: names of modules whose parameters the optimizer leaves as they are.
         """
         self._recordings, self._count, self._devices = recordings, count, devices
         self._seed = config.seed
         self._batch_size = devices.fitting(settings.batch_size, count)
         self._steps_per_epoch = -(-count // self._batch_size)
         self._optimizer = build_optimizer(settings, self._steps_per_epoch)
+        if frozen:  # weight decay changes parameters that have no gradient
+            self._optimizer = optax.partition(
+                {True: optax.set_to_zero(), False: self._optimizer},
+                lambda params: {name: name in frozen for name in params},
+            )
         self._step = devices.map(
             functools.partial(
                 supervised_step, loss=loss, optimizer=self._optimizer, seed=config.seed
@@ -153,7 +129,7 @@ class Trainer:
         evaluate: Callable[[dict[str, Any]], dict[str, float]],
         workdir: Path,
         part: str = "",
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, Any], dict[str, float]]:
         """Trains from ``variables`` and evaluates the result; raises like `train`.
 
         Args:
@@ -161,13 +137,16 @@ class Trainer:
           draw: epoch → the samples to train on in it.
           evaluate: variables → metrics.
           workdir, part: as in `pcm3_jax.train.loop.train`.
+
+        Returns:
+          The trained variables and their metrics.
         """
         # Copies, since the step donates its state.
         params, batch_stats = jax.tree.map(
             jnp.array, (variables["params"], variables["batch_stats"])
         )
         state = State.start(params, batch_stats, self._optimizer)
-        _, metrics = train(
+        state, metrics = train(
             self._devices.replicate(state),
             self._step,
             functools.partial(self._batches, draw),
@@ -176,7 +155,7 @@ class Trainer:
             workdir,
             part,
         )
-        return metrics
+        return state.variables, metrics
 
     def _batches(
         self, draw: Callable[[int], Samples], first_step: int
@@ -190,6 +169,49 @@ class Trainer:
                 self._recordings, draw(epoch), filled[skipped:], self._devices
             )
             epoch, skipped = epoch + 1, 0
+
+
+def save_model(
+    workdir: Path,
+    config: Config,
+    variables: dict[str, Any],
+    head: str,
+    classes: Sequence[str],
+    settings: Section | None = None,
+) -> None:
+    """Writes the trained encoder and head to the workdir, where `pcm3_jax.load` finds them.
+
+    Args:
+      workdir, config: of the run.
+      variables: of a network in `pcm3_jax.models.heads`.
+      head: "classifier", or a name in `pcm3_jax.inference.weights.HEADS`.
+      classes: names of the labels.
+      settings: the task's section, which has the settings of the head.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    if jax.process_index() != 0:
+        return
+    host = jax.tree.map(np.asarray, variables)
+    params = dict(host["params"])
+    tree = {
+        "params": {"encoder": params.pop("encoder")},
+        "batch_stats": {"encoder": host["batch_stats"]["encoder"]},
+    }
+    config = config.copy()
+    config.eval.update(layers=(), pooling=("last",))  # what every head of models.heads reads
+    model = ModelWeights.of(
+        Weights(config, tree),
+        # A classifier is a single layer, "head".
+        heads={head: params.get("head", params)},
+        # The section without the settings of the training.
+        head_settings=(
+            {head: HEADS[head].settings.from_dict(settings.to_dict())} if settings else {}
+        ),
+        classes=tuple(classes),
+    )
+    model_file.save(workdir / model_file.MODEL_FILE, model)
 
 
 def predictor(

@@ -287,9 +287,9 @@ def test_every_setting_is_read(key):
 def test_an_unread_setting_is_detected():
     """Also if settings of other sections with the same name are read."""
     sources = reads.sources()
-    path = reads.PACKAGE / "tasks" / "detection.py"
-    assert sources[path].count("settings.frames") == 2
+    path = reads.PACKAGE / "tasks" / "coordinates.py"
+    assert sources[path].count("settings.frames") == 1
     sources[path] = sources[path].replace("settings.frames", "16")
     found = reads.reads(sources)
     missing = {key for key, leaf in LEAVES.items() if not reads.is_read(*leaf, found)}
-    assert missing == {"detection.frames"}
+    assert missing == {"baseline.frames"}

@@ -15,7 +15,7 @@ from pcm3_jax.data.skeleton import unflatten_frames
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import convert, torch_layout
 from pcm3_jax.inference import model as library
-from pcm3_jax.inference.online import OnlineNormalization
+from pcm3_jax.inference.online import OnlineNormalization, build_step
 from pcm3_jax.inference.weights import ModelWeights
 from pcm3_jax.main import run
 from pcm3_jax.runtime.parallel import Devices
@@ -100,8 +100,10 @@ def test_a_run_a_checkpoint_and_an_export_are_one_model(finished_run, tmp_path):
     assert np.abs(earlier - features[0]).max() > 1e-4
 
 
-def test_a_linear_evaluation_brings_its_classifier(finished_run, run_config, tmp_path):
-    run_config.update(task="linear_eval", encoder=str(finished_run[0]))
+@pytest.mark.parametrize("pooling", [("last",), ("last", "mean", "max")])
+def test_a_linear_evaluation_brings_its_classifier(whitened_model, run_config, tmp_path, pooling):
+    run_config.update(task="linear_eval", encoder=str(whitened_model))
+    run_config.eval.pooling = pooling
     # Its views are those of its own training, not the encoder's.
     run_config.data.max_frames = 40
     run_config.views.eval_crop_ratio = 0.8
@@ -165,6 +167,7 @@ def test_only_the_first_max_frames_are_used_as_in_evaluation(model):
 
 @pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
 def test_online_features_agree_with_embed_on_every_prefix(weights, stream):
+    build_step.cache_clear()  # Other tests have equal networks with other parts.
     model = changed(weights, views__stream=stream)
     rng = np.random.default_rng(1)
     frames = normalize_sequence(walk(40))

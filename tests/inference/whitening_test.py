@@ -15,7 +15,7 @@ from pcm3_jax.inference.whitening import fit_whitening
 from tests import golden_vectors
 from tests.inference.model_test import walk
 
-POOLING = ("last", "mean", "max")
+LAYERS, POOLING = (1, 3), ("last", "mean", "max")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def plain():
     tensors = golden_vectors.load_step("cutmix").init
     weights = torch_layout.weights_from_torch(tensors, "motion", "golden").only
     config = weights.config.copy()
-    config.eval.pooling = POOLING
+    config.eval.update(layers=LAYERS, pooling=POOLING)
     return ModelWeights.of(dataclasses.replace(weights, config=config))
 
 
@@ -38,7 +38,7 @@ def test_strong_directions_become_equal_and_weak_ones_stay_weak():
     spread = np.array([10.0, 5.0, 2.0, 1e-4])
     rotation, _ = np.linalg.qr(rng.normal(size=(4, 4)))
     features = (rng.normal(size=(4000, 4)) * spread) @ rotation.T + 7
-    mean, matrix = fit_whitening(features)
+    (mean,), (matrix,) = fit_whitening(features, 1)
     white = (features - mean) @ matrix
     found = np.linalg.svd(white - white.mean(0), compute_uv=False) / np.sqrt(len(white))
     np.testing.assert_allclose(found[:3] / found[0], [1, 1, 1], atol=0.15)
@@ -48,14 +48,21 @@ def test_strong_directions_become_equal_and_weak_ones_stay_weak():
 
 def test_fewer_samples_than_features_give_a_full_matrix():
     features = np.random.default_rng(0).normal(size=(5, 8))
-    assert np.linalg.matrix_rank(fit_whitening(features).matrix) == 8
+    assert np.linalg.matrix_rank(fit_whitening(features, 1).matrix[0]) == 8
+
+
+def test_parts_are_whitened_by_themselves():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(50, 12)) * np.repeat([1, 5, 9], 4)
+    whitening = fit_whitening(features, 3)
+    parts = [fit_whitening(part, 1)(part) for part in np.split(features, 3, axis=1)]
+    np.testing.assert_allclose(whitening(features), np.concatenate(parts, axis=1), atol=1e-6)
 
 
 def test_features_are_pooled_and_whitened(plain, model):
     skeletons = walk(50)
     before = library.Model(plain).embed(skeletons)
-    size = 2 * plain.only.config.model.hidden
-    parts = before.reshape(1, len(POOLING), size)
+    parts = before.reshape(1, len(POOLING) * len(LAYERS), -1)
     np.testing.assert_allclose(np.linalg.norm(parts, axis=-1), 1, atol=1e-5)
     after = library.Model(model).embed(skeletons)
     assert after.shape == before.shape == (1, model.features)

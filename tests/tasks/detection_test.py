@@ -1,19 +1,25 @@
-"""Detection: its task, and windows and segments against the golden vectors and plain loops."""
+"""The task detection: samples, segments of the golden vectors, and the model that it leaves."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+import pcm3_jax
 from pcm3_jax.errors import UserError
-from pcm3_jax.tasks.detection import Detection, detection_samples, segments, smooth, window_indices
+from pcm3_jax.inference import convert
+from pcm3_jax.inference.detection import segments, smooth
+from pcm3_jax.inference.validation import read_sequences
+from pcm3_jax.main import run
+from pcm3_jax.runtime.parallel import Devices
+from pcm3_jax.tasks import detection
+from pcm3_jax.tasks.common import read_splits
+from pcm3_jax.tasks.detection import Detection, detection_metrics, detection_samples
 from pcm3_jax.tasks.mean_ap import mean_ap_action, mean_ap_video
 from tests.golden_vectors import read_archive
 from tfds_builders import build
 
-# Of sums of a few dozen doubles in another order.
-ROUNDING = 1e-12
 GOLDEN_TOLERANCE = 1e-6
+# Float32 rounding of probabilities, in batches of another size.
+PROBABILITY_TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -45,83 +51,6 @@ def test_golden(golden):
         assert ours == pytest.approx(expected, rel=0, abs=GOLDEN_TOLERANCE)
 
 
-def slow_smooth(probabilities, radius):
-    rows = []
-    for t in range(len(probabilities)):
-        window = range(max(t - radius, 0), min(t + radius, len(probabilities) - 1))
-        rows.append(sum(probabilities[u] for u in window or [t]) / len(window or [t]))
-    return np.array(rows)
-
-
-def slow_segments(probabilities, threshold):
-    found, start = [], None
-    for t in range(len(probabilities) + 1):
-        active = t < len(probabilities) and 1 - probabilities[t, 0] >= threshold
-        if active and start is None:
-            start = t
-        if not active and start is not None:
-            mean = sum(probabilities[start:t]) / (t - start)
-            best = max(range(1, len(mean)), key=lambda c: mean[c])
-            found.append((best, start, t, mean[best]))
-            start = None
-    return found
-
-
-@given(st.integers(1, 40), st.integers(0, 12), st.integers(0, 99))
-def test_smooth(frames, radius, seed):
-    probabilities = np.random.default_rng(seed).random((frames, 3))
-    np.testing.assert_allclose(
-        smooth(probabilities, radius), slow_smooth(probabilities, radius), rtol=0, atol=ROUNDING
-    )
-
-
-# Multiples of 1/8 sum exactly, and give ties and probabilities equal to the threshold.
-@given(st.integers(0, 40), st.sampled_from([0.25, 0.5, 0.875]), st.integers(0, 99))
-def test_segments(frames, threshold, seed):
-    probabilities = np.random.default_rng(seed).integers(0, 5, (frames, 4)) / 8
-    expected = np.reshape(slow_segments(probabilities, threshold), (-1, 4))
-    np.testing.assert_allclose(segments(probabilities, threshold), expected, rtol=0, atol=ROUNDING)
-
-
-def test_a_single_frame_keeps_its_value():
-    frame = np.array([[0.3, 0.7]])
-    np.testing.assert_array_equal(smooth(frame), frame)
-    np.testing.assert_allclose(segments(frame), [[1, 0, 1, 0.7]])
-
-
-def test_the_last_frame_is_in_no_window():
-    assert smooth(np.array([[0.0], [0.0], [5.0]])).max() == 0
-
-
-def test_a_segment_may_end_with_the_video_and_there_may_be_none():
-    probabilities = np.array([[1, 0, 0], [0.5, 0.1, 0.4], [0.5, 0.3, 0.2]])
-    np.testing.assert_allclose(segments(probabilities), [[2, 1, 3, 0.3]])
-    assert segments(np.array([[1.0, 0.0]] * 3)).shape == (0, 4)
-
-
-def test_a_segment_is_never_background_and_equal_classes_go_to_the_first():
-    probabilities = np.array([[0.6, 0.2, 0.2]] * 2)
-    np.testing.assert_allclose(segments(probabilities), [[1, 0, 2, 0.2]])
-
-
-@pytest.mark.parametrize("num_frames", [64, 65, 200])
-def test_windows_are_centred_and_stay_within_the_video(num_frames):
-    windows = window_indices(num_frames)
-    assert windows.shape == (num_frames, 16)
-    for t, window in enumerate(windows):
-        start = min(max(t - 32, 0), num_frames - 64)
-        assert window.tolist() == [start + 4 * i for i in range(16)]
-
-
-def test_other_windows():
-    assert window_indices(5, frames=2, stride=2).tolist() == [[0, 2]] * 3 + [[1, 3]] * 2
-
-
-def test_a_video_shorter_than_a_window_is_refused():
-    with pytest.raises(UserError, match="63 frames is shorter than a detection window of 64"):
-        window_indices(63)
-
-
 def test_every_frame_has_its_window_and_class(videos):
     samples = detection_samples(videos, frames=4, stride=5)
     assert len(samples) == 110
@@ -149,12 +78,71 @@ def test_a_video_shorter_than_a_window_is_named(videos):
         detection_samples(videos, frames=16, stride=4)
 
 
-def test_detection(finished_run, brief_config, tmp_path):
+@pytest.fixture
+def detection_config(finished_run, brief_config, tmp_path):
     build.build("synthetic_skeletons/n4x2_untrimmed", tmp_path)
     brief_config.data.update(name="synthetic_skeletons/n4x2_untrimmed", dir=str(tmp_path))
-    brief_config.encoder = str(finished_run[0])
-    results = Detection().run(brief_config, tmp_path / "run")
+    brief_config.update(task="detection", encoder=str(finished_run[0]))
+    return brief_config
+
+
+def test_detection(detection_config, tmp_path):
+    results = Detection().run(detection_config, tmp_path / "run")
     maps = {f"map_{kind}@{o}" for kind in ("action", "video") for o in (0.1, 0.3, 0.5)}
     assert results.keys() == maps | {"frame_accuracy"}
     assert all(0 <= value <= 1 for value in results.values())
     assert results["map_action@0.1"] >= results["map_action@0.5"]
+
+
+@pytest.mark.parametrize("stream", ["joint", "motion"])
+def test_intervals_are_those_of_the_evaluation(detection_config, tmp_path, monkeypatch, stream):
+    def kept(probabilities, *others):
+        evaluated.append(probabilities)
+        return detection_metrics(probabilities, *others)
+
+    evaluated = []
+    monkeypatch.setattr(detection, "detection_metrics", kept)
+    config = detection_config
+    config.detection.update(train_every=10, learning_rate=3e-2, smoothing=3, threshold=0.5)
+    config.views.stream = stream
+    config.encoder = ""
+    results = run(config, tmp_path / "run")
+    _, split = read_splits(config, Devices(config.mapping), untrimmed=True)
+    frames = np.asarray(split.frames).reshape(split.length.sum(), -1, 25, 3)
+    videos = np.split(frames, split.start[1:])
+    model = pcm3_jax.load(tmp_path / "run")
+    assert model.heads == ("detector",) and model.classes == tuple(split.classes)
+    intervals = model.detect(videos, normalize=False)
+    expected = np.split(evaluated[-1], split.start[1:])
+    for video, found, probabilities in zip(videos, intervals, expected, strict=True):
+        (sequence,) = read_sequences(video)
+        ours = model._heads["detector"].probabilities(sequence)
+        np.testing.assert_allclose(ours, probabilities, rtol=0, atol=PROBABILITY_TOLERANCE)
+        rows = [(1 + split.classes.index(label), *rest) for label, *rest in found]
+        theirs = segments(smooth(probabilities, 3), 0.5)
+        assert len(theirs)
+        np.testing.assert_allclose(rows, theirs, rtol=0, atol=PROBABILITY_TOLERANCE)
+    found = [
+        np.array([(1 + split.classes.index(label), *rest) for label, *rest in video])
+        for video in intervals
+    ]
+    for name, measure in (("map_action", mean_ap_action), ("map_video", mean_ap_video)):
+        assert measure(found, split.actions, 0.1) == pytest.approx(results[f"{name}@0.1"])
+    # An exported file has the head's settings, too.
+    convert.run(["export", str(tmp_path / "run"), str(tmp_path / "out.safetensors")])
+    again = pcm3_jax.load(tmp_path / "out.safetensors")
+    assert again.detect(videos, normalize=False) == intervals
+
+
+def test_a_detector_refuses_what_it_cannot_do(detection_config, tmp_path):
+    detection_config.detection.epochs = 1
+    run(detection_config, tmp_path / "run")
+    model = pcm3_jax.load(tmp_path / "run")
+    video = np.random.default_rng(0).normal(size=(16, 1, 25, 3))
+    assert len(model.detect(video)) == 1
+    with pytest.raises(UserError, match="Sequence 1 has 15 frames, fewer than the 16 of this"):
+        model.detect([video, video[:15]])
+    with pytest.raises(UserError, match="no forecaster.*config.task='motion_prediction'"):
+        model.forecast(video)
+    with pytest.raises(UserError, match="no classifier.*config.task='finetune'"):
+        model.classify(video)

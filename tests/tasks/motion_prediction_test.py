@@ -1,27 +1,27 @@
-"""Motion prediction: its task, the predictor and its error measure against loops in NumPy."""
-
-import functools
+"""Motion prediction: its task, its error measure, and the model that it leaves."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pcm3_jax
 from pcm3_jax.errors import UserError
-from pcm3_jax.models.encoder import Encoder
+from pcm3_jax.inference import convert, model_file
+from pcm3_jax.main import run
+from pcm3_jax.methods.state import build_encoder
+from pcm3_jax.models.heads import MotionPredictor
+from pcm3_jax.runtime.parallel import Devices
+from pcm3_jax.tasks.common import encoder_variables, read_splits
 from pcm3_jax.tasks.motion_prediction import (
     MotionPrediction,
-    MotionPredictor,
     position_errors,
     prediction_samples,
     zero_velocity,
 )
-from tests import restatement
+from pcm3_jax.tasks.supervised import POSES, initial_variables
 
-HIDDEN = 4  # of the encoder, in each direction
 FUTURE = 3
-# Float32 rounding of poses of a few units after a few frames.
-TOLERANCE = 5e-6
 
 
 def poses(frames, rows=2, seed=0) -> np.ndarray:
@@ -29,125 +29,12 @@ def poses(frames, rows=2, seed=0) -> np.ndarray:
     return made.astype(np.float32)
 
 
-OBSERVED = poses(5)
-
-
-def make(hidden, recurrence="causal"):
-    encoder = Encoder(HIDDEN, 1, recurrence, "before_norm", jnp.float32, None, False)
-    return MotionPredictor(encoder, hidden)
-
-
-def init(hidden, recurrence="causal"):
-    """Makes variables, for `eval_shape` or to be compiled."""
-    call = make(hidden, recurrence).init
-    return lambda key: call(key, OBSERVED, OBSERVED[:, -1], future_frames=FUTURE, train=False)
-
-
-def shapes(hidden, recurrence="causal"):
-    return jax.eval_shape(init(hidden, recurrence), jax.random.key(0))
-
-
-def moved(hidden, recurrence="causal"):
-    """Variables with nothing at its starting value."""
-    rng = np.random.default_rng(1)
-    draw = lambda p: jnp.float32(rng.uniform(-0.5, 0.5, p.shape))  # noqa: E731
-    variables = jax.tree.map(draw, shapes(hidden, recurrence))
-    stats = variables["batch_stats"]["encoder"]["input_norm"]
-    stats["variance"] = jnp.float32(rng.uniform(0.5, 2, 150))
-    return variables
-
-
-def predict(hidden, variables, observed=OBSERVED, recurrence="causal"):
-    apply = functools.partial(make(hidden, recurrence).apply, future_frames=FUTURE, train=False)
-    return jax.jit(apply)(variables, observed, observed[:, -1])
-
-
-def test_untrained_model_is_the_zero_velocity_baseline():
-    prediction = predict(6, jax.jit(init(6))(jax.random.key(0)))
-    assert prediction.shape == (2, FUTURE, 2, 25, 3)
-    assert prediction.dtype == jnp.float32
-    np.testing.assert_array_equal(prediction, zero_velocity(OBSERVED, FUTURE))
-
-
-def test_a_linear_layer_only_where_sizes_differ():
-    assert "bridge" in shapes(6)["params"]
-    assert "bridge" not in shapes(2 * HIDDEN)["params"]
-
-
 def test_zero_velocity_holds_the_last_pose():
-    held = zero_velocity(OBSERVED, FUTURE)
+    observed = poses(5)
+    held = zero_velocity(observed, FUTURE)
     assert held.shape == (2, FUTURE, 2, 25, 3)
     for t in range(FUTURE):
-        np.testing.assert_array_equal(held[:, t], OBSERVED[:, -1])
-
-
-@pytest.mark.parametrize(
-    ("hidden", "recurrence"),
-    [(2 * HIDDEN, "causal"), (6, "causal"), (2 * HIDDEN, "bidirectional")],
-)
-def test_the_decoder_reads_its_own_predictions(hidden, recurrence):
-    variables = moved(hidden, recurrence)
-    encoder = make(hidden, recurrence).encoder
-    of_encoder = {collection: tree["encoder"] for collection, tree in variables.items()}
-    flat = restatement.flatten_frames(OBSERVED)
-    features = jax.jit(encoder.apply)(of_encoder, flat)
-    state = np.asarray(encoder.sequence_feature(features))
-    params = jax.device_get(variables["params"])
-    if "bridge" in params:
-        state = restatement.linear(state, params["bridge"]["kernel"].T, params["bridge"]["bias"])
-    gru, velocity = params["decoder"]["gru"], params["decoder"]["velocity"]
-    layer = {
-        "weight_ih": np.concatenate([gru[f"i{gate}"]["kernel"].T for gate in "rzn"]),
-        "weight_hh": np.concatenate([gru[f"h{gate}"]["kernel"].T for gate in "rzn"]),
-        "bias_ih": np.concatenate([gru[f"i{gate}"]["bias"] for gate in "rzn"]),
-        # Flax has one bias for each of the first two gates, equivalent to the sum of PyTorch's two.
-        "bias_hh": np.concatenate([np.zeros(2 * hidden), gru["hn"]["bias"]]),
-    }
-    pose, expected = flat[:, -1].astype(np.float64), []
-    for _ in range(FUTURE):
-        state = restatement.gru_cell(pose, state, layer)
-        pose = pose + restatement.linear(state, velocity["kernel"].T, velocity["bias"])
-        expected.append(pose)
-    prediction = predict(hidden, variables, recurrence=recurrence)
-    expected = restatement.unflatten_frames(np.stack(expected, 1))
-    np.testing.assert_allclose(prediction, expected, rtol=0, atol=TOLERANCE)
-
-
-def test_training_uses_and_moves_batch_statistics_and_reaches_the_encoder():
-    model, variables = make(6), moved(6)
-    truth = poses(FUTURE, seed=2)
-
-    @jax.jit
-    def gradient(params):
-        def loss(params):
-            prediction, updates = model.apply(
-                {**variables, "params": params},
-                OBSERVED,
-                OBSERVED[:, -1],
-                FUTURE,
-                True,
-                mutable="batch_stats",
-            )
-            return jnp.square(prediction - truth).mean(), updates["batch_stats"]
-
-        return jax.grad(loss, has_aux=True)(params)
-
-    gradients, stats = gradient(variables["params"])
-    smallest = jax.tree.map(lambda g: float(jnp.abs(g).max()), gradients)
-    assert min(jax.tree.leaves(smallest)) > 1e-6
-    mean = variables["batch_stats"]["encoder"]["input_norm"]["mean"]
-    expected = 0.9 * mean + 0.1 * restatement.flatten_frames(OBSERVED).mean((0, 1))
-    np.testing.assert_allclose(
-        stats["encoder"]["input_norm"]["mean"], expected, rtol=0, atol=TOLERANCE
-    )
-
-
-def test_the_encoder_takes_pretrained_variables():
-    """They have the names and shapes of the pretraining network's encoder."""
-    encoder = make(6).encoder
-    alone = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((2, 3, 150)))
-    for collection in ("params", "batch_stats"):
-        assert shapes(6)[collection]["encoder"] == alone[collection]
+        np.testing.assert_array_equal(held[:, t], observed[:, -1])
 
 
 def test_position_errors():
@@ -199,3 +86,51 @@ def test_motion_prediction_is_better_than_standing_still(brief_config, tmp_path)
     by_frame = [results[f"mpjpe@{i}"] for i in (1, 2, 3)]
     assert by_frame == sorted(by_frame)
     assert results["sequences"] == 32
+
+
+def test_a_frozen_encoder_is_kept(finished_run, brief_config, tmp_path):
+    brief_config.update(task="motion_prediction", encoder=str(finished_run[0]))
+    # Weight decay also changes parameters without a gradient.
+    brief_config.motion_prediction.update(frozen=True, weight_decay=0.1, learning_rate=1e-2)
+    results = run(brief_config, tmp_path)
+    saved = model_file.load(tmp_path)
+    encoder = encoder_variables(brief_config)
+    jax.tree.map(np.testing.assert_array_equal, saved.only.tree, encoder)
+    network = MotionPredictor(build_encoder(brief_config), hidden=8)
+    first = initial_variables(network, encoder, brief_config.seed, POSES, POSES[:, 0], FUTURE)
+    head = {name: part for name, part in first["params"].items() if name != "encoder"}
+    same = jax.tree.map(np.array_equal, saved.heads["forecaster"], head)
+    assert not any(jax.tree.leaves(same))
+    # From the checkpoint, without a step.
+    assert results | MotionPrediction().run(brief_config, tmp_path) == results
+
+
+@pytest.mark.parametrize("stream", ["joint", "motion"])
+def test_forecasts_are_those_of_the_evaluation(brief_config, tmp_path, stream):
+    brief_config.update(task="motion_prediction")
+    brief_config.views.stream = stream
+    brief_config.motion_prediction.update(learning_rate=1e-2, hidden=5)
+    results = run(brief_config, tmp_path / "run")
+    _, split = read_splits(brief_config, Devices(brief_config.mapping))
+    tested, frames = prediction_samples(split, 8 + 3), np.asarray(split.frames)
+    first = split.start[tested.sequence] + tested.start
+    windows = frames[first[:, None] + np.arange(8 + 3)].reshape(len(tested), 11, -1, 25, 3)
+    model = pcm3_jax.load(tmp_path / "run")
+    assert model.heads == ("forecaster",)
+    future = model.forecast(list(windows[:, :8]), normalize=False)
+    assert future.shape == (len(tested), 3, 2, 25, 3) and future.dtype == np.float32
+    truth = np.zeros_like(future)
+    truth[:, :, : windows.shape[2]] = windows[:, 8:]
+    total, count = position_errors(future, truth)
+    assert total.sum() / count.sum() == pytest.approx(results["mpjpe"], rel=1e-5)
+    assert results["mpjpe"] != pytest.approx(results["zero_velocity"], rel=1e-3)
+    # Only the last observed frames count.
+    longer = np.concatenate([windows[1, :5], windows[0, :8]])
+    np.testing.assert_allclose(model.forecast(longer, normalize=False)[0], future[0], atol=1e-6)
+    convert.run(["export", str(tmp_path / "run"), str(tmp_path / "out.safetensors")])
+    again = pcm3_jax.load(tmp_path / "out.safetensors")
+    np.testing.assert_array_equal(again.forecast(list(windows[:, :8]), normalize=False), future)
+    with pytest.raises(UserError, match="Sequence 0 has 7 frames, fewer than the 8 that"):
+        model.forecast(windows[0, :7])
+    with pytest.raises(UserError, match="no detector.*config.task='detection'"):
+        model.detect(windows[0])

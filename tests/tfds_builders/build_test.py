@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from pcm3_jax.data.normalization import NORMALIZATIONS, normalization_of
 from tfds_builders import build
 
 REPOSITORY = Path(__file__).parents[2]
@@ -148,3 +149,12 @@ def test_clips_do_not_depend_on_the_size_of_the_data_set(tmp_path, tiny_dir):
     tiny = tfds.builder_from_directory(tiny_dir).as_data_source("train")
     for index in range(7):
         np.testing.assert_array_equal(small[index]["skeleton"], tiny[index]["skeleton"])
+
+
+@pytest.mark.parametrize("name", build.BUILDERS)
+def test_the_name_of_a_data_set_says_how_it_is_normalised(name):
+    for config in build.load_builder(name).BUILDER_CONFIGS:
+        for suffix in ("", *(f"_{coordinates}" for coordinates in NORMALIZATIONS)):
+            found = build.load_builder(name).config_named(f"{config.name}{suffix}")
+            expected = NORMALIZATIONS[found.coordinates]
+            assert normalization_of(f"{name}/{found.name}") is expected
