@@ -87,7 +87,7 @@ def _embedding(weights: Weights) -> Callable[[jax.Array], Any]:
         features: Any = network.apply(variables, views, readout, method=PCM3.embed)
         if whitening is None:
             return features
-        parts = features.reshape(-1, *whitening["mean"].shape) - whitening["mean"]
+        parts = features.reshape(features.shape[0], *whitening["mean"].shape) - whitening["mean"]
         white = jnp.einsum("npi,pij->npj", parts, whitening["matrix"])
         return unit_length(white).reshape(features.shape)
 

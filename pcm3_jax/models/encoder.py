@@ -157,9 +157,10 @@ LAST_STATE = Readout((), ("last",))
 
 def join_parts(parts: jax.Array) -> jax.Array:
     """A feature (N, F) of its parts (N, poolings, layers, 2H), each at unit length if several."""
-    if parts.shape[1] * parts.shape[2] > 1:
+    rows, poolings, layers, width = parts.shape  # symbolic rows in exported programs
+    if poolings * layers > 1:
         parts = unit_length(parts)
-    return parts.reshape(len(parts), -1)
+    return parts.reshape(rows, poolings * layers * width)
 
 
 class Projector(nn.Module):
