@@ -30,6 +30,7 @@ from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, STREAMS, missin
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file, torch_checkpoint
 from pcm3_jax.inference.encoder import TrainedEncoder
+from pcm3_jax.inference.model import Model
 from pcm3_jax.inference.torch_layout import tensors_to_torch, weights_from_torch
 from pcm3_jax.inference.validation import Sequence, read_sequences
 from pcm3_jax.inference.weights import ModelWeights, Weights, join
@@ -105,13 +106,9 @@ def whitened(model: ModelWeights, data: str, data_dir: str) -> ModelWeights:
     Raises:
       UserError: the data set cannot be read, or is normalised otherwise than an encoder's.
     """
+    Model(model).check_normalized(data)
     encoders = {}
     for name, weights in model.encoders.items():
-        if normalization_of(weights.config.data.name) is not normalization_of(data):
-            raise UserError(
-                f"{data} is not normalised as {weights.config.data.name}, which the encoder "
-                f"{name!r} was trained on: whiten with data that is."
-            )
         tree = {part: value for part, value in weights.tree.items() if part != "whitening"}
         plain = Weights(weights.config, tree)
         features = TrainedEncoder(plain).embed(_sequences(data, data_dir, plain))

@@ -1,6 +1,7 @@
 """A recogniser of actions from a few labelled recordings.
 
 python -m pcm3_jax.fit LABELS.csv [--model=MODEL] [--out=RECOGNISER.safetensors] [--layout=LAYOUT]
+python -m pcm3_jax.fit DATA_SET:SPLIT [--data_dir=data] …    # of a data set that is built
 
 LABELS.csv has the columns file, label, performer and split (docs/own_data.md); files, as for
 `pcm3_jax.embed`, are named from its folder.  All of them are fitted, whatever their split.  With
@@ -17,12 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
+from pcm3_jax.data import recordings
 from pcm3_jax.data.formats.labels_csv import Row, read_labels
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import recogniser, skeleton_files
 from pcm3_jax.inference.recogniser import Recogniser
 from pcm3_jax.runtime.files import shown
+from pcm3_jax.runtime.parallel import Devices
+from pcm3_jax.settings import Config
 
 # Confusion matrices of more classes are wider than a terminal.
 _MATRIX_CLASSES = 12
@@ -33,13 +37,22 @@ def run(argv: list[str]) -> None:
     """Runs the command.  Raises UserError if a file cannot be read, fitted or written."""
     parser = skeleton_files.arguments("fit", __doc__, model="base", files="LABELS.csv")
     parser.add_argument("--out", type=Path, default=Path("recogniser.safetensors"))
+    parser.add_argument("--data_dir", default="data", help="of DATA_SET")
     flags = parser.parse_args(argv)
-    table = Path(flags.files)
-    rows = read_table(table)
-    skeletons = [_skeletons(table, row, flags.layout) for row in rows]
-    model = library.load(flags.model)
-    skeleton_files.print_layout_note(flags.model, flags.layout)
-    features = model.embed(skeletons, layout=flags.layout, normalize=not flags.normalized)
+    name, _, split = flags.files.rpartition(":")
+    if name and split in ("train", "test"):
+        rows, skeletons = read_data_set(name, split, flags.data_dir)
+        model = library.load(flags.model)
+        missing = [~skeleton.any(axis=-1) for skeleton in skeletons]
+        model.check_normalized(name)
+        features = model.embed(skeletons, missing, normalize=False)
+    else:
+        table = Path(flags.files)
+        rows = read_table(table)
+        skeletons = [_skeletons(table, row, flags.layout) for row in rows]
+        model = library.load(flags.model)
+        skeleton_files.print_layout_note(flags.model, flags.layout)
+        features = model.embed(skeletons, layout=flags.layout, normalize=not flags.normalized)
     performers = [row.performer for row in rows]
     fitted = recogniser.fit(features, [row.label for row in rows], performers)
     for line in report(fitted, rows, recogniser.suspects(features, fitted, performers)):
@@ -51,6 +64,24 @@ def run(argv: list[str]) -> None:
         f"{flags.out.stat().st_size / 1e6:.1f} MB; online, the last {window} frames count, and "
         f"below {100 * fitted.threshold:.1f} % it says nothing"
     )
+
+
+def read_data_set(name: str, split: str, data_dir: str) -> tuple[list[Row], list[np.ndarray]]:
+    """The rows and skeletons (T, M, 25, 3) of a split of a built data set.
+
+    Raises:
+      UserError: it is not built or cannot be read.
+    """
+    config = Config()
+    devices, limit = Devices(config.mapping), config.data.max_frames
+    found = recordings.read(name, data_dir, split, limit, devices, resident=False)
+    rows, skeletons = [], []
+    for number, example in enumerate(found.source):
+        label = found.classes[example["label"]]
+        file = example["name"].decode()
+        rows.append(Row(file, label, int(example["subject"]), split, number + 1))
+        skeletons.append(example["skeleton"][:limit])
+    return rows, skeletons
 
 
 def read_table(path: Path) -> list[Row]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pcm3_jax.data.normalization import SPINE, no_normalization
+from pcm3_jax.data.normalization import SPINE, no_normalization, normalization_of
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file, recogniser
 from pcm3_jax.inference.detection import Interval
@@ -114,6 +114,15 @@ class Model:
     def features(self) -> int:
         """F, the length of a sequence's feature."""
         return self._weights.features
+
+    def check_normalized(self, data: str) -> None:
+        """Raises UserError if a data set is stored otherwise than the encoders' training data."""
+        for name, encoder in self.encoders.items():
+            if normalization_of(data) is not encoder.normalization:
+                raise UserError(
+                    f"{data} is not normalised as {encoder.config.data.name}, which the encoder "
+                    f"{name!r} was trained on: use data that is."
+                )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model to one safetensors file, which `load` reads.

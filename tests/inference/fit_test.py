@@ -11,6 +11,7 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.inference import convert, fit, model_file, predict, torch_layout
 from tests import golden_vectors
 from tests.inference.model_test import walk
+from tfds_builders.synthetic_skeletons import generator
 
 LABELS = ("bow", "jump", "wave")
 
@@ -209,3 +210,14 @@ def test_search_finds_the_nearest_recordings(model):
         model.search(features, features, k=0)
     with pytest.raises(UserError, match="no sequence"):
         model.search(features, [])
+
+
+def test_a_built_data_set_is_fitted(model_path, data_dir, tmp_path, capsys):
+    out = tmp_path / "fitted.safetensors"
+    name = "synthetic_skeletons/n64x32"
+    flags = [f"--model={model_path}", f"--data_dir={data_dir}", f"--out={out}"]
+    fit.run([f"{name}:train", *flags])
+    assert "64 recordings of 18 labels" in capsys.readouterr().out
+    assert set(pcm3_jax.load(out).classes) == set(generator.LABELS)
+    with pytest.raises(UserError, match=r"There is no data set 'absent'"):
+        fit.run(["absent:train", *flags])
