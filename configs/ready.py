@@ -4,7 +4,8 @@ bash launch/ready.sh runs/ready DOWNLOAD    # all of it, with DOWNLOAD of Intell
 
 or, for one stream, joint, bone or motion:
 
-python -m tfds_builders.build synthetic_skeletons/motions_n24000 --data_dir=data
+python -m tfds_builders.build synthetic_skeletons/n12000x1000 --data_dir=data
+python -m tfds_builders.build synthetic_skeletons/motions_n4000 --data_dir=data
 python -m pcm3_jax.main --config=configs/ready.py:joint-generated --workdir=runs/joint-generated
 python -m pcm3_jax.main --config=configs/ready.py:joint --workdir=runs/joint \
     --config.encoder=runs/joint-generated
@@ -18,7 +19,8 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.tables.paper import STREAM_SETTINGS
 from pcm3_jax.tables.scale import SMALL
 
-GENERATED = "synthetic_skeletons/motions_n24000"
+# Eighteen actions by many performers, and two thousand movement programmes.
+ACTIONS, MOTIONS = "synthetic_skeletons/n12000x1000", "synthetic_skeletons/motions_n4000"
 IRDS = "intellirehabds/cross_subject"
 
 
@@ -31,23 +33,19 @@ def get_config(recipe: str = "joint") -> Config:
         )
     config = default_config()
     config.update_from_flattened_dict(SMALL)
-    config.data.name = GENERATED
+    config.data.name, config.data.extra = ACTIONS, (MOTIONS,)
     config.views.stream = stream
     config.model.hidden = 96
-    config.method.queue_size = 4096
-    # Beside the contrastive loss, which is the same for all streams, errors of joints and bones,
-    # and even more those of motion, are small.
-    config.method.mask_weight = 2000.0 if stream == "motion" else 400.0
+    config.method.queue_size = 2048
+    config.optimizer.epochs = 2
+    config.optimizer.decay_epochs = (1,)
     # The last layer serves the contrastive loss; the others know more of other movements.
     config.eval.layers = (1, 2)
     config.eval.pooling = ("mean", "max")
     config.eval.every_epochs = 0
     config.checkpoint.every_epochs = 1
-    config.optimizer.epochs = 3
-    config.optimizer.decay_epochs = (2,)
     if not corpus:
-        config.data.name = "synthetic_skeletons/motions_n4000"
-        config.data.extra = (IRDS,)
-        config.optimizer.epochs = 4
-        config.optimizer.decay_epochs = (3,)
+        config.data.name, config.data.extra = MOTIONS, (IRDS,)
+        config.optimizer.epochs = 3
+        config.optimizer.decay_epochs = (2,)
     return config

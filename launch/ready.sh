@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 workdir=$(absolute "$1") irds=$(absolute "$2") kinder_gator=$(absolute "$3")
 data=$workdir/data shipped=$PWD/pcm3_jax/inference/shipped streams="joint bone motion"
 
-for config in motions_n24000 motions_n4000; do
+for config in n12000x1000 motions_n4000; do
     run "python -m tfds_builders.build synthetic_skeletons/$config $(quote --data_dir="$data")"
 done
 run "python -m tfds_builders.build intellirehabds/cross_subject $(
