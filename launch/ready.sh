@@ -31,4 +31,7 @@ done
 whiten=$(quote --whiten=synthetic_skeletons/motions_n4000 --data_dir="$data")
 run "python -m pcm3_jax.convert export $(quote "${generated[@]}" "$shipped/base-generated.safetensors") $whiten"
 run "python -m pcm3_jax.convert export $(quote "${adapted[@]}" "$shipped/base.safetensors") $whiten"
+run "python -m pcm3_jax.fit intellirehabds/cross_subject:train $(
+    quote --model="$shipped/base.safetensors" --out="$shipped/base.safetensors" --data_dir="$data"
+)"
 run "python -m pcm3_jax.benchmark.ready $(quote --data_dir="$data" --workdir="$workdir/measured")"

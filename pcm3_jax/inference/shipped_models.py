@@ -25,7 +25,7 @@ class Shipped(NamedTuple):
     about: str
     stream: Stream | None = None
     heads: bool = False
-    layouts: tuple[str, ...] = ("kinect_v2_25", "kinect_v1_20")
+    layouts: tuple[str, ...] = ("kinect_v2_25", "kinect_v1_20", "coco_17", "smpl_24")
 
 
 # `irds` has the same encoders as `base`, and so is the same file.

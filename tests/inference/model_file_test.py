@@ -259,7 +259,9 @@ def test_layouts_other_than_those_of_training_are_noted():
     assert shipped_models.layout_note("base", None) is None
     assert shipped_models.layout_note("base", "kinect_v2_25") is None
     assert shipped_models.layout_note("runs/own", "coco_17") is None
-    assert "not on those of coco_17" in shipped_models.layout_note("base-motion", "coco_17")
+    assert "not on those of azure_kinect_32" in shipped_models.layout_note(
+        "base-motion", "azure_kinect_32"
+    )
 
 
 SHIPPED = [

@@ -442,8 +442,8 @@ def _perform(score: _Score, time: np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------- recordings
 
-# Joints of Kinect v2 that another layout lacks.
-_LACKING = [list(layout.missing) for layout in LAYOUTS.values() if layout.missing]
+# Joints of Kinect v2 that other layouts lack.
+_LACKING = [list(LAYOUTS[name].missing) for name in ("kinect_v1_20", "coco_17", "smpl_24")]
 _SWAPPED = ([4, 5, 6, 7, 21, 22], [8, 9, 10, 11, 23, 24]), ([12, 13, 14, 15], [16, 17, 18, 19])
 
 
