@@ -6,7 +6,7 @@ python -m pcm3_jax.main --config=configs/own.py:own_skeletons/kinect_v2_25 --wor
 The configuration is the name of a built data set.  Queue, batch size, epochs, decay and the
 intervals of evaluations and checkpoints follow from the size of its training split, and one line
 says what was chosen; like any setting they can be overridden.  Everything else is as in
-configs/irds.py.  With --config.encoder=MODEL the pretraining starts from a trained model.
+configs/irds.py.  With --config.encoder=base the pretraining starts from an encoder of the package.
 """
 
 import argparse
@@ -23,6 +23,10 @@ IRDS = runpy.run_path(str(Path(__file__).with_name("irds.py")))
 
 def get_config(name: str = "own_skeletons") -> Config:
     config = IRDS["get_config"]()
+    # As wide, and read out in the same way, as the encoders of the package, so that
+    # --config.encoder=base needs no other flag.
+    config.model.hidden = 96
+    config.eval.update(layers=(1, 2), pooling=("mean", "max"))
     config.data.name = name
     folder = _given_data_dir(config.data.dir)
     try:

@@ -122,7 +122,7 @@ def frozen_rows(data_dir: str) -> Iterator[tuple[str, ...]]:
 def trained_rows(data_dir: str, workdir: Path) -> Iterator[tuple[str, ...]]:
     """Rows (task, start, result) of trainings from an encoder and from random weights."""
     for task, key, unit, changes in trainings():
-        for start in ("", "base-generated", "base"):
+        for start in ("", "base"):
             values = [
                 100 * value if unit == "%" else value
                 for value in (

@@ -122,7 +122,8 @@ def test_own_recordings_as_many_as_those_of_irds_get_its_recipe():
     config, irds = OWN["get_config"]("nothing"), OWN["IRDS"]["get_config"]()
     OWN["scale"](config, 1434)
     for settings in (config, irds):
-        settings.data.name = ""
+        settings.data.name, settings.model.hidden = "", 96
+        settings.eval.update(layers=(), pooling=("last",))
         settings.eval.every_epochs, settings.checkpoint.every_epochs = 0, 1
     assert config == irds
 
