@@ -1,17 +1,18 @@
 r"""The recipes of the encoders that come with the package (docs/model_card.md).
 
-bash launch/ready.sh runs/ready DOWNLOAD    # all of it, with DOWNLOAD of IntelliRehabDS
+bash launch/ready.sh runs/ready DOWNLOAD KINDER_GATOR    # all of it, with IntelliRehabDS' DOWNLOAD
 
 or, for one stream, joint, bone or motion:
 
 python -m tfds_builders.build synthetic_skeletons/n12000x1000 --data_dir=data
 python -m tfds_builders.build synthetic_skeletons/motions_n4000 --data_dir=data
-python -m pcm3_jax.main --config=configs/ready.py:joint-generated --workdir=runs/joint-generated
-python -m pcm3_jax.main --config=configs/ready.py:joint --workdir=runs/joint \
-    --config.encoder=runs/joint-generated
+python -m pcm3_jax.main --config=configs/ready.py:joint --workdir=runs/joint
 
-STREAM-generated trains on generated skeletons alone.  STREAM goes on from it for a shorter time,
-with the training split of IntelliRehabDS, without labels, among the data.
+STREAM trains on generated skeletons alone.  STREAM-irds goes on from it, with the training split of
+IntelliRehabDS, without labels, among the data; it is no better, and so not shipped:
+
+python -m pcm3_jax.main --config=configs/ready.py:joint-irds --workdir=runs/joint-irds \
+    --config.encoder=runs/joint
 """
 
 from pcm3_jax.config import Config, default_config
@@ -26,9 +27,9 @@ IRDS = "intellirehabds/cross_subject"
 
 def get_config(recipe: str = "joint") -> Config:
     stream, _, corpus = recipe.partition("-")
-    if stream not in STREAM_SETTINGS or corpus not in ("", "generated"):
+    if stream not in STREAM_SETTINGS or corpus not in ("", "irds"):
         raise UserError(
-            f"there is no recipe {recipe!r}; use STREAM or STREAM-generated with one of "
+            f"there is no recipe {recipe!r}; use STREAM or STREAM-irds with one of "
             f"{', '.join(STREAM_SETTINGS)}"
         )
     config = default_config()
@@ -44,7 +45,7 @@ def get_config(recipe: str = "joint") -> Config:
     config.eval.pooling = ("mean", "max")
     config.eval.every_epochs = 0
     config.checkpoint.every_epochs = 1
-    if not corpus:
+    if corpus:
         config.data.name, config.data.extra = MOTIONS, (IRDS,)
         config.optimizer.epochs = 3
         config.optimizer.decay_epochs = (2,)

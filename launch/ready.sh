@@ -2,11 +2,11 @@
 # Makes the encoders that come with the package (docs/model_card.md) and measures them:
 # bash launch/ready.sh WORKDIR IRDS KINDER_GATOR [--dry_run]
 # IRDS is the download of IntelliRehabDS, KINDER_GATOR a folder in the form of docs/own_data.md.
-# About an hour and a half on two CPU cores; finished runs are kept.
+# About half an hour on two CPU cores; finished runs are kept.
 needs=3
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 workdir=$(absolute "$1") irds=$(absolute "$2") kinder_gator=$(absolute "$3")
-data=$workdir/data shipped=$PWD/pcm3_jax/inference/shipped streams="joint bone motion"
+data=$workdir/data shipped=$PWD/pcm3_jax/inference/shipped
 
 for config in n12000x1000 motions_n4000; do
     run "python -m tfds_builders.build synthetic_skeletons/$config $(quote --data_dir="$data")"
@@ -17,20 +17,17 @@ run "python -m tfds_builders.build intellirehabds/cross_subject $(
 run "python -m tfds_builders.build own_skeletons/kinect_v1_20 $(
     quote --manual_dir="$kinder_gator" --data_dir="$data"
 )"
-generated=() adapted=()
-for stream in $streams; do
-    generated+=("$workdir/$stream-generated") adapted+=("$workdir/$stream")
-    run "python -m pcm3_jax.main --config=configs/ready.py:$stream-generated $(
-        quote --workdir="$workdir/$stream-generated" --config.data.dir="$data"
-    )"
+runs=()
+for stream in joint bone motion; do
+    runs+=("$workdir/$stream")
     run "python -m pcm3_jax.main --config=configs/ready.py:$stream $(
-        quote --workdir="$workdir/$stream" --config.data.dir="$data" \
-            --config.encoder="$workdir/$stream-generated"
+        quote --workdir="$workdir/$stream" --config.data.dir="$data"
     )"
 done
-whiten=$(quote --whiten=synthetic_skeletons/motions_n4000 --data_dir="$data")
-run "python -m pcm3_jax.convert export $(quote "${generated[@]}" "$shipped/base-generated.safetensors") $whiten"
-run "python -m pcm3_jax.convert export $(quote "${adapted[@]}" "$shipped/base.safetensors") $whiten"
+run "python -m pcm3_jax.convert export $(
+    quote "${runs[@]}" "$shipped/base.safetensors" \
+        --whiten=synthetic_skeletons/motions_n4000 --data_dir="$data"
+)"
 run "python -m pcm3_jax.fit intellirehabds/cross_subject:train $(
     quote --model="$shipped/base.safetensors" --out="$shipped/base.safetensors" --data_dir="$data"
 )"

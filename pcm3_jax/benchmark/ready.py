@@ -6,8 +6,8 @@ python -m pcm3_jax.benchmark.ready [--data_dir=data] [--workdir=runs/ready] [--f
 
 prints the table of docs/model_card.md.  Encoders are frozen, except in the last rows, which train
 from the encoders and from random weights; --frozen leaves those rows out.  Trained rows are kept in
-the workdir, so that an interrupted measurement goes on.  `base` was trained with IntelliRehabDS'
-training split, without its labels; its test subjects and Kinder-Gator are new to every encoder.
+the workdir, so that an interrupted measurement goes on.  The encoders have seen generated skeletons
+only.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def training_config(
     task: str, start: str, changes: dict[str, Any], seed: int, data_dir: str
 ) -> Config:
     """The configuration of a trained row: the encoder's own, of the motion stream."""
-    config = model_file.load("base-generated", stream="motion").only.config.copy()
+    config = model_file.load("base", stream="motion").only.config.copy()
     config.update_from_flattened_dict(
         {
             "task": task,

@@ -34,9 +34,6 @@ MODELS = {
     "base-motion": Shipped(
         "base.safetensors", "the motion stream of base alone: a third of the work", "motion"
     ),
-    "base-generated": Shipped(
-        "base-generated.safetensors", "as base, trained on generated skeletons alone"
-    ),
     "irds": Shipped(
         "base.safetensors", "base with a classifier of IntelliRehabDS' nine gestures", heads=True
     ),

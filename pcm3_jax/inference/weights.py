@@ -129,7 +129,10 @@ def join(models: Sequence[ModelWeights]) -> ModelWeights:
             name = f"{stream}_{same + 1}" if same else str(stream)
             with np.errstate(over="ignore"):  # overflow to infinity is rejected by `check`
                 tree = jax.tree.map(np.float32, halved(weights.network()))
-            encoders[name] = Weights(weights.config, tree)
+            config = weights.config.copy()
+            # Paths of the machine that trained it mean nothing elsewhere.
+            config.encoder, config.data.dir = "", Config().data.dir
+            encoders[name] = Weights(config, tree)
             if old in model.provenance:
                 provenance[name] = model.provenance[old]
     return check(ModelWeights(encoders, provenance=provenance, half=True), "The joined model")

@@ -20,7 +20,7 @@ def small(monkeypatch, tmp_path, finished_run):
     model_file.save(tmp_path / "small.safetensors", model_file.load(run))
     models = {
         name: Shipped("small.safetensors", "small", stream)
-        for name, stream in (("base", None), ("base-generated", None))
+        for name, stream in (("base", None), ("base-motion", None))
     }
     monkeypatch.setattr(shipped_models, "FOLDER", tmp_path)
     monkeypatch.setattr(shipped_models, "MODELS", models)
@@ -33,7 +33,7 @@ def test_frozen_features_are_measured(small, data_dir, capsys):
     head, rule, *rows = capsys.readouterr().out.splitlines()
     assert head == "| data | features | 1-NN | linear | 5 a class |"
     assert rule.count("---") == 5
-    assert [row.split(" | ")[1] for row in rows] == ["raw coordinates", "base", "base-generated"]
+    assert [row.split(" | ")[1] for row in rows] == ["raw coordinates", "base", "base-motion"]
     for row in rows:
         assert re.fullmatch(r"\| generated \| [\w -]+ \|( \d+\.\d \|){3}", row)
     assert rows[1].split(" | ")[2:] == rows[2].split(" | ")[2:]

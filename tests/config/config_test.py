@@ -86,13 +86,13 @@ def test_a_table_of_real_recordings_is_named_by_its_number():
 READY = runpy.run_path("configs/ready.py")
 
 
-@pytest.mark.parametrize("corpus", ["", "-generated"])
+@pytest.mark.parametrize("corpus", ["", "-irds"])
 @pytest.mark.parametrize("stream", ["joint", "bone", "motion"])
 def test_the_recipes_of_shipped_encoders_name_data_that_can_be_built(stream, corpus):
     config = READY["get_config"](stream + corpus)
     validate(config)
     assert config.views.stream == stream
-    assert (READY["IRDS"] in config.data.extra) == (not corpus)
+    assert (READY["IRDS"] in config.data.extra) == bool(corpus)
     for data in (config.data.name, *config.data.extra):
         builder, _, name = data.partition("/")
         assert build.load_builder(builder).config_named(name).name == name
