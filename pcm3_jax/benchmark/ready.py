@@ -35,8 +35,8 @@ from pcm3_jax.train.workdir import RESULTS_FILE
 
 IRDS, KINDER_GATOR = "intellirehabds/cross_subject", "own_skeletons/kinect_v1_20"
 SETS = {"IntelliRehabDS": IRDS, "Kinder-Gator": KINDER_GATOR}
-# Of ridge regression on standardised features, chosen by five folds of the training split; with few
-# examples the second one.
+# Of ridge regression on standardised features, chosen on five folds of the training performers;
+# with few examples the second one.
 PENALTIES = (10.0, 100.0, 1e3, 1e4)
 FOLDS = 5
 FEW, DRAWS = 5, 10
@@ -46,10 +46,11 @@ _FRAMES = 16  # that raw coordinates are resampled to
 
 
 class Split(NamedTuple):
-    """Normalised skeletons, a list of S arrays (T, M, 25, 3), and labels (S,)."""
+    """Normalised skeletons, a list of S arrays (T, M, 25, 3), labels and performers (S,)."""
 
     skeletons: list[np.ndarray]
     label: np.ndarray
+    performer: np.ndarray
 
 
 def read(name: str, data_dir: str) -> dict[str, Split]:
@@ -58,7 +59,11 @@ def read(name: str, data_dir: str) -> dict[str, Split]:
     for split in ("train", "test"):
         read = recordings.read(name, data_dir, split, 300, devices, resident=False)
         examples = read.source.__getitems__(list(range(len(read))))
-        splits[split] = Split([e["skeleton"][:300] for e in examples], read.label)
+        splits[split] = Split(
+            [e["skeleton"][:300] for e in examples],
+            read.label,
+            np.array([e["subject"] for e in examples]),
+        )
     return splits
 
 
@@ -84,7 +89,7 @@ def frozen(features: dict[str, np.ndarray], splits: dict[str, Split]) -> dict[st
         classes = [rng.permutation(np.flatnonzero(label == c))[:FEW] for c in np.unique(label)]
         ids = np.concatenate(classes)
         few.append(linear(train[ids], label[ids], test, truth, PENALTIES[1]))
-    penalty = best_penalty(train, label)
+    penalty = best_penalty(train, label, splits["train"].performer)
     return {
         "1-NN": knn_accuracy(train, label, test, truth),
         "linear": linear(train, label, test, truth, penalty),
@@ -102,9 +107,9 @@ def linear(
     return top_k_accuracy(scores, truth, 1)
 
 
-def best_penalty(train: np.ndarray, label: np.ndarray) -> float:
-    """The one of `PENALTIES` with the highest accuracy on held-out folds of the training split."""
-    fold = np.random.default_rng(0).permutation(len(label)) % FOLDS
+def best_penalty(train: np.ndarray, label: np.ndarray, performer: np.ndarray) -> float:
+    """The one of `PENALTIES` with the highest accuracy on held-out performers."""
+    fold = np.unique(performer, return_inverse=True)[1] % FOLDS
     accuracies = [
         np.mean(
             [

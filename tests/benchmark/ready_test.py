@@ -42,7 +42,8 @@ def test_frozen_features_are_measured(small, data_dir, capsys):
 def test_accuracies_of_separable_and_of_random_features():
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(4), 20)
-    splits = {part: ready.Split([], label) for part in ("train", "test")}
+    performer = np.arange(len(label)) % 5
+    splits = {part: ready.Split([], label, performer) for part in ("train", "test")}
     told = {part: np.eye(4)[label] + 0.01 * rng.normal(size=(80, 4)) for part in splits}
     assert set(ready.frozen(told, splits).values()) == {1.0}
     blind = {part: rng.normal(size=(80, 4)) for part in splits}
