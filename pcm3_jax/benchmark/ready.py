@@ -185,9 +185,10 @@ def training_config(
     task: str, start: str, changes: dict[str, Any], seed: int, data_dir: str
 ) -> Config:
     """The configuration of a trained row: the encoder's own, of the motion stream."""
-    config = model_file.load("base", stream="motion").only.config.copy()
+    config = default_config()
     config.update_from_flattened_dict(
         {
+            **model_file.load("base", stream="motion").only.config.flat(),
             "task": task,
             "encoder": start,
             "seed": seed,

@@ -39,6 +39,24 @@ def test_frozen_features_are_measured(small, data_dir, capsys):
     assert rows[1].split(" | ")[2:] == rows[2].split(" | ")[2:]
 
 
+def test_trainings_start_from_the_encoder_or_from_random_weights(
+    small, data_dir, tmp_path, monkeypatch
+):
+    changes = {"finetune.fraction": 0.5, "finetune.epochs": 1, "views.stream": "joint"}
+    monkeypatch.setattr(ready, "trainings", lambda: [("finetune", "top1", "%", changes)])
+    monkeypatch.setattr(ready, "SEEDS", (0, 1))
+    rows = list(ready.trained_rows(str(data_dir), tmp_path / "runs"))
+    assert [row[1] for row in rows] == ["random weights", "base"]
+    assert all(re.fullmatch(r"\d+\.\d % \(± \d+\.\d\)", row[2]) for row in rows)
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+
+
+def test_every_trained_row_has_a_configuration(data_dir):
+    for task, _, _, changes in ready.trainings():
+        config = ready.training_config(task, "base", changes, 1, str(data_dir))
+        assert (config.task, config.encoder, config.data.extra) == (task, "base", ())
+
+
 def test_accuracies_of_separable_and_of_random_features():
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(4), 20)
