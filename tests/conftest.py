@@ -112,7 +112,8 @@ def whitened_model(finished_run, tmp_path):
     """A file with the encoder of a finished run, its feature pooled in three ways and whitened."""
     model = model_file.load(finished_run[0])
     model.only.config.eval.pooling = ("last", "mean", "max")
-    mean, matrix = np.ones(model.features), -np.eye(model.features)
+    size = 2 * model.only.config.model.hidden
+    mean, matrix = np.ones((3, size)), -np.stack(3 * [np.eye(size)])
     model.only.tree["whitening"] = {"mean": np.float32(mean), "matrix": np.float32(matrix)}
     path = tmp_path / "whitened.safetensors"
     model_file.save(path, model)

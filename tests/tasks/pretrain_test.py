@@ -34,7 +34,7 @@ def test_every_recipe_trains(path, data_dir, tmp_path):
     config = runpy.run_path(str(path))["get_config"]()
     data, extra = "synthetic_skeletons/n64x32", len(config.data.extra)
     config.data.update(name=data, dir=str(data_dir), extra=extra * (data,))
-    config.model.update(hidden=8, layers=1, decoder_hidden=8, decoder_layers=1, prompt_width=2)
+    config.model.update(hidden=8, layers=2, decoder_hidden=8, decoder_layers=2, prompt_width=2)
     config.method.queue_size = 64
     config.optimizer.update(batch_size=32, epochs=1, decay_epochs=())
     validate(config)
