@@ -153,12 +153,15 @@ class Rig:
 def euler(angles: np.ndarray) -> np.ndarray:
     """(n, 3, 3) = Rx Rz Ry of (n, 3) angles: twist about the bone, spread it, then raise it."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles).T, np.sin(angles).T
-    rows = [
-        [cz * cy, -sz, cz * sy],
-        [cx * sz * cy + sx * sy, cx * cz, cx * sz * sy - sx * cy],
-        [sx * sz * cy - cx * sy, sx * cz, sx * sz * sy + cx * cy],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)
+    matrices = np.empty((len(angles), 3, 3), angles.dtype)
+    matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 0, 2] = cz * cy, -sz, cz * sy
+    matrices[:, 1, 0] = cx * sz * cy + sx * sy
+    matrices[:, 1, 1] = cx * cz
+    matrices[:, 1, 2] = cx * sz * sy - sx * cy
+    matrices[:, 2, 0] = sx * sz * cy - cx * sy
+    matrices[:, 2, 1] = sx * cz
+    matrices[:, 2, 2] = sx * sz * sy + cx * cy
+    return matrices
 
 
 def sensor_noise(
