@@ -58,9 +58,9 @@ def read(name: str, data_dir: str) -> dict[str, Split]:
     devices, splits = Devices(default_config().mapping), {}
     for split in ("train", "test"):
         read = recordings.read(name, data_dir, split, 300, devices, resident=False)
-        examples = read.source.__getitems__(list(range(len(read))))
+        examples = read.examples()
         splits[split] = Split(
-            [e["skeleton"][:300] for e in examples],
+            [e["skeleton"] for e in examples],
             read.label,
             np.array([e["subject"] for e in examples]),
         )

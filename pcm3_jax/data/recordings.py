@@ -57,10 +57,15 @@ class Recordings:
         """Name of the data set, "name" or "name/config"."""
         return self.split.partition(" ")[0]
 
+    def examples(self, ids: np.ndarray | None = None) -> list[dict[str, Any]]:
+        """Reads sequences from disk, by default all, with skeletons of at most ``max_frames``."""
+        wanted = np.arange(len(self)) if ids is None else ids
+        found = self.source.__getitems__(wanted.tolist())
+        return [e | {"skeleton": e["skeleton"][: self.max_frames]} for e in found]
+
     def padded(self, ids: np.ndarray) -> np.ndarray:
         """Reads sequences from disk: (len(ids), max_frames, M * V * C), zeros after their end."""
-        examples = self.source.__getitems__(ids.tolist())
-        skeletons = [_flat(example["skeleton"][: self.max_frames]) for example in examples]
+        skeletons = [_flat(example["skeleton"]) for example in self.examples(ids)]
         out = np.zeros((len(ids), self.max_frames, skeletons[0].shape[1]), np.float32)
         for row, skeleton in zip(out, skeletons, strict=True):
             row[: len(skeleton)] = skeleton

@@ -123,7 +123,7 @@ def _sequences(data: str, data_dir: str, weights: Weights) -> list[Sequence]:
     limit, devices = weights.config.data.max_frames, Devices(weights.config.mapping)
     split = recordings.read(data, data_dir, "train", limit, devices, resident=False)
     ids = np.linspace(0, len(split) - 1, min(len(split), _WHITENING)).astype(int)
-    skeletons = [e["skeleton"][:limit] for e in split.source.__getitems__(ids.tolist())]
+    skeletons = [example["skeleton"] for example in split.examples(ids)]
     return read_sequences(skeletons, [~skeleton.any(axis=-1) for skeleton in skeletons])
 
 

@@ -75,13 +75,14 @@ def read_data_set(name: str, split: str, data_dir: str) -> tuple[list[Row], list
     config = Config()
     devices, limit = Devices(config.mapping), config.data.max_frames
     found = recordings.read(name, data_dir, split, limit, devices, resident=False)
-    rows, skeletons = [], []
-    for number, example in enumerate(found.source):
-        label = found.classes[example["label"]]
-        file = example["name"].decode()
-        rows.append(Row(file, label, int(example["subject"]), split, number + 1))
-        skeletons.append(example["skeleton"][:limit])
-    return rows, skeletons
+    examples = found.examples()
+    rows = [
+        Row(file, found.classes[label], int(example["subject"]), split, line)
+        for line, (file, label, example) in enumerate(
+            zip(found.name, found.label, examples, strict=True), 1
+        )
+    ]
+    return rows, [example["skeleton"] for example in examples]
 
 
 def read_table(path: Path) -> list[Row]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference.whitening import of_unit_length
 
 # Inverse L2 penalties to choose from, in ascending order: each starts where the last ended.
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -136,7 +137,7 @@ def suspects(
       The most suspicious first.
     """
     centred = features - features.mean(0)
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    unit = of_unit_length(centred)
     distance = 1 - unit @ unit.T
     np.fill_diagonal(distance, np.inf)
     if recogniser.by_performer and performers is not None:
