@@ -22,6 +22,7 @@ import numpy as np
 import pcm3_jax
 from pcm3_jax.config import Config, default_config
 from pcm3_jax.data import recordings
+from pcm3_jax.data.skeleton import missing_joints
 from pcm3_jax.inference import model_file
 from pcm3_jax.inference.shipped_models import available
 from pcm3_jax.registry import TASKS
@@ -133,7 +134,7 @@ def frozen_rows(data_dir: str) -> Iterator[tuple[str, ...]]:
             found[models[len(found) - 1]] = {
                 part: model.embed(
                     split.skeletons,
-                    [~skeleton.any(axis=-1) for skeleton in split.skeletons],
+                    [missing_joints(skeleton) for skeleton in split.skeletons],
                     normalize=False,
                 )
                 for part, split in splits.items()

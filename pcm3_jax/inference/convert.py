@@ -124,7 +124,7 @@ def _sequences(data: str, data_dir: str, weights: Weights) -> list[Sequence]:
     split = recordings.read(data, data_dir, "train", limit, devices, resident=False)
     ids = np.linspace(0, len(split) - 1, min(len(split), _WHITENING)).astype(int)
     skeletons = [example["skeleton"] for example in split.examples(ids)]
-    return read_sequences(skeletons, [~skeleton.any(axis=-1) for skeleton in skeletons])
+    return read_sequences(skeletons, [missing_joints(skeleton) for skeleton in skeletons])
 
 
 def run(argv: list[str]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from pcm3_jax.data import recordings
 from pcm3_jax.data.formats.labels_csv import Row, read_labels
+from pcm3_jax.data.skeleton import missing_joints
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import recogniser, skeleton_files
@@ -43,7 +44,7 @@ def run(argv: list[str]) -> None:
     if name and split in ("train", "test"):
         rows, skeletons = read_data_set(name, split, flags.data_dir)
         model = library.load(flags.model)
-        missing = [~skeleton.any(axis=-1) for skeleton in skeletons]
+        missing = [missing_joints(skeleton) for skeleton in skeletons]
         model.check_normalized(name)
         features = model.embed(skeletons, missing, normalize=False)
     else:
