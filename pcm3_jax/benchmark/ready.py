@@ -23,7 +23,7 @@ import pcm3_jax
 from pcm3_jax.config import Config, default_config
 from pcm3_jax.data import recordings
 from pcm3_jax.data.skeleton import missing_joints
-from pcm3_jax.inference import model_file
+from pcm3_jax.inference import model_file, recogniser
 from pcm3_jax.inference.shipped_models import available
 from pcm3_jax.registry import TASKS
 from pcm3_jax.runtime import commands
@@ -81,7 +81,7 @@ def raw_coordinates(skeletons: list[np.ndarray]) -> np.ndarray:
 
 
 def frozen(features: dict[str, np.ndarray], splits: dict[str, Split]) -> dict[str, float]:
-    """Accuracies in [0, 1] of features (S, F) of both splits: 1-NN, ridge, and five examples."""
+    """Accuracies in [0, 1] of features (S, F), by the column of the table."""
     train, test = features["train"], features["test"]
     label, truth = splits["train"].label, splits["test"].label
     few = []
@@ -94,8 +94,19 @@ def frozen(features: dict[str, np.ndarray], splits: dict[str, Split]) -> dict[st
     return {
         "1-NN": knn_accuracy(train, label, test, truth),
         "linear": linear(train, label, test, truth, penalty),
+        "fit": fitted(features, splits, np.arange(len(label))),
         f"{FEW} a class": float(np.mean(few)),
     }
+
+
+def fitted(features: dict[str, np.ndarray], splits: dict[str, Split], ids: np.ndarray) -> float:
+    """Accuracy of what `Model.fit` fits to the features (S, F) of some training recordings."""
+    train, test = splits["train"], splits["test"]
+    found = recogniser.fit(
+        features["train"][ids], train.label[ids].tolist(), train.performer[ids].tolist()
+    )
+    scores = features["test"] @ found.kernel + found.bias
+    return float(np.mean(np.array(found.classes, int)[scores.argmax(1)] == test.label))
 
 
 def linear(
@@ -124,24 +135,48 @@ def best_penalty(train: np.ndarray, label: np.ndarray, performer: np.ndarray) ->
 
 
 def frozen_rows(data_dir: str) -> Iterator[tuple[str, ...]]:
-    """Rows (data, features, 1-NN, linear, five a class)."""
+    """Rows (data, features, 1-NN, linear, fit, five a class)."""
     models = [name for name in available() if name != "irds"]
     for title, name in SETS.items():
         splits = read(name, data_dir)
         raw = {part: raw_coordinates(split.skeletons) for part, split in splits.items()}
         found = {"raw coordinates": raw}
         for model in map(pcm3_jax.load, models):
-            found[models[len(found) - 1]] = {
-                part: model.embed(
-                    split.skeletons,
-                    [missing_joints(skeleton) for skeleton in split.skeletons],
-                    normalize=False,
-                )
-                for part, split in splits.items()
-            }
+            found[models[len(found) - 1]] = embedded(model, splits)
         for what, features in found.items():
             accuracies = frozen(features, splits)
             yield (title, what, *(f"{100 * value:.1f}" for value in accuracies.values()))
+
+
+def embedded(model: pcm3_jax.Model, splits: dict[str, Split]) -> dict[str, np.ndarray]:
+    """Features (S, F) of each split."""
+    return {
+        part: model.embed(
+            split.skeletons,
+            [missing_joints(skeleton) for skeleton in split.skeletons],
+            normalize=False,
+        )
+        for part, split in splits.items()
+    }
+
+
+def fraction_rows(data_dir: str) -> Iterator[tuple[str, ...]]:
+    """Rows as of `trained_rows`: what `Model.fit` makes of a share of the labels, encoders frozen.
+
+    The labelled recordings are those of the task finetune with the same seed.
+    """
+    splits = read(IRDS, data_dir)
+    features = embedded(pcm3_jax.load("base"), splits)
+    total = len(splits["train"].label)
+    for fraction in FRACTIONS:
+        draws = [np.random.default_rng((seed, 0)).permutation(total) for seed in SEEDS]
+        count = max(1, round(fraction * total))
+        values = [100 * fitted(features, splits, np.sort(draw[:count])) for draw in draws]
+        yield f"fit, fraction={fraction}", "base, frozen", _spread(values, "%")
+
+
+def _spread(values: list[float], unit: str) -> str:
+    return f"{np.mean(values):.1f} {unit} (± {np.std(values):.1f})"
 
 
 def trained_rows(data_dir: str, workdir: Path) -> Iterator[tuple[str, ...]]:
@@ -155,8 +190,7 @@ def trained_rows(data_dir: str, workdir: Path) -> Iterator[tuple[str, ...]]:
                 )
             ]
             what = ", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in changes.items())
-            result = f"{np.mean(values):.1f} {unit} (± {np.std(values):.1f})"
-            yield f"{task}, {what}", start or "random weights", result
+            yield f"{task}, {what}", start or "random weights", _spread(values, unit)
 
 
 def trainings() -> list[tuple[str, str, str, dict[str, Any]]]:
@@ -228,10 +262,13 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/ready"))
     parser.add_argument("--frozen", action="store_true", help="only frozen encoders")
     flags = parser.parse_args(argv)
-    head = ("data", "features", "1-NN", "linear", f"{FEW} a class")
+    head = ("data", "features", "1-NN", "linear", "fit", f"{FEW} a class")
     print(table(head, list(frozen_rows(flags.data_dir))), flush=True)
     if not flags.frozen:
-        rows = list(trained_rows(flags.data_dir, flags.workdir))
+        rows = [
+            *fraction_rows(flags.data_dir),
+            *trained_rows(flags.data_dir, flags.workdir),
+        ]
         print("\n" + table(("task on IntelliRehabDS", "start", "result"), rows))
 
 

@@ -31,11 +31,11 @@ def small(monkeypatch, tmp_path, finished_run):
 def test_frozen_features_are_measured(small, data_dir, capsys):
     ready.run([f"--data_dir={data_dir}", "--frozen"])
     head, rule, *rows = capsys.readouterr().out.splitlines()
-    assert head == "| data | features | 1-NN | linear | 5 a class |"
-    assert rule.count("---") == 5
+    assert head == "| data | features | 1-NN | linear | fit | 5 a class |"
+    assert rule.count("---") == 6
     assert [row.split(" | ")[1] for row in rows] == ["raw coordinates", "base", "base-motion"]
     for row in rows:
-        assert re.fullmatch(r"\| generated \| [\w -]+ \|( \d+\.\d \|){3}", row)
+        assert re.fullmatch(r"\| generated \| [\w -]+ \|( \d+\.\d \|){4}", row)
     assert rows[1].split(" | ")[2:] == rows[2].split(" | ")[2:]
 
 
@@ -49,6 +49,14 @@ def test_trainings_start_from_the_encoder_or_from_random_weights(
     assert [row[1] for row in rows] == ["random weights", "base"]
     assert all(re.fullmatch(r"\d+\.\d % \(± \d+\.\d\)", row[2]) for row in rows)
     assert len(list((tmp_path / "runs").iterdir())) == 4
+
+
+def test_shares_of_the_labels_are_fitted_with_frozen_encoders(small, data_dir, monkeypatch):
+    monkeypatch.setattr(ready, "FRACTIONS", (0.5, 1.0))
+    half, whole = ready.fraction_rows(str(data_dir))
+    assert half[:2] == ("fit, fraction=0.5", "base, frozen")
+    assert re.fullmatch(r"\d+\.\d % \(± \d+\.\d\)", half[2])
+    assert whole[2].endswith("(± 0.0)")  # the same recordings in every draw
 
 
 def test_every_trained_row_has_a_configuration(data_dir):
