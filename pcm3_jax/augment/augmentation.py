@@ -36,8 +36,8 @@ def augment(
       Poses (T, M, V, C), and which joints are visible, (T, M, V) booleans.
     """
     key_crop, key_which, key_shear, key_jitter = jax.random.split(key, 4)
-    offset, cropped = random_crop(key_crop, length, config.crop_ratio, config.min_crop_frames)
-    poses, visible = crop(frames, start + offset, cropped, config.frames)
+    offset, cropped = random_clip(key_crop, length, config.crop_ratio, config)
+    poses, visible = crop(frames, start + offset, cropped, config)
     changed = shear(poses, random_shear(key_shear, config.shear_limit))
     if jittering:
         joints, matrix = random_jitter(key_jitter, config.jitter_joints, config.jitter_limit)
@@ -46,16 +46,25 @@ def augment(
     return changed, visible
 
 
-def crop(frames: jax.Array, start: Array, length: Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """`crop_resize`, and which joints are visible: (T, 2, V, C) and (T, 2, V) booleans.
+def crop(
+    frames: jax.Array, start: Array, length: Array, config: Views
+) -> tuple[jax.Array, jax.Array]:
+    """The frames of a view and which joints are visible: (T, 2, V, C) and (T, 2, V) booleans.
 
-    A joint is visible where it is not missing in any frame that it is interpolated from.
+    The crop ``frames[start : start + length]`` is resized to ``config.frames``, or without
+    ``config.resize`` used as it is; a crop shorter than that then stays in its last frame.  A joint
+    is visible where it is not missing in any frame that it is interpolated from.
     """
-    poses = crop_resize(frames, start, length, size)
-    left, right, weight = _neighbours(length, size)
+    if config.resize:
+        between = _resized(length, config.frames)
+    else:
+        steps = jnp.minimum(jnp.arange(config.frames), length - 1)
+        between = steps, steps, jnp.zeros(config.frames)
+    left, right, weight = between
     missing = missing_joints(poses_at(frames, start + left))
     missing |= missing_joints(poses_at(frames, start + right)) & (weight > 0)[:, None, None]
-    return poses, ~jnp.pad(missing, ((0, 0), (0, PERSONS - missing.shape[1]), (0, 0)))
+    visible = ~jnp.pad(missing, ((0, 0), (0, PERSONS - missing.shape[1]), (0, 0)))
+    return _interpolated(frames, start, between), visible
 
 
 def crop_resize(frames: jax.Array, start: Array, length: Array, size: int) -> jax.Array:
@@ -72,18 +81,42 @@ def crop_resize(frames: jax.Array, start: Array, length: Array, size: int) -> ja
     Returns:
       (T, 2, V, C).
     """
-    left, right, weight = _neighbours(length, size)
+    return _interpolated(frames, start, _resized(length, size))
+
+
+def _interpolated(
+    frames: jax.Array, start: Array, between: tuple[jax.Array, jax.Array, jax.Array]
+) -> jax.Array:
+    """Poses (T, 2, V, C) between pairs of frames, as `_resized` gives them."""
+    left, right, weight = between
     weight = weight[:, None, None, None]
     poses = poses_at(frames, start + left) * (1 - weight) + poses_at(frames, start + right) * weight
     return jnp.pad(poses, ((0, 0), (0, PERSONS - poses.shape[1]), (0, 0), (0, 0)))
 
 
-def _neighbours(length: Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _resized(length: Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Left and right input frame of every output frame, (T,) each, and the right one's weight."""
     centre = (jnp.arange(size) + 0.5) * (length / size) - 0.5
     centre = jnp.maximum(centre, 0)
     left = jnp.floor(centre).astype(jnp.int32)
     return left, jnp.minimum(left + 1, length - 1), centre - left
+
+
+def random_clip(
+    key: jax.Array, length: Array, ratios: tuple[float, float], config: Views
+) -> tuple[jax.Array, jax.Array]:
+    """Draws start and length of a crop: `random_crop`, or ``config.frames`` without resizing."""
+    if config.resize:
+        return random_crop(key, length, ratios, config.min_crop_frames)
+    return random_crop(key, length, (0.0, 0.0), config.frames)
+
+
+def central_clip(length: Array, config: Views) -> tuple[jax.Array, Array]:
+    """Start and length of the central crop: `central_crop`, or ``config.frames`` unresized."""
+    if config.resize:
+        return central_crop(length, config.eval_crop_ratio)
+    cropped = jnp.minimum(config.frames, length)
+    return (length - cropped) // 2, cropped
 
 
 def random_crop(

@@ -124,8 +124,8 @@ def central_view(frames: jax.Array, clips: Clips, config: ViewSettings) -> jax.A
     """
 
     def one(start: Array, length: Array) -> tuple[jax.Array, jax.Array]:
-        offset, crop = augmentation.central_crop(length, config.eval_crop_ratio)
-        return augmentation.crop(frames, start + offset, crop, config.frames)
+        offset, crop = augmentation.central_clip(length, config)
+        return augmentation.crop(frames, start + offset, crop, config)
 
     poses, visible = jax.vmap(one)(clips.start, clips.length)
     return to_stream(poses, visible, config.stream)
@@ -159,12 +159,12 @@ def occluded_view(
     def one(position: Array, start: Array, length: Array) -> jax.Array:
         sample_key = jax.random.fold_in(key, position)
         if central:
-            offset, crop = augmentation.central_crop(length, config.eval_crop_ratio)
+            offset, crop = augmentation.central_clip(length, config)
         else:
-            offset, crop = augmentation.random_crop(
-                sample_key, length, config.eval_train_crop_ratio, config.min_crop_frames
+            offset, crop = augmentation.random_clip(
+                sample_key, length, config.eval_train_crop_ratio, config
             )
-        poses, visible = augmentation.crop(frames, start + offset, crop, config.frames)
+        poses, visible = augmentation.crop(frames, start + offset, crop, config)
         shown = visibility(jax.random.fold_in(sample_key, 1), config.frames, occlusion)
         # Occlusion precedes `to_stream`, so that bones and motion are computed from occluded poses.
         return to_stream(poses * shown[:, None, :, None], visible, config.stream)

@@ -49,6 +49,9 @@ class Views(Section):
 
     stream: Stream = setting("joint", "input stream of the network")
     frames: int = setting(64, "frames of a view, to which a crop is resampled", low=2)
+    resize: bool = setting(
+        True, "resample crops; False: crops of `frames` successive frames, to encode frame by frame"
+    )
     crop_ratio: tuple[float, float] = setting(
         (0.1, 1.0), "smallest and largest crop, as a share of the sequence"
     )

@@ -199,6 +199,31 @@ def test_central_view(stream):
     np.testing.assert_allclose(views[5], expected, rtol=0, atol=TOLERANCE)
 
 
+def test_views_without_resizing_are_successive_frames():
+    config = views_config(resize=False, shear_limit=0.0)
+    frames = jnp.asarray(FRAMES)
+    central = jax.jit(lambda f: pipeline.central_view(f, WHOLE.clips, config))(frames)
+    np.testing.assert_array_equal(central[5], FRAMES[STARTS[5] + 27 : STARTS[5] + 43])
+    # A sequence of 9 frames stays in its last frame.
+    short = FRAMES[STARTS[3] + np.minimum(np.arange(16), 8)]
+    np.testing.assert_array_equal(central[3], short)
+
+    draw = jax.jit(
+        lambda key: pipeline.draw_poses(
+            key, frames, WHOLE.clips, np.arange(6), config, jittering=False
+        )[0]
+    )
+    found = set()
+    for seed in range(20):
+        views = np.asarray(draw(jax.random.key(seed)))
+        np.testing.assert_allclose(views[3], short, atol=TOLERANCE)
+        offset = np.abs(FRAMES[STARTS[5] :, 0, 0] - views[5, 0, 0, 0]).sum(-1).argmin()
+        whole = FRAMES[STARTS[5] + offset : STARTS[5] + offset + 16]
+        np.testing.assert_allclose(views[5], whole, atol=TOLERANCE)
+        found.add(int(offset))
+    assert len(found) > 10
+
+
 def test_random_view_is_only_cropped():
     config = views_config(eval_train_crop_ratio=(0.5, 1.0))
     # A ramp in time shows where a crop lies, and that no coordinate is sheared or jittered.
