@@ -111,7 +111,7 @@ def random_clip(
     return random_crop(key, length, (0.0, 0.0), config.frames)
 
 
-def central_clip(length: Array, config: Views) -> tuple[jax.Array, Array]:
+def central_clip(length: Array, config: Views) -> tuple[Array, Array]:
     """Start and length of the central crop: `central_crop`, or ``config.frames`` unresized."""
     if config.resize:
         return central_crop(length, config.eval_crop_ratio)

@@ -12,6 +12,11 @@ import numpy as np
 HIP, SPINE, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 1, 4, 8
 # No sensor sees a person at this distance; larger numbers are probably millimetres.
 MAX_METRES = 100.0
+# A spine at the origin is a lost one, or that of a skeleton which is centred on it. Then the mean
+# of the joints is this near to the origin, in metres; no sensor sees a whole person so close.
+_CENTRED = 0.5
+# Moves a joint from the origin, where it would count as lost.
+NANOMETRE = 1e-9
 # The joints that define a person's position and orientation.
 _ANCHORS = (HIP, SPINE, LEFT_SHOULDER, RIGHT_SHOULDER)
 _Z_AXIS = np.array([0.0, 0.0, 1.0])
@@ -42,6 +47,40 @@ def select_bodies(slots: np.ndarray) -> np.ndarray:
     padded = np.zeros((frames, len(energy), *slots.shape[2:]), slots.dtype)
     padded[:, :count] = slots
     return padded[:, energy.argsort()[::-1][:2]]
+
+
+def leading_persons(
+    poses: np.ndarray, visible: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Drops persons who are never there and, of more than `count`, those who move least.
+
+    Unlike `select_bodies`, which repeats a published program, this keeps the order of up to `count`
+    persons, and does not take a lost joint for a movement.
+
+    Args:
+        poses: (T, M, 25, 3) metres, zeros where a person is absent or a joint is missing.
+        visible: (T, M, 25) booleans, False where a joint is missing.
+        count: 1 or 2.
+
+    Returns:
+        Both for two persons, (T, 2, 25, 3) and (T, 2, 25); an absent person is zeros and visible.
+    """
+    there = np.flatnonzero(poses.any(axis=(0, 2, 3)))
+    if len(there) > count:
+        motion = [_motion(poses[:, person], visible[:, person]) for person in there]
+        there = there[np.argsort(motion, kind="stable")[::-1][:count]]
+    chosen = np.zeros((len(poses), 2, *poses.shape[2:]), poses.dtype)
+    seen = np.ones(chosen.shape[:-1], bool)
+    chosen[:, : len(there)], seen[:, : len(there)] = poses[:, there], visible[:, there]
+    return chosen, seen
+
+
+def _motion(person: np.ndarray, visible: np.ndarray) -> float:
+    """Mean standard deviation over time of the joints (T, 25, 3) while they are seen, in metres."""
+    known = (visible & person.any(axis=-1))[..., None]
+    frames = np.maximum(known.sum(axis=0), 1)
+    mean = (person * known).sum(axis=0) / frames
+    return float(np.sqrt(((person - mean) ** 2 * known).sum(axis=0) / frames).mean())
 
 
 def normalize_sequence(skeleton: np.ndarray) -> np.ndarray:
@@ -138,6 +177,14 @@ def normalization_of(data_name: str) -> Callable[[np.ndarray], np.ndarray]:
     return NORMALIZATIONS.get(config.rpartition("_")[2], normalize_sequence)
 
 
+def is_centred(person: np.ndarray) -> np.ndarray:
+    """In which frames a person (..., 25, 3) has its spine at the origin, rather than lost it."""
+    seen = np.asarray(person.any(axis=-1))
+    mean = person.sum(axis=-2) / np.maximum(seen.sum(axis=-1), 1)[..., None]
+    near = np.linalg.norm(mean, axis=-1) < _CENTRED
+    return np.asarray(near & ~seen[..., SPINE] & seen.any(axis=-1))
+
+
 def apply_around_missing(
     normalization: Callable[[np.ndarray], np.ndarray], poses: np.ndarray, visible: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -157,6 +204,8 @@ def apply_around_missing(
         in the frame order that `normalize_sequence` gives.
     """
     poses, visible = poses.copy(), visible.copy()
+    if normalization is not no_normalization:
+        poses[is_centred(poses[:, 0]) & visible[:, 0, SPINE], 0, SPINE] = NANOMETRE
     for person in range(poses.shape[1]):
         for joint in _ANCHORS:
             known = np.flatnonzero(poses[:, person, joint].any(axis=-1))

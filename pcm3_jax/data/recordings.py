@@ -35,6 +35,7 @@ class Recordings:
         two axes of an array: (25, 3) would occupy (32, 128) on a TPU.
       start: (S,) int32, first frame of each sequence in ``frames``; None without ``frames``.
       source: random-access records.
+      persons: 2 if any sequence has a second person, else 1.
       actions: for whole videos, (K, 3) int32 rows (label, start, stop) of each; otherwise empty.
     """
 
@@ -47,10 +48,16 @@ class Recordings:
     frames: jax.Array | None
     start: np.ndarray | None
     source: Any
+    persons: int = PERSONS
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.length)
+
+    @property
+    def window(self) -> int:
+        """As `window_of` its sequences."""
+        return window_of(self.length)
 
     @property
     def data_name(self) -> str:
@@ -80,6 +87,14 @@ class Recordings:
         if self.frames is None or self.start is None:
             raise ValueError(f"the frames of {self.split} are not in device memory")
         return self.frames, self.start
+
+
+def window_of(lengths: np.ndarray | Sequence[int]) -> int:
+    """Frames to classify online after training on sequences (S,) of these lengths.
+
+    Nine in ten sequences are that long or shorter.
+    """
+    return int(np.quantile(lengths, 0.9))
 
 
 def read(
@@ -124,6 +139,7 @@ def read(
         )
     classes = (features["actions"]["label"] if untrimmed else features["label"]).names
     frames, length, label, actions, names = [], [], [], [], []
+    persons = 1
     for example in _examples(source, folder):
         skeleton = example["skeleton"][:max_frames]
         sequence = example["name"].decode()
@@ -134,6 +150,7 @@ def read(
             columns = (example["actions"][key] for key in ("label", "start", "stop"))
             actions.append(np.stack([np.asarray(c, np.int32) for c in columns], axis=1))
         names.append(sequence)
+        persons = max(persons, 1 + bool(skeleton[:, 1:].any()))
         if resident:
             frames.append(_flat(skeleton))
     lengths = np.array(length, np.int32)
@@ -148,6 +165,7 @@ def read(
         frames=devices.replicate(np.concatenate(frames)) if resident else None,
         start=np.cumsum(lengths, dtype=np.int32) - lengths if resident else None,
         source=source,
+        persons=persons,
     )
 
 
@@ -173,6 +191,7 @@ def joined(parts: Sequence[Recordings]) -> Recordings:
         frames=jnp.concatenate(frames, axis=-2) if frames else None,
         start=np.cumsum(length, dtype=np.int32) - length if frames else None,
         source=_Joined([part.source for part in parts]),
+        persons=max(part.persons for part in parts),
     )
 
 

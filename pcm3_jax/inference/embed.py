@@ -1,19 +1,23 @@
-"""Features of skeleton files.
+"""Features of skeleton recordings.
 
-python -m pcm3_jax.embed FILE … [--model=MODEL] [--out=FEATURES.npz | --out=FEATURES.csv]
-                         [--layout=LAYOUT]
+python -m pcm3_jax.embed FILE … [--model=MODEL] [--out=FEATURES.npz|.csv|.jsonl] [--layout=LAYOUT]
 
 FILE: .skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz with skeletons
-(frames, persons, 25, 3) in metres.  With --layout (docs/own_data.md), .npy and .npz files have the
-joints of that layout, NaN where one is missing.  MODEL: the name of a model that comes with the
-package (by default base), the workdir of a run, a checkpoint, or a safetensors file.  An .npz gets
-the arrays `names` (N,) and `features` (N, F).  A .csv gets one line per sequence, its name and F
-numbers; without --out, the same goes to standard output.
+(frames, 25, 3) or (frames, persons, 25, 3) in metres; a folder or an archive of such files; or
+DATA_SET:SPLIT, a split of a data set that is built in --data_dir.  With --layout
+(docs/own_data.md), .npy and .npz files have the joints of that layout, NaN where one is missing.
+MODEL: the name of a model that comes with the package (by default base), the workdir of a run,
+a checkpoint, or a safetensors file.
+
+A .csv gets one line per sequence, its name and F numbers; without --out, the same goes to standard
+output.  A .jsonl gets one object {"name": …, "features": […]} per line, an .npz the arrays `names`
+(N,) and `features` (N, F).
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -31,22 +35,21 @@ def run(argv: list[str]) -> None:
     parser = skeleton_files.arguments("embed", __doc__, model="base")
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args(argv)
-    if flags.out and flags.out.suffix not in (".npz", ".csv"):
-        raise UserError(f"--out={shown(str(flags.out))} must end in .npz or .csv.")
+    if flags.out and flags.out.suffix not in (".npz", ".csv", ".jsonl"):
+        raise UserError(f"--out={shown(str(flags.out))} must end in .npz, .csv or .jsonl.")
     model = library.load(flags.model)
     skeleton_files.print_layout_note(flags.model, flags.layout)
     names, features = [], []
     for file in flags.files:
-        recordings = skeleton_files.read(file, flags.layout)
-        names += [recording.name for recording in recordings]
-        skeletons = [recording.skeletons for recording in recordings]
-        normalize = not flags.normalized
-        features.append(model.embed(skeletons, layout=flags.layout, normalize=normalize))
+        found = skeleton_files.read(file, flags.layout, flags.data_dir)
+        skeleton_files.print_persons_note(model, found)
+        names += [recording.name for recording in found]
+        features.append(skeleton_files.embed(model, found, flags.layout, flags.normalized))
     write(flags.out, names, np.concatenate(features))
 
 
 def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
-    """Writes features (N, F) as .npz or .csv, by the file's suffix; without one, prints CSV.
+    """Writes features (N, F) as .npz, .csv or .jsonl, by the file's suffix; without one, as CSV.
 
     Raises:
       UserError: the file cannot be written.
@@ -61,7 +64,7 @@ def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
         else:
             # File names can contain bytes that are not valid UTF-8.
             with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                write_csv(file, names, features)
+                (write_csv if out.suffix == ".csv" else _write_jsonl)(file, names, features)
     print(f"{shown(str(out))}: {features.shape[0]} sequences, {features.shape[1]} features")
 
 
@@ -69,6 +72,16 @@ def write_csv(file: TextIO, names: list[str], features: np.ndarray) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["name", *(f"feature_{i}" for i in range(features.shape[1]))])
     for name, row in zip(names, features, strict=True):
-        # Nine significant digits identify a float32 exactly.
         label = name if file is not sys.stdout else shown(name)
-        writer.writerow([label, *(f"{value:.9g}" for value in row)])
+        writer.writerow([label, *map(_digits, row)])
+
+
+def _write_jsonl(file: TextIO, names: list[str], features: np.ndarray) -> None:
+    for name, row in zip(names, features, strict=True):
+        numbers = ", ".join(map(_digits, row))
+        file.write(f'{{"name": {json.dumps(name)}, "features": [{numbers}]}}\n')
+
+
+def _digits(value: float) -> str:
+    """Nine significant digits, which identify a float32 exactly."""
+    return f"{value:.9g}"

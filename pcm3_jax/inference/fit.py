@@ -18,16 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pcm3_jax.data import recordings
 from pcm3_jax.data.formats.labels_csv import Row, read_labels
-from pcm3_jax.data.skeleton import missing_joints
+from pcm3_jax.data.recordings import window_of
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import recogniser, skeleton_files
 from pcm3_jax.inference.recogniser import Recogniser
+from pcm3_jax.inference.skeleton_files import Recording
 from pcm3_jax.runtime.files import shown
-from pcm3_jax.runtime.parallel import Devices
-from pcm3_jax.settings import Config
 
 # Confusion matrices of more classes are wider than a terminal.
 _MATRIX_CLASSES = 12
@@ -38,52 +36,37 @@ def run(argv: list[str]) -> None:
     """Runs the command.  Raises UserError if a file cannot be read, fitted or written."""
     parser = skeleton_files.arguments("fit", __doc__, model="base", files="LABELS.csv")
     parser.add_argument("--out", type=Path, default=Path("recogniser.safetensors"))
-    parser.add_argument("--data_dir", default="data", help="of DATA_SET")
     flags = parser.parse_args(argv)
     name, _, split = flags.files.rpartition(":")
-    if name and split in ("train", "test"):
-        rows, skeletons = read_data_set(name, split, flags.data_dir)
-        model = library.load(flags.model)
-        missing = [missing_joints(skeleton) for skeleton in skeletons]
-        model.check_normalized(name)
-        features = model.embed(skeletons, missing, normalize=False)
+    if name and split in skeleton_files.SPLITS:
+        found = skeleton_files.read_data_set(name, split, flags.data_dir)
+        rows = [
+            Row(recording.name, recording.label, recording.performer, split, line)
+            for line, recording in enumerate(found, 1)
+        ]
     else:
         table = Path(flags.files)
         rows = read_table(table)
-        skeletons = [_skeletons(table, row, flags.layout) for row in rows]
-        model = library.load(flags.model)
-        skeleton_files.print_layout_note(flags.model, flags.layout)
-        features = model.embed(skeletons, layout=flags.layout, normalize=not flags.normalized)
+        found = [_recording(table, row, flags.layout) for row in rows]
+    model = library.load(flags.model)
+    skeleton_files.print_layout_note(flags.model, flags.layout)
+    skeleton_files.print_persons_note(model, found)
+    features = skeleton_files.embed(model, found, flags.layout, flags.normalized)
     performers = [row.performer for row in rows]
     fitted = recogniser.fit(features, [row.label for row in rows], performers)
     for line in report(fitted, rows, recogniser.suspects(features, fitted, performers)):
         print(line)
-    window = library.window_of(skeletons)
-    model.with_classifier(fitted, window).save(flags.out)
+    fitted_model = model.with_classifier(
+        fitted,
+        window=window_of([len(recording.skeletons) for recording in found]),
+        persons=min(2, max(recording.persons for recording in found)),
+    )
+    fitted_model.save(flags.out)
     print(
         f"{shown(str(flags.out))}: {len(fitted.classes)} labels, "
-        f"{flags.out.stat().st_size / 1e6:.1f} MB; online, the last {window} frames count, and "
-        f"below {100 * fitted.threshold:.1f} % it says nothing"
+        f"{flags.out.stat().st_size / 1e6:.1f} MB; online, the last {fitted_model.window} frames "
+        f"count, and below {100 * fitted.threshold:.1f} % it says nothing"
     )
-
-
-def read_data_set(name: str, split: str, data_dir: str) -> tuple[list[Row], list[np.ndarray]]:
-    """The rows and skeletons (T, M, 25, 3) of a split of a built data set.
-
-    Raises:
-      UserError: it is not built or cannot be read.
-    """
-    config = Config()
-    devices, limit = Devices(config.mapping), config.data.max_frames
-    found = recordings.read(name, data_dir, split, limit, devices, resident=False)
-    examples = found.examples()
-    rows = [
-        Row(file, found.classes[label], int(example["subject"]), split, line)
-        for line, (file, label, example) in enumerate(
-            zip(found.name, found.label, examples, strict=True), 1
-        )
-    ]
-    return rows, [example["skeleton"] for example in examples]
 
 
 def read_table(path: Path) -> list[Row]:
@@ -96,22 +79,22 @@ def read_table(path: Path) -> list[Row]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{shown(str(path))} cannot be read: {error.strerror}.") from error
-    with skeleton_files.repairable(path):
+    with skeleton_files.repairable():
         table = read_labels(content, str(path), splits=False)
         if table.flaws:
             raise table.flaws[0]
     return table.rows
 
 
-def _skeletons(table: Path, row: Row, layout: str | None) -> np.ndarray:
+def _recording(table: Path, row: Row, layout: str | None) -> Recording:
     name = str(table.parent / row.file)
-    recordings = skeleton_files.read(name, layout)
-    if len(recordings) > 1:
+    found = skeleton_files.read(name, layout)
+    if len(found) > 1:
         raise UserError(
-            f"{shown(name)} holds {len(recordings)} sequences, but line {row.line} of "
+            f"{shown(name)} holds {len(found)} sequences, but line {row.line} of "
             f"{shown(str(table))} needs one: write each to a file of its own."
         )
-    return recordings[0].skeletons
+    return found[0]
 
 
 def report(fitted: Recogniser, rows: list[Row], suspects: list[tuple[int, int]]) -> Iterator[str]:

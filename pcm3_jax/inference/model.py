@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Hashable, Iterator
 from collections.abc import Sequence as Many
@@ -18,12 +19,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pcm3_jax.data.normalization import SPINE, no_normalization, normalization_of
+from pcm3_jax.data.normalization import (
+    SPINE,
+    is_centred,
+    leading_persons,
+    no_normalization,
+    normalization_of,
+)
+from pcm3_jax.data.recordings import window_of
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file, recogniser
 from pcm3_jax.inference.detection import Interval
 from pcm3_jax.inference.encoder import Reconstruction, TrainedEncoder
-from pcm3_jax.inference.online import OnlineEncoder, OnlineStream, OnlineWindow
+from pcm3_jax.inference.online import Online, OnlineEncoder, OnlineStream, OnlineWindow
 from pcm3_jax.inference.validation import Sequence, normalize, read_sequences
 from pcm3_jax.inference.weights import HEADS, ModelWeights
 from pcm3_jax.inference.whitening import of_unit_length
@@ -106,6 +114,16 @@ class Model:
         return self._weights.threshold
 
     @property
+    def window(self) -> int:
+        """Frames that `online` classifies by default (`window_of`); 0 if unknown."""
+        return self._weights.window
+
+    @property
+    def persons(self) -> int:
+        """How many persons it was trained on, 1 or 2; of more, those who move most are kept."""
+        return self._weights.trained_persons
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """How each part of the model was made, by its name, as far as it is known."""
         return self._weights.provenance
@@ -144,8 +162,9 @@ class Model:
         """Features of whole sequences.
 
         Args:
-          skeletons: (N, T, M, 25, 3) or (T, M, 25, 3) with M = 1 or 2 persons, or a list of
-            arrays (T, M, 25, 3) of any lengths; metres.
+          skeletons: (N, T, M, 25, 3), (T, M, 25, 3) or (T, 25, 3), or a list of arrays of any
+            lengths; metres.  Of more persons than the model was trained on (`persons`), those who
+            move most are kept.
           mask: None, or booleans that broadcast to the skeletons without their last axis (for a
             list of skeletons also a list of masks), True where a joint is missing.  The network
             sees zeros there, and in every resampled frame that the joint would be interpolated
@@ -192,7 +211,7 @@ class Model:
         return self.labels(self.embed(skeletons, mask, layout=layout, normalize=normalize), k)
 
     def labels(self, features: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
-        """As `classify`, from features (N, F) of `embed` or an `OnlineEncoder`."""
+        """As `classify`, from features (N, F) of `embed` or of `Online`."""
         classifier = self._weights.heads.get("classifier")
         if classifier is None:
             raise UserError(
@@ -322,10 +341,21 @@ class Model:
         """
         features = self.embed(skeletons, mask, layout=layout, normalize=normalize)
         fitted = recogniser.fit(features, labels, performers)
-        return self.with_classifier(fitted, window_of(skeletons))
+        sequences = read_sequences(skeletons, mask, layout=layout)
+        return self.with_classifier(
+            fitted,
+            window=window_of([len(sequence.poses) for sequence in sequences]),
+            persons=2 if any(sequence.poses[:, 1].any() for sequence in sequences) else 1,
+        )
 
-    def with_classifier(self, fitted: recogniser.Recogniser, window: int) -> Model:
-        """This model with a classifier of its features; online of the last ``window`` frames."""
+    def with_classifier(self, fitted: recogniser.Recogniser, window: int, persons: int) -> Model:
+        """This model with a classifier of its features.
+
+        Args:
+          fitted: the classifier.
+          window: frames to classify online.
+          persons: 1 or 2, in these recordings.
+        """
         made = {
             "recordings": len(fitted.labels),
             "classes": len(fitted.classes),
@@ -343,6 +373,7 @@ class Model:
             classes=fitted.classes,
             threshold=fitted.threshold,
             window=window,
+            persons=persons,
             provenance=self.provenance | {"classifier": made},
         )
         return model
@@ -377,32 +408,65 @@ class Model:
         return Neighbors(nearest, np.take_along_axis(cosines, nearest, axis=1))
 
     def online(
-        self, *, normalize: bool = True, window: int | None = None
-    ) -> OnlineEncoder | OnlineWindow:
-        """Starts a sequence whose frames arrive one by one, with a feature after each.
+        self,
+        *,
+        window: float | None = None,
+        rate: float = 30.0,
+        every: int = 5,
+        hold: int = 2,
+        threshold: float | None = None,
+        layout: str | None = None,
+        normalize: bool = True,
+    ) -> Online:
+        """Starts a recording whose frames arrive one by one.
 
-        The cost per frame is constant.  Without a window it is that of one frame, and all frames
-        since the start count.  They are not cropped and resized as in `embed`, so a classifier that
-        was trained on resized sequences sees motion at another speed.  With a window, its frames
-        are encoded anew after each, as in `embed`, and what lies further back is forgotten.
+        Its last seconds, the window, are encoded every few frames as `embed` encodes a recording.
+        What lies further back is forgotten.
+
+        An encoder that was trained on the pace of recordings (``views.resize=False``, causal)
+        encodes each frame once instead, with all frames since the start in its state.  Others see
+        motion at another speed then, since they were trained on resized recordings; ``window=0``
+        asks for it nevertheless.
 
         Args:
+          window: seconds to encode, at most ``config.data.max_frames`` frames.  By default the
+            length that nine in ten of the classifier's training recordings do not exceed, or
+            without a classifier, all since the start up to that maximum.
+          rate: frames per second.
+          every: number of frames from one feature of a window to the next; of work without a
+            window, one.
+          hold: a label is shown once it has been the most probable in so many features in a row.
+          threshold: a label is not shown below this probability; by default the model's.
+          layout: None for Kinect v2's joints, or the name of a layout in `data.joint_layouts`.
           normalize: whether to normalise frames as the run's data set was; False if they already
             are.  The reference for the rotation is the first frame (of the window) in which the
             first person's spine is seen.
-          window: number of last frames to encode, at most ``config.data.max_frames``; 0 for all
-            since the start.  By default that of the model: of a recogniser from `fit` the median
-            length of its recordings, otherwise 0.
 
         Raises:
-          UserError: the model's recurrence is bidirectional, and there is no window.
+          UserError: a number is out of its range, or there is no window and the model is
+            bidirectional.
+
+        Example:
+          online = model.online(rate=30)
+          for frame in camera:  # (persons, 25, 3) metres
+              online.push(frame)
+              print(online.label)
         """
-        window = self._weights.window if window is None else window
-        if window > 0:
-            longest = min(e.config.data.max_frames for e in self.encoders.values())
-            return OnlineWindow(
-                lambda sequence: self._embed_window(sequence, normalize), min(window, longest)
-            )
+        for name, value, low in (("rate", rate, 1e-3), ("every", every, 1), ("hold", hold, 1)):
+            if not value >= low:
+                raise UserError(f"{name} is {value}; it must be at least {low}.")
+        if window is not None and not window >= 0:
+            raise UserError(f"window is {window} seconds; it must be 0 or more.")
+        labelling = (
+            self._all_labels,
+            self.threshold if threshold is None else threshold,
+            hold,
+            layout,
+        )
+        frames = self._window_frames(window, rate)
+        if frames:
+            embed = functools.partial(self._embed_window, wanted=normalize)
+            return OnlineWindow(embed, frames, every, *labelling)
         streams = [
             OnlineStream(
                 encoder.step,
@@ -413,7 +477,22 @@ class Model:
             )
             for encoder in self.encoders.values()
         ]
-        return OnlineEncoder(streams, _joined)
+        return OnlineEncoder(streams, _joined, self.persons, *labelling)
+
+    def _window_frames(self, seconds: float | None, rate: float) -> int:
+        """Frames of the window of `online`; 0 for none."""
+        configs = [encoder.config for encoder in self.encoders.values()]
+        longest = min(config.data.max_frames for config in configs)
+        if seconds is not None:
+            return min(round(seconds * rate), longest) if seconds else 0
+        native = [c.model.recurrence == "causal" and not c.views.resize for c in configs]
+        return 0 if all(native) else min(self._weights.window or longest, longest)
+
+    def _all_labels(self, feature: np.ndarray) -> list[tuple[str, float]]:
+        """`labels` of one feature (F,); empty without a classifier."""
+        if "classifier" not in self._weights.heads:
+            return []
+        return self.labels(feature[None], len(self.classes))[0]
 
     def _prepared(
         self,
@@ -424,12 +503,18 @@ class Model:
         layout: str | None = None,
     ) -> Iterator[tuple[TrainedEncoder, list[Sequence]]]:
         """Each encoder with the checked sequences, normalised for it if ``wanted``."""
-        sequences = read_sequences(skeletons, mask, keep_masked=keep_masked, layout=layout)
+        sequences = read_sequences(
+            skeletons, mask, persons=self.persons, keep_masked=keep_masked, layout=layout
+        )
         return self._normalized(sequences, wanted)
 
-    def _embed_window(self, sequence: Sequence, wanted: bool) -> np.ndarray | None:
-        """The feature (F,) of checked frames; None if they cannot be normalised as ``wanted``."""
-        if wanted and not sequence.poses[:, 0, SPINE].any():
+    def _embed_window(
+        self, poses: np.ndarray, visible: np.ndarray, wanted: bool
+    ) -> np.ndarray | None:
+        """The feature (F,) of checked frames (T, M, 25, 3); None if nobody can be normalised."""
+        sequence = Sequence(*leading_persons(poses, visible, self.persons))
+        first = sequence.poses[:, 0]
+        if not first.any() or wanted and not (first[:, SPINE].any() or is_centred(first).any()):
             return None
         parts = self._normalized([sequence], wanted)
         return _joined([encoder.embed(sequences) for encoder, sequences in parts])[0]
@@ -445,11 +530,6 @@ class Model:
                     normalize(s, how, f"Sequence {i}") for i, s in enumerate(sequences)
                 ]
             yield encoder, normalized[how]
-
-
-def window_of(skeletons: Any) -> int:
-    """Frames to classify online: the median length of N sequences as for `Model.embed`."""
-    return int(np.median([len(skeleton) for skeleton in skeletons]))
 
 
 def _joined(features: list[np.ndarray]) -> np.ndarray:

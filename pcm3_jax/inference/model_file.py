@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def save(path: Path, model: ModelWeights) -> None:
         "classes": json.dumps(model.classes),
         "threshold": json.dumps(model.threshold),
         "window": json.dumps(model.window),
+        "persons": json.dumps(model.persons),
         "provenance": json.dumps(model.provenance),
         **{head: settings.to_json() for head, settings in model.head_settings.items()},
     }
@@ -96,11 +98,21 @@ def save(path: Path, model: ModelWeights) -> None:
         metadata["encoders"] = json.dumps(configs)
     flat = flatten_dict(tree | model.heads, sep="/")
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
+    metadata["checksum"] = _checksum(arrays, metadata)
     with replaced(path) as partial:
         try:
             save_file(arrays, partial, metadata)
         except SafetensorError as error:  # also for a full disk, not an OSError
             raise UserError(f"{path} cannot be written ({error}).") from error
+
+
+def _checksum(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """Of all that a file holds; safetensors itself notices no changed byte."""
+    crc = zlib.crc32(json.dumps(sorted(metadata.items())).encode())
+    for name, array in sorted(arrays.items()):
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(array.data, crc)
+    return f"{crc:08x}"
 
 
 def _shipped(name: str) -> ModelWeights:
@@ -157,6 +169,9 @@ def _read(path: Path) -> ModelWeights:
                     "pcm3_jax.convert export` or `from_torch`."
                 )
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        checksum = metadata.pop("checksum", None)  # files of older versions have none
+        if checksum not in (None, _checksum(flat, metadata)):
+            raise UserError(f"{path} is damaged: its checksum is wrong; copy or export it again.")
         half = any(array.dtype == np.float16 for array in flat.values())
         tree = unflatten_dict(
             {n: a.astype(np.float32) if a.dtype == np.float16 else a for n, a in flat.items()},
@@ -174,6 +189,7 @@ def _read(path: Path) -> ModelWeights:
             classes=tuple(map(str, json.loads(metadata["classes"]))),
             threshold=float(json.loads(metadata.get("threshold", "0"))),
             window=int(json.loads(metadata.get("window", "0"))),
+            persons=int(json.loads(metadata.get("persons", "0"))),
             provenance=dict(json.loads(metadata.get("provenance", "{}"))),
             half=half,
         )
@@ -230,6 +246,8 @@ def _of_evaluation(workdir: Path, config: Config) -> ModelWeights:
         with np.load(path, allow_pickle=False) as file:
             classifier = {name: file[name] for name in ("kernel", "bias")}
             classes = tuple(map(str, file["classes"]))
+            # Files of older versions do not have them.
+            trained_on = {n: int(file[n]) for n in ("window", "persons") if n in file}
     except Exception as error:  # a damaged archive can raise any exception
         raise UserError(f"{path} is damaged ({error}): run its command again.") from error
     provenance = {}
@@ -245,5 +263,6 @@ def _of_evaluation(workdir: Path, config: Config) -> ModelWeights:
         encoder = Weights(config, jax.tree.map(np.asarray, random_encoder(config)))
     heads = {"classifier": classifier}
     return check(
-        ModelWeights.of(encoder, heads=heads, classes=classes, provenance=provenance), str(workdir)
+        ModelWeights.of(encoder, heads=heads, classes=classes, provenance=provenance, **trained_on),
+        str(workdir),
     )

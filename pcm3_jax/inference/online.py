@@ -1,4 +1,4 @@
-"""Frame-by-frame encoding with causal models, whose directions all run forward."""
+"""Features and labels of recordings whose frames arrive one by one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pcm3_jax.data.normalization import SPINE
+from pcm3_jax.data.normalization import NANOMETRE, SPINE, is_centred
 from pcm3_jax.data.skeleton import (
-    PERSONS,
     STREAMS,
     Array,
     flatten_frames,
@@ -22,7 +21,7 @@ from pcm3_jax.data.skeleton import (
     visible_in_stream,
 )
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference.validation import Sequence, read_sequence
+from pcm3_jax.inference.validation import Sequence, read_frame
 from pcm3_jax.inference.whitening import of_unit_length
 from pcm3_jax.methods.state import build_readout
 from pcm3_jax.models.pcm3 import PCM3
@@ -32,6 +31,11 @@ from pcm3_jax.settings import Config
 Step = Callable[[Any, jax.Array, Array], jax.Array]
 # Features (2H,) of several encoders → the model's feature (F,).
 Join = Callable[[list[np.ndarray]], np.ndarray]
+# Poses (T, M, 25, 3) and which joints are visible (T, M, 25) → a feature (F,); None if there is
+# nobody to normalise by.
+Embed = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
+# A feature (F,) → labels and their probabilities, the most probable first.
+Labels = Callable[[np.ndarray], list[tuple[str, float]]]
 
 
 @functools.cache
@@ -74,91 +78,134 @@ def _cell(params: Any, state: jax.Array, inputs: jax.Array, dtype: jnp.dtype) ->
     return n + z * (state - n)
 
 
-class OnlineEncoder:
-    """Encodes a sequence whose frames arrive one by one; created by `Model.online`.
-
-    Memory and time per frame do not depend on the length of the sequence.
+class Online:
+    """Features and labels of a recording whose frames arrive one by one; by `Model.online`.
 
     Attributes:
       frames: number of frames pushed.
+      fresh: whether the last frame has brought a new feature.
+      feature: (F,) float32, the last one computed; None if it has found nobody to normalise by.
+      labels: of that feature, (label, probability) of every class, the most probable first; empty
+        without a classifier.
+      label: the label to show: one that has been the most probable, at or above the threshold, in
+        `hold` features in a row; None before, and once `hold` features in a row are below it.
     """
 
-    def __init__(self, streams: list[OnlineStream], join: Join) -> None:
-        """Joins the features of several encoders' streams by ``join``."""
-        self._streams, self._join = streams, join
+    def __init__(self, labels: Labels, threshold: float, hold: int, layout: str | None) -> None:
+        self._labels, self._threshold, self._hold = labels, threshold, hold
+        self._layout = layout
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all frames, to start another sequence."""
+        """Forgets all frames, to start another recording."""
         self.frames = 0
+        self.fresh = False
+        self.feature: np.ndarray | None = None
+        self.labels: list[tuple[str, float]] = []
+        self.label: str | None = None
+        self._candidate: str | None = None
+        self._held = 0
+
+    def push(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray | None:
+        """Takes the next frame.
+
+        Args:
+          frame: (M, 25, 3) or (25, 3), metres, with any number of persons; all zeros if nobody is
+            seen.  With a layout, its J joints instead of 25.
+          mask: None, or booleans that broadcast to the frame without its last axis, True where a
+            joint is missing.  Without a layout, joints that are zero are missing, too; with one,
+            joints that are NaN.
+
+        Returns:
+          `feature`, after this frame.
+
+        Raises:
+          UserError: the frame has another shape or type, or an invalid coordinate.
+        """
+        now = read_frame(frame, f"Frame {self.frames}", mask, self._layout)
+        self.frames += 1
+        self.fresh = self._encode(*now)
+        if self.fresh:
+            self.labels = [] if self.feature is None else self._labels(self.feature)
+            self._hold_label()
+        return self.feature
+
+    def _encode(self, poses: np.ndarray, visible: np.ndarray) -> bool:
+        """Takes poses (1, M, 25, 3); returns whether it has computed `feature` anew."""
+        raise NotImplementedError
+
+    def _hold_label(self) -> None:
+        label, probability = self.labels[0] if self.labels else (None, 0.0)
+        seen = label if probability >= self._threshold else None
+        self._held = self._held + 1 if seen == self._candidate else 1
+        self._candidate = seen
+        if self._held >= self._hold:
+            self.label = seen
+
+
+class OnlineWindow(Online):
+    """Encodes the last frames of a recording again and again, as `Model.embed` encodes them."""
+
+    def __init__(self, embed: Embed, length: int, every: int, *labelling: Any) -> None:
+        """Encodes the last ``length`` frames by ``embed``, every ``every`` frames."""
+        self._embed, self._length, self._every = embed, length, every
+        super().__init__(*labelling)
+
+    def reset(self) -> None:
+        super().reset()
+        self._window: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=self._length)
+        self._waited = self._every
+
+    def _encode(self, poses: np.ndarray, visible: np.ndarray) -> bool:
+        self._window.append((poses, visible))
+        self._waited += 1
+        if self._waited < self._every:
+            return False
+        self._waited = 0
+        persons = max(poses.shape[1] for poses, _ in self._window)
+        self.feature = self._embed(
+            np.concatenate([_of_persons(poses, persons, 0) for poses, _ in self._window]),
+            np.concatenate([_of_persons(visible, persons, True) for _, visible in self._window]),
+        )
+        return True
+
+
+def _of_persons(frame: np.ndarray, persons: int, value: float) -> np.ndarray:
+    """A frame (1, M, …) with further persons of a value."""
+    absent = [(0, 0), (0, persons - frame.shape[1])] + [(0, 0)] * (frame.ndim - 2)
+    return np.pad(frame, absent, constant_values=value)
+
+
+class OnlineEncoder(Online):
+    """Encodes each frame once, with memory and time that do not depend on the frames before.
+
+    It keeps the first persons that it sees, since it does not know who will move.
+    """
+
+    def __init__(
+        self, streams: list[OnlineStream], join: Join, persons: int, *labelling: Any
+    ) -> None:
+        """Joins the features of several encoders' streams by ``join``."""
+        self._streams, self._join, self._persons = streams, join, persons
+        super().__init__(*labelling)
+
+    def reset(self) -> None:
+        super().reset()
+        self._seen: list[int] = []
         for stream in self._streams:
             stream.reset()
 
-    def push(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray | None:
-        """Takes the next frame.
-
-        Args:
-          frame: (M, 25, 3) with M = 1 or 2, metres; all zeros if nobody is seen.
-          mask: None, or booleans that broadcast to (M, 25), True where a joint is missing.
-            Joints that are zero are missing, too.
-
-        Returns:
-          (F,) float32, equal to ``model.embed(frames, normalize=False, resample=False)`` on all
-          normalised frames so far.  With normalisation, None until the first person's spine is
-          seen.
-
-        Raises:
-          UserError: the frame has another shape or type, or an invalid coordinate.
-        """
-        now = _read_frame(frame, mask, f"Frame {self.frames}")
-        self.frames += 1
+    def _encode(self, poses: np.ndarray, visible: np.ndarray) -> bool:
+        there = np.flatnonzero(poses[0].any(axis=(1, 2))).tolist()
+        self._seen += [person for person in there if person not in self._seen]
+        chosen = [person for person in self._seen[: self._persons] if person < poses.shape[1]]
+        now = Sequence.empty(1)
+        now.poses[:, : len(chosen)] = poses[:, chosen]
+        now.visible[:, : len(chosen)] = visible[:, chosen]
         features = [stream.push(now) for stream in self._streams]
         known = [feature for feature in features if feature is not None]
-        return self._join(known) if len(known) == len(features) else None
-
-
-class OnlineWindow:
-    """Encodes the last frames of a sequence whose frames arrive one by one; by `Model.online`.
-
-    Attributes:
-      frames: number of frames pushed.
-    """
-
-    def __init__(self, embed: Callable[[Sequence], np.ndarray | None], length: int) -> None:
-        """Encodes the last ``length`` frames by ``embed``."""
-        self._embed, self._length = embed, length
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all frames."""
-        self.frames = 0
-        self._window: deque[Sequence] = deque(maxlen=self._length)
-
-    def push(self, frame: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray | None:
-        """Takes the next frame.
-
-        Args:
-          frame, mask: as for `OnlineEncoder.push`.
-
-        Returns:
-          (F,) float32, equal to ``model.embed(frames)`` on the last frames.  With normalisation,
-          None while none of them has the first person's spine.
-
-        Raises:
-          UserError: the frame has another shape or type, or an invalid coordinate.
-        """
-        self._window.append(_read_frame(frame, mask, f"Frame {self.frames}"))
-        self.frames += 1
-        return self._embed(Sequence(*map(np.concatenate, zip(*self._window, strict=True))))
-
-
-def _read_frame(frame: np.ndarray, mask: np.ndarray | None, what: str) -> Sequence:
-    """Checks one frame (M, 25, 3), and returns it as a sequence of one frame."""
-    frame = np.asarray(frame)
-    if frame.ndim != 3:
-        raise UserError(f"{what} has shape {frame.shape}; it must be (persons, 25, 3).")
-    mask = None if mask is None else np.asarray(mask)
-    return read_sequence(frame[None], what, mask, may_be_empty=True)
+        self.feature = self._join(known) if len(known) == len(features) else None
+        return True
 
 
 class OnlineStream:
@@ -261,9 +308,10 @@ class OnlineNormalization:
         self._spine: np.ndarray | None = None
 
     def __call__(self, frame: np.ndarray) -> np.ndarray | None:
-        """Normalises (M, 25, 3) metres to (2, 25, 3); None until the first spine is seen."""
-        poses = np.zeros((PERSONS, *frame.shape[1:]))
-        poses[: len(frame)] = frame
+        """Normalises (2, 25, 3) metres; None until the first spine is seen."""
+        poses = frame.astype(np.float64)
+        if is_centred(poses[0]):
+            poses[0, SPINE] = NANOMETRE
         seen = np.any(poses, axis=-1, keepdims=True)
         if seen[0, SPINE]:
             self._spine = poses[0, SPINE].copy()

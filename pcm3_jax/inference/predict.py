@@ -1,41 +1,48 @@
-"""What a trained model says about skeleton files, or about frames as they arrive.
+"""What a trained model says about skeleton recordings, or about frames as they arrive.
 
-python -m pcm3_jax.predict FILE … [--model=MODEL] [--k=5] [--layout=LAYOUT] [--out=POSES.npz]
-python -m pcm3_jax.predict -      [--model=MODEL] [--k=5]
+python -m pcm3_jax.predict FILE … [--model=MODEL] [--k=5] [--layout=LAYOUT] [--json] [--out=FILE]
+python -m pcm3_jax.predict -      [--model=MODEL] [--k=5] [--layout=LAYOUT] [--json]
+                                  [--window=SECONDS] [--rate=30] [--every=5]
 
 FILE: as for `pcm3_jax.embed`.  MODEL: the name of a model that comes with the package (by default
 irds, of nine gestures), a file from `pcm3_jax.fit`, the workdir of a linear evaluation, finetuning,
 detection or motion prediction, or a safetensors file of such a model.  Depending on the model, it
-prints the most probable actions of each file; a line for each action found in it, with its first
-and last frame, counted from 0; or the number of poses predicted after its end.  --out writes these
-poses: an .npz with the arrays `names` (N,) and `poses` (N, frames, 2, 25, 3), in metres, normalised
-as the model's data set is.
+prints the most probable actions of each recording; a line for each action found in it, with its
+first and last frame, counted from 0; or the number of poses predicted after its end.  --json prints
+an object per recording instead.  --out also writes a table, .csv or .jsonl, or an .npz of arrays,
+with predicted poses (N, frames, 2, 25, 3) in metres, normalised as the model's data set is.
 
-With -, frames are read from standard input, one per line: 75 or 150 numbers (1 or 2 persons, 25
-joints, x y z in metres) separated by blanks or commas.  After each frame the most probable actions
-so far are printed, after "nothing" if none reaches the model's threshold; this needs a classifier.
+With -, frames are read from standard input, one per line: x y z in metres of every joint of one or
+more persons (75 numbers a person with Kinect v2's joints), separated by blanks or commas, NaN where
+a joint is missing.  Every few frames (--every) the last seconds (--window) are classified, and
+a line is printed: the label, once it has held and reaches the model's threshold, otherwise
+"nothing", and the most probable actions.  This needs a classifier.  --rate: frames per second.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
+from pcm3_jax.data.formats.text import numbers_of_line, split_numbers
+from pcm3_jax.data.joint_layouts import layout_named
 from pcm3_jax.data.normalization import MAX_METRES
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import skeleton_files
-from pcm3_jax.inference.detection import Interval
+from pcm3_jax.inference.online import Online
 from pcm3_jax.inference.skeleton_files import Recording
 from pcm3_jax.runtime.files import replaced, shown
 
-# Longer than any line of 150 numbers; limits the memory for input without line ends.
+# Longer than any line of numbers of a few persons; limits the memory for input without line ends.
 _LONGEST_LINE = 1 << 16
 
 
@@ -43,57 +50,73 @@ def run(argv: list[str]) -> None:
     """Runs the command.  Raises UserError if a file or frame cannot be read."""
     parser = skeleton_files.arguments("predict", __doc__, model="irds")
     parser.add_argument("--k", type=int, default=5, help="number of actions to print")
-    parser.add_argument("--out", type=Path, help=".npz file for predicted poses")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    parser.add_argument("--out", type=Path, help=".csv, .jsonl or .npz file")
+    parser.add_argument("--window", type=float, help="seconds to classify, of frames")
+    parser.add_argument("--rate", type=float, default=30.0, help="frames per second, of frames")
+    parser.add_argument("--every", type=int, default=5, help="frames from one label to the next")
     flags = parser.parse_args(argv)
-    if "-" in flags.files and flags.files != ["-"]:
+    live_frames = flags.files == ["-"]
+    if "-" in flags.files and not live_frames:
         raise UserError("Standard input, -, cannot be read along with files.")
-    if flags.layout is not None and flags.files == ["-"]:
-        raise UserError("Standard input, -, has Kinect v2's joints; --layout is for files.")
+    if flags.out and flags.out.suffix not in (".csv", ".jsonl", ".npz"):
+        raise UserError(f"--out={shown(str(flags.out))} must end in .csv, .jsonl or .npz.")
+    if live_frames and flags.out:
+        raise UserError("--out is for files; redirect the standard output instead.")
     model = library.load(flags.model)
     skeleton_files.print_layout_note(flags.model, flags.layout)
-    if flags.out and "forecaster" not in model.heads:
-        raise UserError("--out is for predicted poses: name a --model of motion prediction.")
-    if flags.out and flags.out.suffix != ".npz":
-        raise UserError(f"--out={shown(str(flags.out))} must end in .npz.")
-    if flags.files == ["-"] or not model.heads or "classifier" in model.heads:
+    if live_frames or not model.heads or "classifier" in model.heads:
         # Fails if there is no classifier, before any file or frame is read.
         model.labels(np.zeros((1, model.features), np.float32), flags.k)
-    if flags.files == ["-"]:
-        live(model, sys.stdin.buffer, flags.k, normalized=flags.normalized)
+    if live_frames:
+        online = model.online(
+            window=flags.window,
+            rate=flags.rate,
+            every=flags.every,
+            layout=flags.layout,
+            normalize=not flags.normalized,
+        )
+        joints = len(layout_named(flags.layout).joints) if flags.layout else JOINTS
+        frames = read_frames(sys.stdin.buffer, joints)
+        live(online, frames, flags.k, as_json=flags.json)
         return
-    names, poses = [], []
+    results = []
     for file in flags.files:
-        for recording in skeleton_files.read(file, flags.layout):
-            lines, future = describe(
-                model, recording, flags.k, layout=flags.layout, normalize=not flags.normalized
-            )
-            for line in lines:
-                print(f"{shown(recording.name)}: {line}", flush=True)
-            names.append(recording.name)
-            poses += future
+        found = skeleton_files.read(file, flags.layout, flags.data_dir)
+        skeleton_files.print_persons_note(model, found)
+        for recording in found:
+            result = describe(model, recording, flags.k, flags.layout, flags.normalized)
+            text = [_json(result)] if flags.json else _lines(result)
+            for line in text:
+                print(line, flush=True)
+            results.append(result)
     if flags.out:
-        with replaced(flags.out) as partial, open(partial, "wb") as out:
-            np.savez(out, names=np.array(names, str), poses=np.stack(poses))
+        with replaced(flags.out) as partial:
+            _write(partial, flags.out.suffix, results)
 
 
 def describe(
-    model: library.Model, recording: Recording, k: int, *, layout: str | None, normalize: bool
-) -> tuple[list[str], list[np.ndarray]]:
-    """What the model says about a recording, in lines, and the poses that it predicts, if it does.
+    model: library.Model, recording: Recording, k: int, layout: str | None, normalized: bool
+) -> dict[str, Any]:
+    """What the model says about a recording.
+
+    Returns:
+      Its name and, depending on the model, ``labels``, a list of (label, probability);
+      ``intervals``, a list of {"start", "stop", "label", "score"}; or ``poses`` (frames, 2, 25, 3).
 
     Raises:
       UserError: the recording cannot be used, for instance because it is too short.
     """
-    skeletons = [recording.skeletons]
     with _named(recording.name):
+        arguments = skeleton_files.prepared(model, [recording], layout, normalized)
         if "detector" in model.heads:
-            (found,) = model.detect(skeletons, layout=layout, normalize=normalize)
-            return [_interval(interval) for interval in found] or ["no action found"], []
+            (intervals,) = model.detect(**arguments)
+            return {"name": recording.name, "intervals": [found._asdict() for found in intervals]}
         if "forecaster" in model.heads:
-            (future,) = model.forecast(skeletons, layout=layout, normalize=normalize)
-            return [f"{len(future)} frames predicted"], [future]
-        (labels,) = model.classify(skeletons, k, layout=layout, normalize=normalize)
-        return [_text(labels)], []
+            (poses,) = model.forecast(**arguments)
+            return {"name": recording.name, "poses": poses}
+        (labels,) = model.classify(k=k, **arguments)
+        return {"name": recording.name, "labels": labels}
 
 
 @contextlib.contextmanager
@@ -105,61 +128,129 @@ def _named(name: str) -> Iterator[None]:
         raise UserError(str(error).replace("Sequence 0", shown(name), 1)) from error
 
 
-def live(model: library.Model, lines: BinaryIO, k: int, *, normalized: bool) -> None:
-    """Prints a line for each frame; on a terminal each overwrites the last."""
-    encoder = model.online(normalize=not normalized)
-    terminal = sys.stdout.isatty()
-    for number, frame in read_frames(lines):
-        feature = encoder.push(frame)
-        if feature is None:
-            text = "nobody seen yet"
-            if frame.any():
-                text += ": the spine's middle is missing or zero (if normalised, use --normalized)"
+def _lines(result: dict[str, Any]) -> list[str]:
+    if "poses" in result:
+        texts = [f"{len(result['poses'])} frames predicted"]
+    elif "labels" in result:
+        texts = [_text(result["labels"])]
+    else:
+        texts = [
+            f"frames {found['start']}–{found['stop'] - 1}: "
+            + _text([(found["label"], found["score"])])
+            for found in result["intervals"]
+        ] or ["no action found"]
+    return [f"{shown(result['name'])}: {text}" for text in texts]
+
+
+def _text(labels: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{shown(label)} {100 * share:.1f} %" for label, share in labels)
+
+
+def _json(result: dict[str, Any]) -> str:
+    """One line; of poses only their number."""
+    poses = {"frames": len(result["poses"])} if "poses" in result else {}
+    return json.dumps({key: result[key] for key in result if key != "poses"} | poses)
+
+
+def _write(path: Path, suffix: str, results: list[dict[str, Any]]) -> None:
+    if suffix == ".npz":
+        with open(path, "wb") as file:
+            np.savez(file, **_arrays(results))
+        return
+    # File names can contain bytes that are not valid UTF-8.
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        if suffix == ".csv":
+            _write_csv(file, results)
         else:
-            labels = model.labels(feature[None], k)[0]
-            text = "nothing; " * (labels[0][1] < model.threshold) + _text(labels)
-        start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
-        print(f"{start}frame {number}: {text}", end=end, flush=True)
+            file.writelines(_json(result) + "\n" for result in results)
+
+
+def _rows(results: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of a table: a row for each label, interval, or recording."""
+    if "labels" in results[0]:
+        rows = [[r["name"], label, share] for r in results for label, share in r["labels"]]
+        return ["name", "label", "probability"], rows
+    if "intervals" in results[0]:
+        columns = ["start", "stop", "label", "score"]
+        rows = [[r["name"], *(i[c] for c in columns)] for r in results for i in r["intervals"]]
+        return ["name", *columns], rows
+    return ["name", "frames"], [[r["name"], len(r["poses"])] for r in results]
+
+
+def _write_csv(file: TextIO, results: list[dict[str, Any]]) -> None:
+    columns, rows = _rows(results)
+    csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+
+
+def _arrays(results: list[dict[str, Any]]) -> dict[str, Any]:
+    if "poses" in results[0]:
+        names = np.array([result["name"] for result in results], str)
+        return {"names": names, "poses": np.stack([result["poses"] for result in results])}
+    columns, rows = _rows(results)
+    kinds = {"name": str, "label": str, "start": int, "stop": int}
+    return {
+        column: np.array([row[i] for row in rows], kinds.get(column, np.float32))
+        for i, column in enumerate(columns)
+    }
+
+
+def live(
+    online: Online, frames: Iterator[tuple[int, np.ndarray]], k: int, *, as_json: bool
+) -> None:
+    """Prints a line for each new label; on a terminal each overwrites the last."""
+    terminal = sys.stdout.isatty() and not as_json
+    start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
+    for number, frame in frames:
+        online.push(frame)
+        if not online.fresh:
+            continue
+        labels = online.labels[:k]
+        if as_json:
+            text = json.dumps({"frame": number, "label": online.label, "labels": labels})
+        elif not labels:
+            text = f"frame {number}: nobody seen"
+            if frame.any():
+                text += ", as the spine's middle is missing"
+        else:
+            label = "nothing" if online.label is None else shown(online.label)
+            text = f"frame {number}: {label} ({_text(labels)})"
+        print(f"{start}{text}", end=end, flush=True)
     if terminal:
         print()
 
 
-def read_frames(lines: BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
-    """Frame numbers from 1 and poses (M, 25, 3), as lines arrive; skips blank lines.
+def read_frames(lines: BinaryIO, joints: int = JOINTS) -> Iterator[tuple[int, np.ndarray]]:
+    """Frame numbers from 1 and poses (M, joints, 3), as lines arrive; skips blank lines.
 
-    A joint with a NaN coordinate is missing and becomes zero.
+    A joint with a NaN coordinate is missing; it becomes zero with Kinect v2's 25 joints, and three
+    NaN with another layout's.
 
     Raises:
       UserError: names the first line that is not a frame.
     """
+    size = joints * COORDINATES
     number = frames = 0
     while line := lines.readline(_LONGEST_LINE):
         number += 1
-        words = line.replace(b",", b" ").split()
-        if not words:
-            continue
         where = f"Standard input, line {number}"
-        persons, rest = divmod(len(words), JOINTS * COORDINATES)
-        if rest or persons not in (1, 2) or len(line) == _LONGEST_LINE:
-            raise UserError(f"{where}: found {len(words)} numbers where a frame has 75 or 150.")
+        words = split_numbers(line.strip(b"\r\n\t "))
+        if not words or not line.strip():
+            continue
+        persons, rest = divmod(len(words), size)
+        if rest or not persons or len(line) == _LONGEST_LINE:
+            raise UserError(
+                f"{where}: found {len(words)} numbers where a frame of {joints} joints has {size} "
+                "for each person; other joints need --layout."
+            )
         try:
-            values = np.array([float(word) for word in words])
-        except ValueError:
-            raise UserError(f"{where}: found something other than numbers.") from None
-        pose = values.reshape(persons, JOINTS, COORDINATES)
-        pose[np.isnan(pose).any(axis=-1)] = 0
-        if not np.abs(pose).max() <= MAX_METRES:
+            values = numbers_of_line(line, nan=True)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}.") from None
+        pose = np.array(values).reshape(persons, joints, COORDINATES)
+        pose[np.isnan(pose).any(axis=-1)] = 0 if joints == JOINTS else np.nan
+        if np.nanmax(np.abs(pose), initial=0) > MAX_METRES:
             raise UserError(
                 f"{where}: found a coordinate that is not within {MAX_METRES:.0f} metres."
             )
         frames += 1
         yield frames, pose
-
-
-def _interval(found: Interval) -> str:
-    text = _text([(found.label, found.score)])
-    return f"frames {found.start}–{found.stop - 1}: {text}"
-
-
-def _text(labels: list[tuple[str, float]]) -> str:
-    return ", ".join(f"{shown(label)} {100 * share:.1f} %" for label, share in labels)

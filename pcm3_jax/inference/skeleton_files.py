@@ -1,27 +1,35 @@
-"""Reads skeletons from files of any supported format."""
+"""Reads skeletons from files of any supported format, folders, archives and built data sets."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from pcm3_jax.data import recordings
 from pcm3_jax.data.formats import intellirehabds, ntu_rgbd, pku_mmd
 from pcm3_jax.data.formats.arrays import read_arrays
-from pcm3_jax.data.formats.raw_files import BadFile
+from pcm3_jax.data.formats.raw_files import ARCHIVES, BadFile, RawFile, find_files
 from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import select_bodies
+from pcm3_jax.data.skeleton import missing_joints
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import shipped_models
+from pcm3_jax.inference.model import Model
 from pcm3_jax.inference.validation import read_sequence
 from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import shown
+from pcm3_jax.runtime.parallel import Devices
+from pcm3_jax.settings import Config
 
+SUFFIXES = (".skeleton", ".txt", ".npy", ".npz")
 FORMATS = ".skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz"
+SPLITS = ("train", "test")
 # Published results use the first frames of a .skeleton file only, also for normalisation.
 _NTU_FRAMES = 300
 _LARGEST = 2**31
@@ -48,92 +56,185 @@ def arguments(
         "--normalized", action="store_true", help="the skeletons are normalised already"
     )
     parser.add_argument("--layout", help=f"joints of the files: one of {', '.join(LAYOUTS)}")
+    parser.add_argument("--data_dir", default="data", help="of DATA_SET")
     return parser
 
 
 def print_layout_note(model: str, layout: str | None) -> None:
     """Prints a note if a model of the package was not trained for the joints of ``layout``."""
     if note := shipped_models.layout_note(model, layout):
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        print_note(note)
+
+
+def print_note(note: str) -> None:
+    print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 class Recording(NamedTuple):
-    """A sequence from a file: `name` for output, and skeletons (T, M, J, 3) in metres."""
+    """A sequence from a file or data set.
+
+    Attributes:
+      name: for output.
+      skeletons: (T, M, J, 3) or (T, J, 3) in metres.
+      data_set: name of the data set that it comes from, whose normalisation it has; or "".
+      label, performer: of a data set.
+    """
 
     name: str
     skeletons: np.ndarray
+    data_set: str = ""
+    label: str = ""
+    performer: int = 0
+
+    @property
+    def persons(self) -> int:
+        """How many persons are in it."""
+        poses = np.nan_to_num(self.skeletons)
+        return 1 if poses.ndim == 3 else int(poses.any(axis=(0, 2, 3)).sum())
 
 
-def read(name: str, layout: str | None = None) -> list[Recording]:
-    """Reads the sequences of a file: one from a text file, one or more from an array file.
+def embed(
+    model: Model, found: Sequence[Recording], layout: str | None, normalized: bool
+) -> np.ndarray:
+    """Features (N, F) of recordings, normalised unless they are already.
 
-    Array files hold sequences (T, M, 25, 3) or batches of them (N, T, M, 25, 3); names in a
-    ``.npz`` are arbitrary.  With a ``layout`` (`pcm3_jax.data.joint_layouts`) they have its J
-    joints instead of 25, and may be (T, J, 3).
+    Raises:
+      UserError: a recording cannot be used, or its data set is normalised in another way.
+    """
+    features = np.zeros((len(found), model.features), np.float32)
+    for data_set in {recording.data_set for recording in found}:
+        ids = [i for i, recording in enumerate(found) if recording.data_set == data_set]
+        with_mask = prepared(model, [found[i] for i in ids], layout, normalized)
+        features[ids] = model.embed(**with_mask)
+    return features
+
+
+def prepared(
+    model: Model, found: Sequence[Recording], layout: str | None, normalized: bool
+) -> dict[str, Any]:
+    """Arguments for a method of a model, such as `Model.embed`, that takes these recordings.
+
+    Raises:
+      UserError: their data set is normalised in another way than the model needs.
+    """
+    skeletons = [recording.skeletons for recording in found]
+    if data_set := found[0].data_set:
+        model.check_normalized(data_set)
+        missing = [missing_joints(skeleton) for skeleton in skeletons]
+        return {"skeletons": skeletons, "mask": missing, "normalize": False}
+    return {"skeletons": skeletons, "layout": layout, "normalize": not normalized}
+
+
+def print_persons_note(model: Model, found: Sequence[Recording]) -> None:
+    """Prints a note if the model leaves out persons."""
+    crowded = [recording for recording in found if recording.persons > model.persons]
+    if crowded:
+        who = "the person who moves" if model.persons == 1 else "the two persons who move"
+        print_note(
+            f"{len(crowded)} of {len(found)} recordings show more persons than the model was "
+            f"trained on, {model.persons} (first: {shown(crowded[0].name)}); {who} most counts"
+        )
+
+
+def read(name: str, layout: str | None = None, data_dir: str = "data") -> list[Recording]:
+    """Reads all sequences of a file, a folder, an archive, or a split of a built data set.
+
+    Text files hold one sequence.  Array files hold sequences (T, M, 25, 3) or (T, 25, 3), or
+    batches of them (N, T, M, 25, 3); names in a ``.npz`` are arbitrary.  With a ``layout``
+    (`pcm3_jax.data.joint_layouts`) they have its J joints instead of 25.  "DATA_SET:SPLIT" is a
+    split of a data set in ``data_dir``.
 
     Raises:
       UserError: names the file, the line and what is wrong.
     """
     path = Path(name)
-    reader = {".skeleton": _ntu, ".txt": _text, ".npy": _arrays, ".npz": _arrays}.get(
-        path.suffix.lower()
-    )
-    if reader is None:
-        raise UserError(f"{shown(name)} has an unknown format; supported are {FORMATS}.")
-    try:
-        found = reader(path)
-    except OSError as error:
-        raise UserError(f"{shown(name)} cannot be read: {error.strerror or error}.") from error
-    recordings = []
-    for key, array in found.items():
-        label = f"{name}:{key}" if key else name
-        if array.ndim == 5:
-            recordings += [Recording(f"{label}[{i}]", part) for i, part in enumerate(array)]
-        else:
-            recordings.append(Recording(label, array))
-    for recording in recordings:
-        read_sequence(recording.skeletons, shown(recording.name), layout=layout)
-    if not recordings:
+    data_set, _, split = name.rpartition(":")
+    if data_set and split in SPLITS and not path.exists():
+        return read_data_set(data_set, split, data_dir)
+    if path.is_dir() or path.name.lower().endswith(ARCHIVES):
+        found = [
+            recording for file in find_files(path, SUFFIXES) for recording in _of_file(file, layout)
+        ]
+    else:
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(
+                f"{shown(name)} has an unknown format; supported are {FORMATS}, folders and "
+                "archives of these, and DATA_SET:SPLIT."
+            )
+        found = _of_file(RawFile(name, ""), layout)
+    if not found:
         raise UserError(f"{shown(name)} holds no sequence.")
-    return recordings
+    return found
 
 
-def _ntu(path: Path) -> dict[str, np.ndarray]:
-    slots = _parsed(path, lambda content, file: ntu_rgbd.parse(content, file).skeleton)
+def read_data_set(name: str, split: str, data_dir: str) -> list[Recording]:
+    """The sequences of a split of a built data set, without frames that training does not use.
+
+    Raises:
+      UserError: it is not built or cannot be read.
+    """
+    config = Config()
+    devices, limit = Devices(config.mapping), config.data.max_frames
+    found = recordings.read(name, data_dir, split, limit, devices, resident=False)
+    return [
+        Recording(file, example["skeleton"], name, found.classes[label], int(example["subject"]))
+        for file, label, example in zip(found.name, found.label, found.examples(), strict=True)
+    ]
+
+
+def _of_file(file: RawFile, layout: str | None) -> list[Recording]:
+    reader = {".skeleton": _ntu, ".txt": _text, ".npy": _arrays, ".npz": _arrays}
+    with repairable():
+        arrays = reader[Path(file.file).suffix.lower()](file)
+    found = []
+    for key, array in arrays.items():
+        label = f"{file.file}:{key}" if key else file.file
+        if array.ndim == 5:
+            found += [Recording(f"{label}[{i}]", part) for i, part in enumerate(array)]
+        else:
+            found.append(Recording(label, array))
+    for recording in found:
+        read_sequence(recording.skeletons, shown(recording.name), layout=layout)
+    return found
+
+
+def _ntu(file: RawFile) -> dict[str, np.ndarray]:
+    slots = ntu_rgbd.parse(_content(file), file.file).skeleton
     return {"": select_bodies(slots)[:_NTU_FRAMES]}
 
 
-def _text(path: Path) -> dict[str, np.ndarray]:
-    def parse(content: bytes, file: str) -> np.ndarray:
-        # Only IntelliRehabDS has commas.
-        if b"," in content.lstrip().partition(b"\n")[0]:
-            return intellirehabds.parse(content, file)[:, None]
-        return pku_mmd.parse_video(content, file)
-
-    return {"": _parsed(path, parse)}
+def _text(file: RawFile) -> dict[str, np.ndarray]:
+    content = _content(file)
+    # Only IntelliRehabDS has commas.
+    if b"," in content.lstrip().partition(b"\n")[0]:
+        return {"": intellirehabds.parse(content, file.file)[:, None]}
+    return {"": pku_mmd.parse_video(content, file.file)}
 
 
-def _parsed(path: Path, parse: Callable[[bytes, str], np.ndarray]) -> np.ndarray:
-    if path.stat().st_size > _LARGEST:
-        raise UserError(f"{shown(str(path))} is larger than 2 GB, the limit for one recording.")
-    with repairable(path):
-        return parse(path.read_bytes(), str(path))
+def _content(file: RawFile) -> bytes:
+    content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise UserError(f"{shown(file.file)} is larger than 2 GB, the limit for one recording.")
+    return content
+
+
+def _arrays(file: RawFile) -> dict[str, np.ndarray]:
+    on_disk = file.archive is None and file.content is None
+    try:
+        return read_arrays(Path(file.file) if on_disk else BytesIO(_content(file)))
+    except OSError as error:
+        raise UserError(f"{shown(file.file)} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UserError(f"{shown(file.file)} {error}.") from error
 
 
 @contextlib.contextmanager
-def repairable(path: Path) -> Iterator[None]:
+def repairable() -> Iterator[None]:
     """Raises a `BadFile` of a single file as a `UserError` without a builder's flags."""
     try:
         yield
     except BadFile as flaw:
         line = "" if flaw.line is None else f", line {flaw.line}"
         raise UserError(
-            f"{shown(str(path))}{line}: {flaw.reason}; repair the file or leave it out."
+            f"{shown(flaw.file)}{line}: {flaw.reason}; repair the file or leave it out."
         ) from flaw
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return read_arrays(path)
-    except ValueError as error:
-        raise UserError(f"{shown(str(path))} {error}.") from error

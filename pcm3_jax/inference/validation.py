@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pcm3_jax.data.formats.arrays import read_skeleton
-from pcm3_jax.data.joint_layouts import Layout, layout_named
-from pcm3_jax.data.normalization import MAX_METRES, SPINE, apply_around_missing, no_normalization
+from pcm3_jax.data.joint_layouts import Layout, layout_named, to_kinect_v2
+from pcm3_jax.data.normalization import (
+    MAX_METRES,
+    NANOMETRE,
+    SPINE,
+    apply_around_missing,
+    leading_persons,
+    no_normalization,
+)
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS
 from pcm3_jax.errors import UserError
 
@@ -29,17 +36,31 @@ class Sequence(NamedTuple):
     poses: np.ndarray
     visible: np.ndarray
 
+    @classmethod
+    def empty(cls, frames: int) -> Sequence:
+        """A sequence in which nobody is seen."""
+        return cls(
+            np.zeros((frames, PERSONS, JOINTS, COORDINATES), np.float32),
+            np.ones((frames, PERSONS, JOINTS), bool),
+        )
+
 
 def read_sequences(
-    skeletons: Any, mask: Any = None, *, keep_masked: bool = False, layout: str | None = None
+    skeletons: Any,
+    mask: Any = None,
+    *,
+    persons: int = PERSONS,
+    keep_masked: bool = False,
+    layout: str | None = None,
 ) -> list[Sequence]:
     """Checks the skeletons and the mask that a caller passes.
 
     Args:
-      skeletons: (N, T, M, 25, 3) or (T, M, 25, 3) with M = 1 or 2, or a list of N arrays
-        (T, M, 25, 3) of any lengths; metres.
+      skeletons: (N, T, M, 25, 3), (T, M, 25, 3) or (T, 25, 3), or a list of N arrays (T, M, 25, 3)
+        or (T, 25, 3) of any lengths; metres.
       mask: None, or booleans that broadcast to the skeletons without their last axis, True where
         a joint is missing; for a list of skeletons also a list of N masks.
+      persons: 1 or 2, how many to keep of those who are there (`leading_persons`).
       keep_masked: whether to keep finite coordinates of masked joints.
       layout: None, or a name of `pcm3_jax.data.joint_layouts`: the skeletons have its joints, and
         missing ones may also be NaN.
@@ -59,7 +80,9 @@ def read_sequences(
     if not skeletons:
         raise UserError("There is no sequence: pass at least one.")
     return [
-        read_sequence(array, f"Sequence {i}", part, keep_masked=keep_masked, layout=layout)
+        read_sequence(
+            array, f"Sequence {i}", part, persons=persons, keep_masked=keep_masked, layout=layout
+        )
         for i, (array, part) in enumerate(zip(skeletons, masks, strict=True))
     ]
 
@@ -69,26 +92,46 @@ def read_sequence(
     what: str,
     mask: Any = None,
     *,
+    persons: int = PERSONS,
     keep_masked: bool = False,
-    may_be_empty: bool = False,
     layout: str | None = None,
 ) -> Sequence:
-    """Checks one sequence (T, M, 25, 3); ``what`` names it in messages.
+    """Checks one sequence (T, M, 25, 3) or (T, 25, 3); ``what`` names it in messages.
 
     Raises:
       UserError: it cannot be used.
     """
     poses = _array(skeleton, what)
     if layout is not None:
-        return _of_layout(poses, what, mask, layout_named(layout))
-    if poses.ndim != 4 or not 1 <= poses.shape[1] <= PERSONS or poses.shape[2:] != (25, 3):
+        return Sequence(*_of_layout(poses, what, mask, layout_named(layout), persons))
+    poses, visible = read_poses(poses, what, mask, keep_masked=keep_masked)
+    if not poses.any():
+        raise UserError(f"{what} shows nobody: every joint of every frame is missing.")
+    return Sequence(*leading_persons(poses, visible, persons))
+
+
+def read_poses(
+    poses: np.ndarray, what: str, mask: Any, *, keep_masked: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checks poses (T, M, 25, 3) or (T, 25, 3), and returns which joints are visible, too.
+
+    Returns:
+      (T, M, 25, 3) float32, zeros where a joint is missing, and (T, M, 25) booleans.
+
+    Raises:
+      UserError: they cannot be used.
+    """
+    if poses.ndim == 3 and mask is not None and np.ndim(mask) > 1:
+        mask = np.expand_dims(mask, -2)
+    poses = poses[:, None] if poses.ndim == 3 else poses
+    if poses.ndim != 4 or not poses.shape[1] or poses.shape[2:] != (JOINTS, COORDINATES):
         raise UserError(
             f"{what} has shape {poses.shape}; it must be (frames, persons, {JOINTS}, "
-            f"{COORDINATES}) with 1 or {PERSONS} persons."
+            f"{COORDINATES}) or, of one person, (frames, {JOINTS}, {COORDINATES})."
         )
     if not len(poses):
         raise UserError(f"{what} is empty: it has no frames.")
-    missing = _mask(mask, poses.shape[:-1], what)
+    missing: np.ndarray = _mask(mask, poses.shape[:-1], what)
     with np.errstate(over="ignore"):  # overflow to infinity is rejected below
         poses = poses.astype(np.float32)
     finite = np.isfinite(poses).all(axis=-1)
@@ -100,12 +143,44 @@ def read_sequence(
     ):
         if flawed.any():
             raise UserError(f"{what} has a coordinate in frame {np.argwhere(flawed)[0, 0]} {flaw}.")
-    if not (poses.any() or may_be_empty):
-        raise UserError(f"{what} shows nobody: every joint of every frame is missing.")
-    return _of_two_persons(poses, ~missing)
+    return poses, ~missing
 
 
-def _of_layout(array: np.ndarray, what: str, mask: Any, layout: Layout) -> Sequence:
+def read_frame(
+    frame: Any, what: str, mask: Any = None, layout: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checks one frame (M, 25, 3) or (25, 3), or of the joints of a layout, which may be empty.
+
+    Returns:
+      Poses (1, M, 25, 3) in metres, zeros where a joint is missing or a person is absent, and which
+      joints are visible, (1, M, 25).
+
+    Raises:
+      UserError: it cannot be used.
+    """
+    poses = _array(frame, what)
+    joints = JOINTS if layout is None else len(layout_named(layout).joints)
+    poses = poses[None] if poses.ndim == 2 else poses
+    if poses.ndim != 3 or not len(poses) or poses.shape[1:] != (joints, COORDINATES):
+        raise UserError(
+            f"{what} has shape {poses.shape}; it must be (persons, {joints}, {COORDINATES}) or, of "
+            f"one person, ({joints}, {COORDINATES})."
+        )
+    if layout is not None:
+        lost = _mask(mask, poses.shape[:-1], what) | np.isnan(poses).any(axis=-1)
+        there = np.asarray(poses.any(axis=(1, 2)))
+        lost = lost | ~there[:, None]  # zeros of an absent person are no position
+        poses = to_kinect_v2(np.where(lost[..., None], np.nan, poses), layout_named(layout))
+        poses[(poses == 0).all(axis=-1)] = NANOMETRE
+        lost = np.isnan(poses).any(axis=-1)
+        poses = np.nan_to_num(poses)
+        mask = lost & ~np.asarray(lost.all(axis=1))[:, None]
+    return read_poses(poses[None], what, mask)
+
+
+def _of_layout(
+    array: np.ndarray, what: str, mask: Any, layout: Layout, persons: int
+) -> tuple[np.ndarray, np.ndarray]:
     if mask is not None:
         array = np.where(_mask(mask, array.shape[:-1], what)[..., None], np.nan, array)
     try:
@@ -113,12 +188,7 @@ def _of_layout(array: np.ndarray, what: str, mask: Any, layout: Layout) -> Seque
     except ValueError as error:
         raise UserError(f"{what}: {error}.") from error
     missing = np.isnan(poses).any(axis=-1)
-    return _of_two_persons(np.nan_to_num(poses), ~missing)
-
-
-def _of_two_persons(poses: np.ndarray, visible: np.ndarray) -> Sequence:
-    absent = ((0, 0), (0, PERSONS - poses.shape[1]), (0, 0))
-    return Sequence(np.pad(poses, (*absent, (0, 0))), np.pad(visible, absent, constant_values=True))
+    return leading_persons(np.nan_to_num(poses), ~missing, persons)
 
 
 def normalize(sequence: Sequence, normalization: Callable, what: str) -> Sequence:

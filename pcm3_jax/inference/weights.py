@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from pcm3_jax.data.skeleton import PERSONS
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference.detection import Detector
 from pcm3_jax.inference.forecast import Forecaster
@@ -18,6 +19,8 @@ from pcm3_jax.settings import Config, Section, Stream
 
 # Parts of a training state that a file may hold besides the network.
 TRAINING = ("key_params", "key_batch_stats", "queue", "queue_pointer")
+# Running variances of the joints of a person who is there differ by more, in square metres.
+_ABSENT = 1e-8
 # Heads of trained tasks, besides the classifier: they have settings, and belong to one encoder.
 HEADS: dict[str, Any] = {"detector": Detector, "forecaster": Forecaster}
 
@@ -41,6 +44,14 @@ class Weights:
         """F, the length of the encoder's feature: 2H for each part of its readout."""
         return 2 * self.config.model.hidden * build_readout(self.config).parts
 
+    @property
+    def persons(self) -> int:
+        """Of its training data, 1 or 2: the variances of an absent second person never change."""
+        variance = self.tree["batch_stats"]["encoder"]["input_norm"]["variance"]
+        spread = np.ptp(np.reshape(variance, (-1, PERSONS)), axis=0)
+        # Those of an untrained encoder are all 1, and tell nothing.
+        return 1 if spread[1] < _ABSENT <= spread[0] else 2
+
     def network(self) -> dict[str, Any]:
         """Only the encoder, without projector, decoder and training state."""
         parts = {
@@ -59,7 +70,8 @@ class ModelWeights:
         less.  F is the length of the model's feature, the sum of the encoders' F.
       classes: names of the classifier's or detector's classes.
       threshold: probability below which the classifier's best class counts as none of them.
-      window: number of last frames to classify online; 0 for all since the start.
+      window: number of last frames to classify online; 0 if unknown.
+      persons: of the recordings that the heads were trained on, 1 or 2; 0 if unknown.
       provenance: how each part, by its name, was made; JSON.
       half: whether files store the encoders' parameters as float16.
       head_settings: settings of those of the heads that are in `HEADS`.
@@ -70,6 +82,7 @@ class ModelWeights:
     classes: tuple[str, ...] = ()
     threshold: float = 0.0
     window: int = 0
+    persons: int = 0
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     half: bool = False
     head_settings: dict[str, Section] = dataclasses.field(default_factory=dict)
@@ -92,6 +105,11 @@ class ModelWeights:
                 "one is needed here: name a model of one encoder."
             )
         return next(iter(self.encoders.values()))
+
+    @property
+    def trained_persons(self) -> int:
+        """Of the recordings that it was trained on, 1 or 2."""
+        return self.persons or max(weights.persons for weights in self.encoders.values())
 
     @property
     def features(self) -> int:
@@ -182,6 +200,8 @@ def check(model: ModelWeights, what: str) -> ModelWeights:
         raise UserError(f"{what} is damaged: its threshold is {model.threshold}.")
     if model.window < 0:
         raise UserError(f"{what} is damaged: its window is {model.window}.")
+    if model.persons not in (0, 1, 2):
+        raise UserError(f"{what} is damaged: it is for {model.persons} persons.")
     return model
 
 

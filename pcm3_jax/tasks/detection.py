@@ -95,7 +95,7 @@ class Detection(SupervisedTask):
         trainer = Trainer(loss, train_split, len(draw(0)), settings, config, devices)
         start = initial_variables(model, encoder_variables(config), config.seed, POSES)
         trained, metrics = trainer.fit(start, draw, evaluate, workdir)
-        save_model(workdir, config, trained, "detector", train_split.classes, settings)
+        save_model(workdir, config, trained, "detector", train_split, settings)
         return metrics
 
     def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:

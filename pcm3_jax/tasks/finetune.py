@@ -93,7 +93,7 @@ class Finetune(SupervisedTask):
             accuracies.append(metrics["top1"])
             if draw == 0:  # and not the draw that is best on the test split
                 first = trained
-        save_model(workdir, config, first, "classifier", train_split.classes)
+        save_model(workdir, config, first, "classifier", train_split)
         return {
             "top1": float(np.mean(accuracies)),
             "top1_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,

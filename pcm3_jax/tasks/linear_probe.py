@@ -74,7 +74,13 @@ class LinearProbe(EncoderTask):
             config.seed,
         )
         classes = np.array(train_split.classes, str)
-        save_arrays(workdir / CLASSIFIER_FILE, classes=classes, **classifier)
+        save_arrays(
+            workdir / CLASSIFIER_FILE,
+            classes=classes,
+            window=np.array(train_split.window),
+            persons=np.array(train_split.persons),
+            **classifier,
+        )
         scores = embedder.central(variables, test_split) @ np.asarray(classifier["kernel"])
         scores += np.asarray(classifier["bias"])
         label, name = test_split.label, test_split.name

@@ -107,7 +107,7 @@ class MotionPrediction(SupervisedTask):
         inputs_of_call = (POSES, POSES[:, 0], settings.future)
         start = initial_variables(model, encoder_variables(config), config.seed, *inputs_of_call)
         trained, metrics = trainer.fit(start, draw, evaluate, workdir)
-        save_model(workdir, config, trained, "forecaster", (), settings)
+        save_model(workdir, config, trained, "forecaster", train_split, settings)
         return metrics
 
     def cost(self, config: Config, train_split: Recordings, test_split: Recordings) -> Cost:

@@ -176,7 +176,7 @@ def save_model(
     config: Config,
     variables: dict[str, Any],
     head: str,
-    classes: Sequence[str],
+    train_split: Recordings,
     settings: Section | None = None,
 ) -> None:
     """Writes the trained encoder and head to the workdir, where `pcm3_jax.load` finds them.
@@ -185,7 +185,7 @@ def save_model(
       workdir, config: of the run.
       variables: of a network in `pcm3_jax.models.heads`.
       head: "classifier", or a name in `pcm3_jax.inference.weights.HEADS`.
-      classes: names of the labels.
+      train_split: the recordings that it was trained on.
       settings: the task's section, which has the settings of the head.
 
     Raises:
@@ -209,7 +209,9 @@ def save_model(
         head_settings=(
             {head: HEADS[head].settings.from_dict(settings.to_dict())} if settings else {}
         ),
-        classes=tuple(classes),
+        classes=() if head == "forecaster" else tuple(train_split.classes),
+        window=train_split.window,
+        persons=train_split.persons,
     )
     model_file.save(workdir / model_file.MODEL_FILE, model)
 

@@ -1,7 +1,9 @@
 """`pcm3_jax.embed` and `pcm3_jax.predict`: formats, output, live frames, one sentence for flaws."""
 
 import csv
+import dataclasses
 import io
+import json
 import os
 import runpy
 import subprocess
@@ -133,39 +135,75 @@ def test_predictions_are_printed_for_each_file(
         assert line == f"{name}: {shown}"
 
 
-def test_live_predictions_follow_the_frames(model, model_path, capsys, monkeypatch):
-    frames = moves(6, persons=2)
+def feed(monkeypatch, frames):
+    """Puts frames (T, M, J, 3) on the standard input, the third with commas, after a blank line."""
     lines = [" ".join(map(str, frame.ravel())) for frame in frames]
-    lines[2] = lines[2].replace(" ", ",")
-    text = " ".join(["0"] * 75) + "\n\n" + "\r\n".join(lines)
+    lines[2] = lines[2].replace(" ", ", ")
+    text = "\n" + "\r\n".join(lines)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    predict.run(["-", f"--model={model_path}"])
-    first, *rest = capsys.readouterr().out.splitlines()
-    assert first == "frame 1: nobody seen yet"
-    for number, line in enumerate(rest, 1):
-        features = model.embed(frames[:number], resample=False)
-        ((label, share), *_) = model.labels(features)[0]
-        assert line.startswith(f"frame {number + 1}: {label} {100 * share:.1f} %, ")
-    assert len(rest) == 6
+
+
+def test_live_predictions_are_those_of_the_last_seconds(model, model_path, capsys, monkeypatch):
+    frames = np.concatenate([np.zeros((4, 2, 25, 3)), moves(12, persons=2)])
+    feed(monkeypatch, frames)
+    predict.run(["-", f"--model={model_path}", "--every=4", "--window=0.5", "--rate=20", "--k=1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "frame 1: nobody seen"
+    before = None
+    for number, line in zip((5, 9, 13), lines[1:], strict=True):
+        # A label is shown once it is the same twice.
+        (((label, share),),) = model.classify(frames[max(0, number - 10) : number], k=1)
+        assert line.endswith(f"({label} {100 * share:.1f} %)")
+        if label == before:
+            assert line.startswith(f"frame {number}: {label} (")
+        before = label
+    assert lines[1].startswith("frame 5: nothing (")
+
+
+def test_live_predictions_as_json(model, model_path, capsys, monkeypatch):
+    frames = np.repeat(moves(1), 9, axis=0)
+    feed(monkeypatch, frames)
+    predict.run(["-", f"--model={model_path}", "--json"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    (labels,) = model.classify(frames[:6])
+    assert (first["frame"], first["label"]) == (1, None)
+    assert (second["frame"], second["label"]) == (6, labels[0][0])
+    for (label, share), (expected, probability) in zip(second["labels"], labels, strict=True):
+        assert label == expected and abs(share - probability) < 1e-5
+
+
+def test_live_frames_of_other_layouts(model, model_path, capsys, monkeypatch):
+    frames = moves(6)[:, :, :17]
+    frames[2:4, 0, 9] = np.nan
+    feed(monkeypatch, frames)
+    arguments = ["-", f"--model={model_path}", "--layout=coco_17", "--json"]
+    predict.run(arguments)
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (labels,) = model.classify(frames, layout="coco_17")
+    np.testing.assert_allclose([p for _, p in last["labels"]], [p for _, p in labels], atol=1e-5)
+    feed(monkeypatch, moves(3))
+    with pytest.raises(UserError, match="75 numbers where a frame of 17 joints has 51"):
+        predict.run(arguments)
 
 
 def test_a_joint_that_is_nan_is_missing():
     words = ["1"] * 75
     words[4] = "nan"
-    ((_, frame),) = predict.read_frames(io.BytesIO(" ".join(words).encode()))
+    line = " ".join(words).encode()
+    ((_, frame),) = predict.read_frames(io.BytesIO(line))
     np.testing.assert_array_equal(frame[0, 1], 0)
     np.testing.assert_array_equal(np.delete(frame[0], 1, axis=0), 1)
+    ((_, frame),) = predict.read_frames(io.BytesIO(line), joints=5)
+    assert frame.shape == (5, 5, 3)
+    np.testing.assert_array_equal(np.isnan(frame).nonzero()[:2], [[0] * 3, [1] * 3])
 
 
-def test_normalised_frames_without_the_flag_get_a_hint(model_path, capsys, monkeypatch):
-    pose = np.zeros((25, 3))
-    pose[5] = 0.3
-    text = " ".join(map(str, pose.ravel()))
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+def test_frames_that_cannot_be_centred_are_named(model_path, capsys, monkeypatch):
+    pose = np.ones((1, 1, 25, 3))
+    pose[0, 0, 1] = 0
+    feed(monkeypatch, np.repeat(pose, 3, axis=0))
     predict.run(["-", f"--model={model_path}"])
-    assert "nobody seen yet: the spine's middle is missing or zero (if normalised, use --norm" in (
-        capsys.readouterr().out
-    )
+    assert capsys.readouterr().out == ("frame 1: nobody seen, as the spine's middle is missing\n")
 
 
 def test_sigterm_leaves_nothing_half_written(tmp_path):
@@ -193,7 +231,7 @@ commands.main(run)
 
 def test_a_live_line_comes_before_the_next_frame_is_sent(model_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "pcm3_jax.predict", "-", f"--model={model_path}"],
+        [sys.executable, "-m", "pcm3_jax.predict", "-", f"--model={model_path}", "--every=1"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
@@ -203,7 +241,10 @@ def test_a_live_line_comes_before_the_next_frame_is_sent(model_path):
         assert process.stdout.readline().startswith(f"frame {number}: ")
     out, err = process.communicate("1 2 3\n", timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert err == "error: Standard input, line 4: found 3 numbers where a frame has 75 or 150.\n"
+    assert err == (
+        "error: Standard input, line 4: found 3 numbers where a frame of 25 joints has 75 for each "
+        "person; other joints need --layout.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,9 +252,10 @@ def test_a_live_line_comes_before_the_next_frame_is_sent(model_path):
     [
         (b"1 " * 74, "found 74 numbers"),
         (b"1 " * 76, "found 76 numbers"),
-        (b"inf " * 75, "not within 100 metres"),
+        (b"inf " * 75, "found 'inf' where a number"),
         (b"1e9 " * 75, "not within 100 metres"),
-        (b"one " * 75, "something other than numbers"),
+        (b"one " * 75, "found 'one' where a number"),
+        (b"1_0 " * 75, "found '1_0' where a number"),
         (b"\xff\x00" * 100, "found 1 numbers"),
         (b"1" * 10**6, "found 1 numbers"),
         (b"1" * 10**5 + b" 1" * 74, "found 1 numbers"),
@@ -250,7 +292,7 @@ GOOD_LINE = irds_text(np.ones((1, 25, 3))) + b"\n"
         ("x.npy", b"", "x.npy holds no usable arrays"),
         ("x.npy", b"\x93NUMPY garbage", "x.npy holds no usable arrays"),
         ("x.npy", array_bytes(np.array([print], object), allow_pickle=True), "Python objects"),
-        ("x.npy", array_bytes(np.zeros((2, 25, 3))), r"x.npy has shape \(2, 25, 3\)"),
+        ("x.npy", array_bytes(np.zeros((2, 3))), r"x.npy has shape \(2, 3\)"),
         ("x.npy", array_bytes(np.zeros((0, 2, 25, 3))), "x.npy is empty"),
         ("x.npy", array_bytes(np.zeros((0, 5, 2, 25, 3))), "x.npy holds no sequence"),
         ("x.npy", array_bytes(np.zeros((5, 2, 25, 3), complex)), "type complex128"),
@@ -291,7 +333,7 @@ def test_flawed_files_are_refused(model_path, tmp_path, monkeypatch, name, conte
     [
         (["missing.npy"], "missing.npy cannot be read: No such file"),
         (["folder.npy"], "folder.npy cannot be read: Is a directory"),
-        (["good.npy", "--out=out.txt"], "--out=out.txt must end in .npz or .csv"),
+        (["good.npy", "--out=out.txt"], "--out=out.txt must end in .npz, .csv or .jsonl"),
         (["good.npy", "--out=missing/out.npz"], "missing/out.npz cannot be written: No such"),
         (["good.npy", f"--out={'x' * 300}.npz"], "cannot be written: File name too long"),
         (["good.npy", "--model=missing"], "There is no missing"),
@@ -376,6 +418,88 @@ def test_layouts_that_do_not_fit(model_path, azure, command, arguments, sentence
         command.run([*arguments, f"--model={model_path}"])
 
 
-def test_standard_input_has_one_layout(model_path):
-    with pytest.raises(UserError, match="--layout is for files"):
-        predict.run(["-", f"--model={model_path}", "--layout=coco_17"])
+def test_a_folder_and_an_archive_are_read_like_their_files(
+    model, model_path, raw, tmp_path, capsys
+):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("any name.skeleton", "one.npy", "some.npz"):
+            archive.write(tmp_path / name, f"sub/{name}")
+    found = skeleton_files.read(str(tmp_path / "all.zip"))
+    names = [recording.name.removeprefix(f"{tmp_path}/all.zip/sub/") for recording in found]
+    assert names == [n for n in raw if "txt" not in n]
+    for recording, name in zip(found, names, strict=True):
+        np.testing.assert_allclose(
+            model.embed(recording.skeletons), model.embed(raw[name]), atol=1e-4
+        )
+    (tmp_path / "all.zip").unlink()
+    assert len(skeleton_files.read(str(tmp_path))) == 7
+    embed.run([str(tmp_path), f"--model={model_path}", f"--out={tmp_path}/out.jsonl"])
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(lines) == 7 and len(lines[0]["features"]) == 32
+    (only,) = [line for line in lines if line["name"].endswith("one.npy")]
+    np.testing.assert_allclose(only["features"], model.embed(raw["one.npy"])[0], atol=1e-4)
+
+
+def test_predictions_are_written_as_tables(model, model_path, raw, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["one.npy", "video.txt", f"--model={model_path}", "--k=2"]
+    for out in ("out.csv", "out.jsonl", "out.npz"):
+        predict.run([*arguments, f"--out={out}"])
+    capsys.readouterr()
+    predict.run([*arguments, "--json"])
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == [
+        json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()
+    ]
+    assert [found["name"] for found in printed] == ["one.npy", "video.txt"]
+    rows = [[found["name"], *pair] for found in printed for pair in found["labels"]]
+    header, *table = csv.reader(io.StringIO((tmp_path / "out.csv").read_text()))
+    assert header == ["name", "label", "probability"]
+    assert [[name, label, float(share)] for name, label, share in table] == rows
+    with np.load("out.npz") as arrays:
+        assert arrays["label"].tolist() == [row[1] for row in rows]
+        np.testing.assert_allclose(arrays["probability"], [row[2] for row in rows], rtol=1e-6)
+
+
+def test_bystanders_are_left_out_with_a_note(model_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    weights = dataclasses.replace(model_file.load(model_path), persons=1)
+    model_file.save(tmp_path / "one_person.safetensors", weights)
+    model = library.load("one_person.safetensors")
+    alone = moves(20)
+    still = np.broadcast_to(alone[:1] + [1.0, 0, 0], alone.shape).astype(np.float32)
+    for name, persons in (("first", [alone, still]), ("second", [still, alone])):
+        np.save(f"{name}.npy", np.concatenate(persons, axis=1))
+    predict.run(["first.npy", "second.npy", "--model=one_person.safetensors", "--k=1"])
+    ((expected,),) = model.classify(alone, k=1)
+    output = capsys.readouterr()
+    for line in output.out.splitlines():
+        assert line.endswith(f": {expected[0]} {100 * expected[1]:.1f} %")
+    assert (
+        output.err.count("1 of 1 recordings show more persons than the model was trained on") == 2
+    )
+    assert library.load(model_path).persons == 2
+
+
+def test_the_only_person_there_is_the_first_one(model, tmp_path):
+    alone = moves(20)
+    second = np.concatenate([np.zeros_like(alone), alone], axis=1)
+    np.testing.assert_allclose(model.embed(second), model.embed(alone), atol=1e-6)
+    (tmp_path / "video.txt").write_bytes(video_text(second))
+    (recording,) = skeleton_files.read(str(tmp_path / "video.txt"))
+    np.testing.assert_allclose(model.embed(recording.skeletons), model.embed(alone), atol=1e-4)
+    # Third persons are kept if they move most.
+    crowd = np.concatenate([alone[:1].repeat(20, axis=0) + i for i in (1, 2)] + [second], axis=1)
+    found = model.embed(crowd)
+    kept = np.concatenate([alone, crowd[:, 1:2]], axis=1)
+    other = np.concatenate([alone, crowd[:, :1]], axis=1)
+    assert min(np.abs(found - model.embed(x)).max() for x in (kept, other)) < 1e-5
+
+
+def test_built_data_are_embedded_as_they_are_normalised(model_path, data_dir, tmp_path, capsys):
+    out = tmp_path / "out.npz"
+    embed.run([
+        "synthetic_skeletons/n64x32:test", f"--model={model_path}", f"--out={out}",
+        f"--data_dir={data_dir}",
+    ])  # fmt: skip
+    assert len(np.load(out)["names"]) > 1

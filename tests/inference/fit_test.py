@@ -87,13 +87,13 @@ def test_from_a_table_to_predictions(model_path, folder, monkeypatch, capsys):
 
     nobody = np.concatenate([recording(2, 9), 0.01 * walk(40, persons=1, seed=9)])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text(nobody).encode())))
-    predict.run(["-", "--model=mine.safetensors", "--k=1"])
+    predict.run(["-", "--model=mine.safetensors", "--k=1", "--every=1"])
     shown = capsys.readouterr().out.splitlines()
-    online = mine.online()
+    online = mine.online(every=1)
     for number, (frame, line) in enumerate(zip(nobody, shown, strict=True), 1):
         ((label, share),) = mine.labels(online.push(frame)[None], 1)[0]
-        nothing = "nothing; " * (share < mine.threshold)
-        assert line == f"frame {number}: {nothing}{label} {100 * share:.1f} %"
+        held = "nothing" if online.label is None else online.label
+        assert line == f"frame {number}: {held} ({label} {100 * share:.1f} %)"
 
 
 def test_online_recognisers_see_the_last_frames_as_embed_does(model):
@@ -102,21 +102,23 @@ def test_online_recognisers_see_the_last_frames_as_embed_does(model):
     frames = walk(12, persons=2, seed=5)
     lost = np.zeros((12, 2, 25), bool)
     lost[4, 0, 7] = True
-    online = mine.online()  # of 8 frames, the median
+    online = mine.online(every=1)  # of 10 frames, which nine in ten recordings do not exceed
     assert online.push(np.zeros((1, 25, 3))) is None
     for time in range(12):
         feature = online.push(frames[time], lost[time])
-        if time >= 7:
-            last = slice(time - 7, time + 1)
+        if time >= 9:
+            last = slice(time - 9, time + 1)
             np.testing.assert_allclose(feature, mine.embed(frames[last], lost[last])[0], atol=1e-6)
     assert online.frames == 13
     online.reset()
     first = mine.embed(frames[:1])[0]
     np.testing.assert_allclose(online.push(frames[0]), first, atol=1e-6)
-    # All frames since the start, by choice and without a recogniser.
-    whole, plain = mine.online(window=0), model.online()
-    for frame in frames:
-        np.testing.assert_array_equal(whole.push(frame), plain.push(frame))
+    # Without a classifier all frames since the start.
+    plain = model.online(every=1)
+    for time, frame in enumerate(frames):
+        expected = model.embed(frames[: time + 1])[0]
+        np.testing.assert_allclose(plain.push(frame), expected, atol=1e-6)
+        assert plain.label is None and plain.labels == []
     with pytest.raises(UserError, match="Frame 1 .*shape"):
         online.push(np.zeros(75))
 

@@ -89,7 +89,7 @@ def test_joined_models_keep_their_whitening(model):
 def test_online_features_are_those_of_every_prefix(model):
     whole = library.Model(model)
     frames = normalize_sequence(walk(12))
-    online = whole.online(normalize=False)
+    online = whole.online(window=0, normalize=False)
     for time in range(12):
         expected = whole.embed(frames[: time + 1], normalize=False, resample=False)[0]
         np.testing.assert_allclose(online.push(frames[time]), expected, atol=1e-4)

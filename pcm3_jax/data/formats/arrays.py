@@ -11,10 +11,9 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, Layout, to_kinect_v2
-from pcm3_jax.data.normalization import MAX_METRES, SPINE
+from pcm3_jax.data.normalization import MAX_METRES, NANOMETRE, SPINE, leading_persons
 
 _LARGEST = 2**31
-_NANOMETRE = np.float32(1e-9)
 _DAMAGE = (
     ValueError, EOFError, TypeError, OverflowError, RuntimeError, MemoryError, AttributeError,
     zipfile.BadZipFile, zlib.error,
@@ -56,12 +55,13 @@ def read_skeleton(array: np.ndarray, layout: Layout) -> np.ndarray:
     """Checks a sequence of any layout and converts it to Kinect v2's joints.
 
     Args:
-        array: (T, J, 3) or, with one or two persons, (T, M, J, 3); metres. A missing joint is NaN;
-            a person who is absent from a frame is all NaN or all zeros there.
+        array: (T, J, 3) or, with M persons, (T, M, J, 3); metres. A missing joint is NaN; a person
+            who is absent from a frame is all NaN or all zeros there.
         layout: the joints of `array`.
 
     Returns:
-        (T, M, 25, 3) float32: NaN where a joint is missing, zeros where a person is absent.
+        (T, 2, 25, 3) float32, the persons of `leading_persons`: NaN where a joint is missing, zeros
+        where a person is absent.
 
     Raises:
         ValueError: what was found and what was expected, as one clause.
@@ -70,10 +70,10 @@ def read_skeleton(array: np.ndarray, layout: Layout) -> np.ndarray:
         raise ValueError(f"found elements of type {array.dtype} where numbers were expected")
     joints = len(layout.joints)
     poses = array[:, None] if array.ndim == 3 else array
-    if poses.ndim != 4 or not 1 <= poses.shape[1] <= 2 or poses.shape[2:] != (joints, 3):
+    if poses.ndim != 4 or not poses.shape[1] or poses.shape[2:] != (joints, 3):
         raise ValueError(
-            f"found an array of shape {array.shape} where (frames, {joints}, 3) or (frames, 1 or "
-            f"2 persons, {joints}, 3) was expected"
+            f"found an array of shape {array.shape} where (frames, {joints}, 3) or (frames, "
+            f"persons, {joints}, 3) was expected"
         )
     if not len(poses):
         raise ValueError("found no frames where a sequence was expected")
@@ -98,15 +98,16 @@ def read_skeleton(array: np.ndarray, layout: Layout) -> np.ndarray:
     if absent.all():
         raise ValueError("found no joint of any person in any frame where skeletons were expected")
     skeletons = to_kinect_v2(poses, layout)
-    if np.isnan(skeletons[:, 0, SPINE]).all():
+    # Later stages treat an exact zero as a missing joint, so joints at the origin are moved.
+    skeletons[(skeletons == 0).all(axis=-1)] = NANOMETRE
+    skeletons[absent] = 0
+    known, visible = leading_persons(np.nan_to_num(skeletons), ~np.isnan(skeletons[..., 0]), 2)
+    if not known[:, 0, SPINE].any():
         raise ValueError(
             "found no frame in which the first person has all joints of the spine's middle "
             f"({', '.join(layout.sources['spine_mid'])}), on which skeletons are centred"
         )
-    # Later stages treat an exact zero as a missing joint, so joints at the origin are moved.
-    skeletons[(skeletons == 0).all(axis=-1)] = _NANOMETRE
-    skeletons[absent] = 0
-    return skeletons
+    return np.where(visible[..., None], known, np.float32(np.nan))
 
 
 def _refuse_ambiguous_zeros(poses: np.ndarray, layout: Layout) -> None:

@@ -9,7 +9,9 @@ from pcm3_jax.data.joint_layouts import LAYOUTS
 def test_kinect_v2_stays_as_it_is():
     poses = np.random.default_rng(0).normal(size=(4, 1, 25, 3)).astype(np.float32)
     layout = LAYOUTS["kinect_v2_25"]
-    np.testing.assert_array_equal(read_skeleton(poses, layout), poses)
+    found = read_skeleton(poses, layout)
+    np.testing.assert_array_equal(found[:, :1], poses)
+    assert not found[:, 1].any()
 
 
 def test_a_mean_at_the_origin_is_a_position():
@@ -25,3 +27,16 @@ def test_absent_persons_become_zeros():
     poses[:2, 1], poses[2:4, 1] = 0, np.nan
     found = read_skeleton(poses, LAYOUTS["kinect_v2_25"])
     assert not found[:4, 1].any() and found[4:].all()
+
+
+def test_the_only_person_there_is_first_and_third_persons_are_left_out():
+    rng = np.random.default_rng(0)
+    still = np.broadcast_to(rng.normal(size=(1, 25, 3)), (6, 25, 3))
+    poses = np.stack([np.zeros((6, 25, 3)), still, rng.normal(size=(6, 25, 3))], axis=1)
+    layout = LAYOUTS["kinect_v2_25"]
+    np.testing.assert_allclose(read_skeleton(poses, layout), poses[:, 1:], rtol=1e-6)
+    crowd = np.concatenate([poses, rng.normal(size=(6, 1, 25, 3))], axis=1)
+    found = read_skeleton(crowd, layout)
+    assert sorted(map(np.float32, (crowd[0, 2, 0, 0], crowd[0, 3, 0, 0]))) == sorted(
+        found[0, :, 0, 0]
+    )
