@@ -15,6 +15,7 @@ from pcm3_jax.data.formats.arrays import read_arrays
 from pcm3_jax.data.formats.raw_files import BadFile
 from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import select_bodies
+from pcm3_jax.data.skeleton import COORDINATES, JOINTS
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import shipped_models
 from pcm3_jax.inference.validation import read_sequence
@@ -105,8 +106,8 @@ def _ntu(path: Path) -> dict[str, np.ndarray]:
 
 def _text(path: Path) -> dict[str, np.ndarray]:
     def parse(content: bytes, file: str) -> np.ndarray:
-        # Only IntelliRehabDS has commas.
-        if b"," in content.lstrip().partition(b"\n")[0]:
+        # Files of one person with commas are IntelliRehabDS's.
+        if content.lstrip().partition(b"\n")[0].count(b",") == JOINTS * COORDINATES - 1:
             return intellirehabds.parse(content, file)[:, None]
         return pku_mmd.parse_video(content, file)
 
