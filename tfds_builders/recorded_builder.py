@@ -122,7 +122,7 @@ class Report:
 
 
 SECOND_ONLY = (
-    "with the second person only, who stays second and is not centred, as in the public "
+    "examples of the second person only, who stays second and is not centred, as in the public "
     "preprocessing"
 )
 

@@ -213,7 +213,7 @@ def test_actions_of_the_second_person_only_are_noted(tmp_path, raw, capsys):
     assert not alone[:, 0].any()
     np.testing.assert_allclose(alone[:, 1], skeleton[15:, 1], rtol=1e-6)
     printed = capsys.readouterr().out
-    assert "note: 1 with the second person only, who stays second" in printed
+    assert "note: 1 examples of the second person only, who stays second" in printed
     assert "(0003-R_1)" in printed
 
 
