@@ -1,9 +1,10 @@
 """Builds a data set: `python -m tfds_builders.build NAME[/CONFIG] --data_dir=DIR`.
 
 A data set is written to a temporary folder and moved to its final place when complete. Building an
-existing data set changes nothing; an interrupted build resumes where it stopped. Two builds of one
-data set must not run at once. Parsed raw files stay in DIR/.staging, for the other configs of the
-data set; that folder may be deleted at any time.
+existing data set changes nothing, and is an error if --manual_dir holds other files than those that
+it was built from; an interrupted build resumes where it stopped. Two builds of one data set must
+not run at once. Parsed raw files stay in DIR/.staging, for the other configs of the data set; that
+folder may be deleted at any time.
 """
 
 import argparse
@@ -63,16 +64,16 @@ def build(
         processes=processes,
         skip_bad_files=skip_bad_files,
     )
+    if manual_dir is not None and not manual_dir.exists() and builder.NEEDS_MANUAL_DIR:
+        raise UserError(f"--manual_dir={manual_dir} does not exist; correct the path.")
     if is_built(builder):
-        print(f"{dataset} is already built in {builder.data_path}; delete it to build it again.")
+        note = _compare_inputs(dataset, builder) if manual_dir is not None else ""
+        place = f"{builder.data_path}{note}"
+        print(f"{dataset} is already built in {place}; delete it to build it again.")
         return builder
-    if builder.NEEDS_MANUAL_DIR and (manual_dir is None or not manual_dir.exists()):
-        flaw = (
-            f"give --manual_dir. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            if manual_dir is None
-            else f"--manual_dir={manual_dir} does not exist; correct the path."
-        )
-        raise UserError(f"{name} is built from raw files: {flaw}")
+    if manual_dir is None and builder.NEEDS_MANUAL_DIR:
+        how = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+        raise UserError(f"{name} is built from raw files: give --manual_dir. {how}")
     folder = Path(builder.data_path)
     for leftover in folder.parent.glob(f"{INCOMPLETE_PREFIX}*_{folder.name}"):  # of killed builds
         shutil.rmtree(leftover)
@@ -92,6 +93,26 @@ def build(
     if isinstance(builder, RecordedBuilder):
         print(f"{builder.report.text()}\nThe complete report is {folder / 'report.json'}.")
     return builder
+
+
+def _compare_inputs(dataset: str, builder: SkeletonBuilder) -> str:
+    """A remark on whether the raw files are those that the existing data set was built from.
+
+    Raises:
+        UserError: they are not; says what differs.
+    """
+    if not isinstance(builder, RecordedBuilder):
+        return ""
+    changes = builder.changes()
+    if changes is None:
+        return " by an older version, which did not note its raw files, so they are not compared"
+    if changes:
+        raise UserError(
+            f"{dataset} is built in {builder.data_path} already, but not from the files that "
+            f"{builder.manual_dir} holds now: {changes}; delete the data set to build it again, or "
+            f"{builder.BESIDE} to keep both."
+        )
+    return " from the same files"
 
 
 def is_built(builder: SkeletonBuilder) -> bool:

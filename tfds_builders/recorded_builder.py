@@ -16,9 +16,13 @@ from pcm3_jax.data.formats import raw_files
 from pcm3_jax.data.formats.raw_files import BadFile, RawFile
 from pcm3_jax.data.normalization import NORMALIZATIONS, apply_around_missing
 from pcm3_jax.errors import UserError
-from tfds_builders import file_groups, workers
+from tfds_builders import file_groups, inputs, workers
 from tfds_builders.file_groups import FileGroup, StoredClip
+from tfds_builders.inputs import Inputs, listed
 from tfds_builders.skeleton_builder import SHARD_SIZE, Example, Shard, SkeletonBuilder
+
+# Raise it when a builder keeps something else of a parsed recording in `Clip.info`.
+_PARSED_FORM = 2
 
 
 class Record(NamedTuple):
@@ -46,8 +50,10 @@ class Report:
 
     Attributes:
         files_seen: number of raw files found.
-        left_out: {reason: names of the files left out}.
-        notes: remarks that are not warnings.
+        stray: files ignored, since they are no data (`raw_files.search`).
+        left_out: {reason: names of the files, or of parts of them, left out}.
+        noted: {remark: names of the recordings, or of parts of files, that it is about}.
+        notes: other remarks that are not warnings.
         differences: further differences from a complete download.
         expected_splits: examples per split of a complete download, if known.
         expected_classes: examples per class, over all splits, of a complete download.
@@ -57,7 +63,9 @@ class Report:
     """
 
     files_seen: int = 0
+    stray: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    noted: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     expected_splits: Mapping[str, int] = field(default_factory=dict)
@@ -68,6 +76,9 @@ class Report:
 
     def leave_out(self, name: str, reason: str) -> None:
         self.left_out.setdefault(reason, []).append(name)
+
+    def note(self, name: str, remark: str) -> None:
+        self.noted.setdefault(remark, []).append(name)
 
     def warnings(self) -> list[str]:
         """The differences from a complete download, in words."""
@@ -84,19 +95,23 @@ class Report:
             if classes[name] != expected
         ]
         if differing:
-            some = ", ".join(differing[:5]) + (", …" if len(differing) > 5 else "")
+            some = listed(differing, 5)
             found.append(f"{len(differing)} classes differ from a complete download: {some}")
         return found
 
     def text(self) -> str:
         """The lines to print."""
         lines = [f"{self.files_seen:,} files seen"]
+        if self.stray:
+            names = [Path(file).name for file in self.stray]
+            lines.append(f"  ignored {len(names):,}: stray files, no data ({listed(names)})")
         for reason, names in sorted(self.left_out.items()):
-            some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            lines.append(f"  left out {len(names):,}: {reason} ({some})")
+            lines.append(f"  left out {len(names):,}: {reason} ({listed(names)})")
         for split, count in self.examples.items():
             expected = self.expected_splits.get(split)
             lines.append(f"  {split} {count:,}" + (f" of {expected:,}" if expected else ""))
+        for remark, names in sorted(self.noted.items()):
+            lines.append(f"  note: {len(names):,} {remark} ({listed(names)})")
         lines += [f"  note: {note}" for note in self.notes]
         lines += [f"  warning: {warning}" for warning in self.warnings()]
         return "\n".join(lines)
@@ -104,6 +119,17 @@ class Report:
     def write(self, path: Path) -> None:
         """Writes the report as JSON."""
         path.write_text(json.dumps(vars(self) | {"warnings": self.warnings()}, indent=1))
+
+
+SECOND_ONLY = (
+    "examples of the second person only, who stays second and is not centred, as in the public "
+    "preprocessing"
+)
+
+
+def second_only(skeleton: np.ndarray) -> bool:
+    """Whether only the second person of (T, M, 25, 3) was tracked, the first in no frame."""
+    return bool(not skeleton[:, 0].any() and skeleton[:, 1:].any())
 
 
 # mypy does not know the class keywords of TFDS, which has no type annotations.
@@ -115,9 +141,14 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
     """
 
     NEEDS_MANUAL_DIR = True
-    SUFFIX: ClassVar[str | tuple[str, ...]]
+    SUFFIX: ClassVar[str | tuple[str, ...]]  # in lower case; files may have it in any
+    # Bytes at the start of each raw file by which `changes` recognises it; -1 for all.
+    COMPARED_BYTES: ClassVar[int] = 1 << 14
+    # What to do in order to build another data set beside this one.
+    BESIDE: ClassVar[str] = "give another --data_dir"
     manual_dir: Path  # never None here
     report: Report
+    tables: list[RawFile]  # files beside the recordings that decide what the data set holds
 
     @property
     def MAX_FRAMES(self) -> int | None:
@@ -130,11 +161,41 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
 
     @abc.abstractmethod
     def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
-        """Groups the files that this config needs; adds the others to the report."""
+        """Groups the files that this config needs; adds the others to the report.
+
+        Sets `tables` if there are any.
+        """
 
     @abc.abstractmethod
     def _records(self, clips: Iterable[StoredClip]) -> Iterator[tuple[str, Record]]:
         """Yields ("train" or "test", record); sets the report's expected counts."""
+
+    def _input_name(self, file: RawFile) -> str:
+        """Identifies a raw file wherever it is, and whether or not it is in an archive."""
+        return file.name
+
+    def _find_groups(self) -> tuple[list[FileGroup], Inputs]:
+        """Finds the raw files and groups those of this config; begins the report."""
+        found = raw_files.search(self.manual_dir, self.SUFFIX)
+        self.report, self.tables = Report(files_seen=len(found.files), stray=found.stray), []
+        groups = self._file_groups(found.files)
+        used = [file for group in groups for recording in group.recordings for file in recording]
+        named = ((self._input_name(file), file) for file in (*self.tables, *used))
+        return groups, inputs.take(named, self.COMPARED_BYTES)
+
+    def changes(self) -> str | None:
+        """How `manual_dir` differs from what the data set was built from; see `inputs.difference`.
+
+        None if that is not known, since an older version of this program built the data set.
+
+        Raises:
+            UserError: `manual_dir` holds no such data.
+        """
+        built_from = inputs.read(Path(self.data_path))
+        if built_from is None:
+            return None
+        self.skip_bad_files = True  # only a build must end at a file that cannot be used
+        return inputs.difference(built_from, self._find_groups()[1])
 
     def _refuse(self, flaw: BadFile) -> None:
         """Raises `flaw`, or adds its file to the report if bad files are skipped."""
@@ -157,13 +218,11 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
         return dict(sorted(found.items()))
 
     def _shards(self) -> Mapping[str, Sequence[Shard]]:
-        files = raw_files.find_files(self.manual_dir, self.SUFFIX)
-        report = self.report = Report(files_seen=len(files))
-        folder, version = self.staging / "parsed", str(self.version)
+        groups, built_from = self._find_groups()
+        report, folder = self.report, self.staging / "parsed"
         clips: list[StoredClip] = []
-        for group in file_groups.parse_all(
-            self._file_groups(files), folder, version, self.processes
-        ):
+        version = f"{self.version}.{_PARSED_FORM}"
+        for group in file_groups.parse_all(groups, folder, version, self.processes):
             for flaw in group.flaws:
                 self._refuse(flaw)
             clips += group.clips
@@ -185,6 +244,7 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
             report.splits[split] = {name: labels[i] for i, name in enumerate(self.LABELS)}
             report.examples[split] = len(chosen)
         report.write(Path(self.data_dir) / "report.json")
+        inputs.write(built_from, Path(self.data_dir))
         return {split: self._split_shards(split, chosen) for split, chosen in records.items()}
 
     def _split_shards(self, split: str, records: Sequence[Record]) -> list[Shard]:

@@ -17,7 +17,7 @@ from pcm3_jax.data.formats.arrays import read_arrays
 from pcm3_jax.data.formats.raw_files import ARCHIVES, BadFile, RawFile, find_files
 from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import select_bodies
-from pcm3_jax.data.skeleton import missing_joints
+from pcm3_jax.data.skeleton import COORDINATES, JOINTS, missing_joints
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import shipped_models
 from pcm3_jax.inference.model import Model
@@ -205,8 +205,8 @@ def _ntu(file: RawFile) -> dict[str, np.ndarray]:
 
 def _text(file: RawFile) -> dict[str, np.ndarray]:
     content = _content(file)
-    # Only IntelliRehabDS has commas.
-    if b"," in content.lstrip().partition(b"\n")[0]:
+    # Files of one person with commas are IntelliRehabDS's.
+    if content.lstrip().partition(b"\n")[0].count(b",") == JOINTS * COORDINATES - 1:
         return {"": intellirehabds.parse(content, file.file)[:, None]}
     return {"": pku_mmd.parse_video(content, file.file)}
 

@@ -203,6 +203,58 @@ def test_a_flaw_is_refused_or_left_out(tmp_path, capsys, raw, name, content, mes
     assert message.split(": ")[-1] in out and name in out
 
 
+def test_stray_files_of_an_archive_are_counted_and_endings_have_any_case(tmp_path, raw, capsys):
+    expected = read_built(build.build("ntu_rgbd/ntu60_xsub", tmp_path / "one", raw))
+    archive = tmp_path / "NTU.ZIP"
+    with zipfile.ZipFile(archive, "w") as out:
+        for path in raw.rglob("*.skeleton"):
+            out.writestr(f"__MACOSX/._{path.name}", b"Mac OS X")
+            mark = b"\xef\xbb\xbf" if "A001" in path.name else b""
+            out.writestr(f"all/{path.stem}.Skeleton", mark + path.read_bytes())
+    capsys.readouterr()
+    actual = read_built(build.build("ntu_rgbd/ntu60_xsub", tmp_path / "two", archive))
+    assert "ignored 24: stray files, no data (._S0" in capsys.readouterr().out
+    for split, examples in expected.items():
+        assert actual[split].keys() == examples.keys()
+        for name, example in examples.items():
+            np.testing.assert_array_equal(actual[split][name]["skeleton"], example["skeleton"])
+
+
+def test_recordings_that_keep_the_second_person_only_are_noted(tmp_path, raw, capsys):
+    # Who moves most comes after the 300 frames that are used.
+    rng = np.random.default_rng(0)
+    calm = [[body(rng)] for _ in range(300)]
+    lively = [[np.zeros((25, 3)), 5 * body(rng)] for _ in range(9)]
+    name = NAMES[0]
+    path = raw / "nturgb+d_skeletons" / f"{name}.skeleton"
+    path.write_bytes(skeleton_text(calm + lively))
+    build.build("ntu_rgbd/ntu60_xsub", tmp_path / "data", raw)
+    note = "note: 1 examples of the second person only, who stays second and is not centred"
+    printed = capsys.readouterr().out
+    assert note in printed and f"({name})" in printed
+
+
+def test_what_the_files_are_packed_in_does_not_matter_and_their_content_does(tmp_path, raw, capsys):
+    command = ["ntu_rgbd/ntu60_xsub", f"--data_dir={tmp_path / 'data'}", "--workers=1"]
+    assert build.main([*command, f"--manual_dir={raw}"]) == 0
+    archive = tmp_path / "all.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+        for path in raw.rglob("*.skeleton"):
+            out.write(path, path.name)
+    assert build.main([*command, f"--manual_dir={archive}"]) == 0
+    assert "already built" in capsys.readouterr().out
+    # Those of NTU RGB+D 120 are no part of this data set.
+    (raw / "more" / "deep" / f"{NAMES[16]}.skeleton").unlink()
+    assert build.main([*command, f"--manual_dir={raw}"]) == 0
+    (raw / "nturgb+d_skeletons" / f"{NAMES[0]}.skeleton").unlink()
+    path = raw / "nturgb+d_skeletons" / f"{NAMES[1]}.skeleton"
+    path.write_bytes(path.read_bytes().replace(b"2", b"3", 1))
+    assert build.main([*command, f"--manual_dir={raw}"]) == 1
+    error = capsys.readouterr().err
+    assert f"1 changed ({NAMES[1]}.skeleton), 1 missing ({NAMES[0]}.skeleton)" in error
+    assert error.count("\n") == 1
+
+
 def test_a_second_file_of_one_name_is_refused(tmp_path, capsys, raw):
     write_files(raw, NAMES[:1])
     command = ["ntu_rgbd/ntu60_xsub", f"--data_dir={tmp_path / 'data'}", f"--manual_dir={raw}"]

@@ -7,8 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from pcm3_jax.data import recordings
 from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, LAYOUTS
-from pcm3_jax.data.normalization import normalize_sequence
+from pcm3_jax.data.normalization import normalization_of, normalize_sequence
+from pcm3_jax.runtime.parallel import Devices
 from tests.data.formats.raw_writers import array_bytes as npy
 from tests.data.formats.raw_writers import claimed
 from tests.tfds_builders.built import read_built
@@ -162,8 +164,10 @@ def test_every_line_of_the_table_is_checked(folder, capsys, line, message):
     ("content", "message"),
     [
         (None, "must hold one labels.csv, but has 0"),
-        ("", "found [] where the columns"),
-        ("a.npy,wave,1,train\n", "line 1: found ['a.npy', 'wave', '1', 'train'] where the columns"),
+        ("", "found '' where the columns file,label,performer,split were expected"),
+        ("a.npy,wave,1,train\n", "line 1: found 'a.npy,wave,1,train' where the columns"),
+        (TABLE.replace(",", ";"), "line 1: found 'file;label;performer;split' where the columns"),
+        (TABLE.encode("utf-16"), "line 1: found bytes that are not UTF-8"),
         (HEADER, "found no line after the first"),
         (HEADER + "a.npy,wave,1,train\n", "no recording of the test split"),
     ],
@@ -172,9 +176,11 @@ def test_an_invalid_table_is_refused(folder, capsys, content, message):
     (folder / "labels.csv").unlink()
     (folder / "own_labels.csv").touch()
     if content is not None:
-        (folder / "labels.csv").write_text(content)
+        content = content if isinstance(content, bytes) else content.encode()
+        (folder / "labels.csv").write_bytes(content)
     assert run(folder) == 1
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and "on_bad_file" not in error
 
 
 def test_two_tables_are_refused(folder, capsys):
@@ -319,3 +325,103 @@ def test_the_folder_is_needed_to_build_and_not_afterwards(folder, capsys):
     assert run(folder) == 0
     assert build.main(arguments) == 0
     assert "already built" in capsys.readouterr().out
+
+
+def test_a_byte_order_mark_blanks_and_other_cases_are_taken(folder):
+    text = TABLE.replace("file,label", " file , label").replace("sub/b.npz", "sub/b.NPZ")
+    (folder / "labels.csv").unlink()
+    (folder / "Labels.CSV").write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\n\n")
+    (folder / "sub" / "b.npz").rename(folder / "sub" / "b.NPZ")
+    (folder / "._a.npy").write_bytes(b"Mac OS X")
+    assert built(folder)["train"].keys() == {"a.npy", "sub/b.NPZ"}
+    (report,) = folder.parent.rglob("report.json")
+    assert json.loads(report.read_text())["stray"] == [str(folder / "._a.npy")]
+
+
+def test_unchanged_files_are_the_same_data_set_anywhere(folder, tmp_path, capsys):
+    assert run(folder) == 0
+    (folder / "unused.npy").write_bytes(b"")  # not in the table
+    moved = shutil.copytree(folder, tmp_path / "elsewhere" / "mine")
+    archive = tmp_path / "elsewhere" / "packed.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        for path in sorted(folder.rglob("*.*")):
+            out.write(path, path.relative_to(folder))
+    for source in (folder, moved, archive):
+        capsys.readouterr()
+        flags = [f"--data_dir={tmp_path / 'data'}", f"--manual_dir={source}"]
+        assert build.main(["own_skeletons/kinect_v2_25", *flags]) == 0
+        assert "already built" in capsys.readouterr().out
+
+
+def test_another_folder_or_a_changed_table_is_refused_with_what_differs(folder, capsys):
+    assert run(folder) == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.parent.rglob("data/**/*")}
+    with (folder / "labels.csv").open("a") as table:
+        table.write("d.npy,wave,2,test\n")
+    np.save(folder / "d.npy", walk(seed=4))
+    np.save(folder / "a.npy", 0.1 * walk())  # of the same size
+    (folder / "sub" / "b.npz").unlink()
+    assert run(folder) == 1
+    captured = capsys.readouterr()
+    expected = "2 changed (a.npy, labels.csv), 1 new (d.npy), 1 missing (sub/b.npz); delete"
+    assert expected in captured.err and captured.err.count("\n") == 1
+    assert "own_skeletons/kinect_v2_25@gym" in captured.err and "already built" not in captured.out
+    assert before == {path: path.stat().st_mtime_ns for path in folder.parent.rglob("data/**/*")}
+    # Another table for the same files.
+    (folder / "labels.csv").write_text(TABLE.replace("bow", "wave"))
+    for name, seed, persons in (("a.npy", 0, 1), ("sub/b.npz", 1, 2)):
+        array = walk(seed=seed, persons=persons)
+        (np.save if name.endswith("npy") else np.savez)(folder / name, array)
+    assert run(folder) == 1
+    assert "1 changed (labels.csv); delete" in capsys.readouterr().err
+
+
+def test_a_data_set_of_an_older_version_is_not_compared(folder, capsys):
+    assert run(folder) == 0
+    next(folder.parent.rglob("inputs.json")).unlink()
+    np.save(folder / "a.npy", walk(seed=9))
+    assert run(folder) == 0
+    assert "already built in" in (printed := capsys.readouterr().out)
+    assert "by an older version, which did not note its raw files" in printed
+
+
+def test_a_missing_folder_is_an_error_also_if_the_data_set_is_built(folder, capsys):
+    assert run(folder) == 0
+    assert run(folder / "missing") == 1
+    assert "missing does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["kinect_v2_25@gym", "coco_17@Ward-3_b", "smpl_24@x_recorded"])
+def test_data_sets_of_one_layout_have_names(folder, name, capsys):
+    layout = name.partition("@")[0]
+    joints = len(LAYOUTS[layout].joints)
+    for file in ("a.npy", "c.npy"):
+        np.save(folder / file, walk(joints))
+    (folder / "labels.csv").write_text(HEADER + "a.npy,x,1,train\nc.npy,x,1,test\n")
+    assert run(folder, config=layout) == 0
+    np.save(folder / "a.npy", walk(joints, frames=5))
+    assert run(folder, config=name) == 0
+    data_dir = str(folder.parent / "data")
+    for data, frames in ((layout, 8), (name, 5)):
+        found = recordings.find(f"own_skeletons/{data}", data_dir)
+        assert found.parent.name == data
+        devices = Devices("shard_map")
+        train = recordings.read(
+            f"own_skeletons/{data}", data_dir, "train", 300, devices, resident=True
+        )
+        assert train.length.tolist() == [frames]
+        assert train.data_name == f"own_skeletons/{data}"
+    recorded = name.endswith("_recorded")
+    assert (normalization_of(f"own_skeletons/{name}") is not normalize_sequence) == recorded
+    assert build.main([f"own_skeletons/{name}", f"--data_dir={data_dir}"]) == 0
+    assert "already built" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["gym", "kinect_v2_25@", "kinect_v2_25@a/b", "kinect_v2_25@a@b", "other@gym",
+             "kinect_v2_25_recorded@gym", "kinect_v2_25@ä"]
+)  # fmt: skip
+def test_other_names_are_refused(folder, capsys, name):
+    assert run(folder, config=name) == 1
+    error = capsys.readouterr().err
+    assert "has no config" in error and "such as kinect_v2_25@gym" in error

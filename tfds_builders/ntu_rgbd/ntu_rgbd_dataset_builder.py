@@ -11,7 +11,7 @@ from pcm3_jax.data.formats.ntu_rgbd import MAX_SLOTS, parse, parse_name
 from pcm3_jax.data.formats.raw_files import BadFile, RawFile
 from pcm3_jax.data.normalization import select_bodies
 from tfds_builders.file_groups import Clip, FileGroup, StoredClip, group_files
-from tfds_builders.recorded_builder import Record, RecordedBuilder
+from tfds_builders.recorded_builder import SECOND_ONLY, Record, RecordedBuilder, second_only
 from tfds_builders.skeleton_builder import SkeletonConfig
 
 _FOLDER = Path(__file__).parent
@@ -126,6 +126,8 @@ class Builder(RecordedBuilder):
             yield split, Record(clip, 0, clip.frames, fields)
             if clip.info["bodies"] > MAX_SLOTS:
                 crowded.append(clip.name)
+            if clip.info["second_only"]:
+                self.report.note(clip.name, SECOND_ONLY)
         if crowded:
             self.report.notes.append(
                 f"{len(crowded):,} recordings have frames with more than {MAX_SLOTS} bodies; only "
@@ -140,10 +142,12 @@ def parse_file(file: RawFile) -> Clip:
     """The clip of one file; raises BadFile."""
     parsed = parse(file.read(), file.file)
     skeleton = select_bodies(parsed.skeleton)
-    if not skeleton[: Builder.MAX_FRAMES].any():
+    used = skeleton[: Builder.MAX_FRAMES]
+    if not used.any():
         raise BadFile(
             file.file,
             None,
             f"found no body in the first {Builder.MAX_FRAMES} frames; later ones are not used",
         )
-    return Clip(parse_name(file.name).name, skeleton, {"bodies": parsed.bodies})
+    info = {"bodies": parsed.bodies, "second_only": second_only(used)}
+    return Clip(parse_name(file.name).name, skeleton, info)

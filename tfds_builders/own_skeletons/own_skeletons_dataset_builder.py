@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pcm3_jax.data.formats.arrays import read_arrays, read_skeleton, seems_mirro
 from pcm3_jax.data.formats.labels_csv import SPLITS, Table, read_labels
 from pcm3_jax.data.formats.raw_files import BadFile, RawFile
 from pcm3_jax.data.joint_layouts import LAYOUTS
+from pcm3_jax.data.normalization import NORMALIZATIONS
 from pcm3_jax.errors import UserError
 from pcm3_jax.runtime.files import shown
 from tfds_builders import workers
@@ -23,6 +25,9 @@ from tfds_builders.recorded_builder import Record, RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonConfig
 
 _TABLE = "labels.csv"
+# The config of one of several data sets of a layout, such as kinect_v2_25@gym.
+_NAMED = re.compile(r"(\w+)@[\w-]+", re.ASCII)
+_EXAMPLE = f"{next(iter(LAYOUTS))}@gym"
 _FILES_OF_A_GROUP = 256
 
 
@@ -47,15 +52,37 @@ class Builder(RecordedBuilder):
         for name, layout in LAYOUTS.items()
     ]
     SUFFIX = (".npy", ".npz", _TABLE)
+    # Corrected arrays often have the size, and even the start, of those that they replace.
+    COMPARED_BYTES = -1
+    BESIDE = f"put @ and a name after the layout, as in own_skeletons/{_EXAMPLE},"
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs: Any):
-        self._table_place, self._table = "", Table([], [])
+        self._table_file = RawFile(_TABLE, "0:")
+        self._table = Table([], [])
         # TFDS reads `LABELS` on construction. `manual_dir` may be missing if the data set is built
         # already; otherwise the build command raises an error.
         if manual_dir is not None and manual_dir.exists():
-            table = _find_table(manual_dir)
-            self._table_place, self._table = table.file, read_labels(table.read(), table.file)
+            self._table_file = _find_table(manual_dir)
+            with raw_files.needed():
+                self._table = read_labels(self._table_file.read(), self._table_file.file)
         super().__init__(manual_dir=manual_dir, **kwargs)
+
+    @classmethod
+    def config_named(cls, name: str | None) -> tfds.core.BuilderConfig:
+        """Also makes configs `LAYOUT@NAME`. Raises UserError for other names."""
+        named = _NAMED.fullmatch(name or "")
+        # In LAYOUT@NAME_recorded, "_recorded" is not part of the name.
+        if named and named[0].rpartition("_")[2] not in NORMALIZATIONS:
+            for config in cls.BUILDER_CONFIGS:
+                if config.name == named[1]:
+                    made = dataclasses.replace(config, **{"name": named[0]})
+                    # Registered, since TFDS logs a warning for any other config.
+                    return cls.builder_configs.setdefault(named[0], made)
+        try:
+            return super().config_named(name)
+        except UserError as error:
+            example = f"with a name of letters, digits, _ and -, such as {_EXAMPLE}"
+            raise UserError(f"{str(error).removesuffix('.')}, or one of these {example}.") from None
 
     @property
     def LABELS(self) -> Sequence[str]:
@@ -64,8 +91,10 @@ class Builder(RecordedBuilder):
     def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
         for flaw in self._table.flaws:
             self._refuse(flaw)
-        folder = posixpath.dirname(self._table_place)
-        found = {posixpath.relpath(f.file, folder): f for f in files if f.name != _TABLE}
+        table = self._table_file
+        folder = posixpath.dirname(table.file)
+        self.tables = [table]
+        found = {posixpath.relpath(f.file, folder): f for f in files if not _is_table(f)}
         # If an archive has several folders, only files below the table's folder are used.
         found = {name: file for name, file in found.items() if not name.startswith("../")}
         wanted = {}
@@ -74,7 +103,7 @@ class Builder(RecordedBuilder):
                 wanted[row.file] = found[row.file]
                 continue
             reason = f"found {row.file!r}, but {folder} has no such .npy or .npz file"
-            self._refuse(BadFile(self._table_place, row.line, reason))
+            self._refuse(BadFile(table.file, row.line, reason))
         listed = {row.file for row in self._table.rows}
         for name in sorted(found.keys() - listed):
             self.report.leave_out(shown(name), f"not in {_TABLE}")
@@ -91,6 +120,9 @@ class Builder(RecordedBuilder):
             )
             for chunk in chunks
         ]
+
+    def _input_name(self, file: RawFile) -> str:
+        return posixpath.relpath(file.file, posixpath.dirname(self._table_file.file))
 
     def _records(self, clips: Iterable[StoredClip]) -> Iterator[tuple[str, Record]]:
         by_name = {clip.name: clip for clip in clips}
@@ -122,11 +154,15 @@ class Builder(RecordedBuilder):
 
 
 def _find_table(manual_dir: Path) -> RawFile:
-    tables = [f for f in raw_files.find_files(manual_dir, _TABLE) if f.name == _TABLE]
+    tables = [file for file in raw_files.find_files(manual_dir, _TABLE) if _is_table(file)]
     if len(tables) != 1:
         some = ", ".join(table.file for table in tables[:2]) or "none"
         raise UserError(f"{manual_dir} must hold one {_TABLE}, but has {len(tables)} ({some}).")
     return tables[0]
+
+
+def _is_table(file: RawFile) -> bool:
+    return file.name.lower() == _TABLE
 
 
 def parse_file(layout: str, folder: str, file: RawFile) -> Clip:

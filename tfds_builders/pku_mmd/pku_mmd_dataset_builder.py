@@ -5,15 +5,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from pcm3_jax.data.formats.pku_mmd import parse_labels, parse_split, parse_video
+from pcm3_jax.data.formats import raw_files
+from pcm3_jax.data.formats.pku_mmd import Remark, parse_labels, parse_split, parse_video
 from pcm3_jax.data.formats.raw_files import BadFile, RawFile
 from pcm3_jax.errors import UserError
 from tfds_builders.file_groups import Clip, FileGroup, StoredClip
-from tfds_builders.recorded_builder import Record, RecordedBuilder
+from tfds_builders.recorded_builder import SECOND_ONLY, Record, RecordedBuilder, second_only
 from tfds_builders.skeleton_builder import (
     SHARD_SIZE,
     SkeletonConfig,
@@ -23,12 +24,30 @@ from tfds_builders.skeleton_builder import (
 
 ACTIONS = tuple((Path(__file__).parent / "actions.txt").read_text().splitlines())
 # Names of the videos of each part; the last letter is the camera.
-_NAMES = {1: re.compile(r"\d{4}-[LMR]"), 2: re.compile(r"A\d{2}N\d{2}-[LMR]")}
+_NAMES = {
+    1: re.compile(r"\d{4}-[LMR]", re.ASCII),
+    2: re.compile(r"A\d{2}N\d{2}-[LMR]", re.ASCII),
+}
 _CAMERAS = "LMR"
 _SHORT = {"subject": "xsub", "view": "xview"}
 _COMPLETE_PART_1 = {"videos": 1076, "actions": 21545}  # published by the authors
 _MAX_FRAMES = 300  # per action, as in the public program
 _HEAD = 200  # bytes; enough to recognise the kind of a text file
+# A row of labels has 3 commas. In the head of a frame there are more, or none.
+_MOST_COMMAS_OF_LABELS = 6
+
+
+class Action(NamedTuple):
+    """One action of a video: frames [`start`, `stop`), 0-based `row` of its labels.
+
+    `second_only`: whether the first person is in none of the frames, and the second is.
+    """
+
+    label: int
+    start: int
+    stop: int
+    row: int
+    second_only: bool
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -99,8 +118,9 @@ class Builder(RecordedBuilder):
             except BadFile as flaw:
                 self._refuse(flaw)
         split_file, self._split = self._read_split(kinds["split"])
+        self.tables = [split_file]
         videos = self._by_name(self._of_part(kinds["video"]))
-        labels = self._by_name(self._of_part(kinds["labels"]))
+        labels = self._labels = self._by_name(self._of_part(kinds["labels"]))
         listed = {f"{name}{self.SUFFIX}" for names in self._split.values() for name in names}
         for name in sorted(listed - videos.keys()):
             missing = f"lists {Path(name).stem}, but there is no skeleton file {name}"
@@ -121,8 +141,9 @@ class Builder(RecordedBuilder):
         """This protocol's split file and its parsed content."""
         protocol = self.builder_config
         for file in files:
-            if protocol.split_by in file.name:
-                split = parse_split(file.read(), file.file)
+            if protocol.split_by in file.name.lower():
+                with raw_files.needed():
+                    split = parse_split(file.read(), file.file)
                 if all(_NAMES[protocol.part].fullmatch(name) for name in split["train"]):
                     return file, split
         raise UserError(
@@ -151,27 +172,50 @@ class Builder(RecordedBuilder):
         split_of = {name: split for split, names in self._split.items() for name in names}
         found = Counter[str]()
         for clip in clips:
-            found.update({"videos": 1, "actions": len(clip.info["actions"])})
-            for record in self._records_of_video(clip):
+            self._report_labels(clip)
+            actions = [Action(*values) for values in clip.info["actions"]]
+            if not actions:
+                self.report.leave_out(clip.name, "videos without a usable row of labels")
+                continue
+            found.update({"videos": 1, "actions": len(actions)})
+            for record, alone in self._records_of_video(clip, actions):
                 yield split_of[clip.name], record
+                if alone:
+                    self.report.note(record.fields["name"], SECOND_ONLY)
         self.report.differences += [
             f"there are {found[what]:,} {what}; a complete part I has {complete:,}"
             for what, complete in _COMPLETE_PART_1.items()
             if self.builder_config.part == 1 and found[what] != complete
         ]
 
-    def _records_of_video(self, clip: StoredClip) -> list[Record]:
+    def _report_labels(self, clip: StoredClip) -> None:
+        """Adds the rows of a video's labels that were left out or mended to the report."""
+        file = f"{clip.name}{self.SUFFIX}"
+        for line, reason in clip.info["flaws"]:
+            self._refuse(BadFile(self._labels[file].file, line, reason))
+        for line, reason, found in clip.info["left_out"]:
+            self.report.leave_out(f"{file}, line {line}: {found}", reason)
+        for line, what, found in clip.info["mended"]:
+            self.report.note(f"{file}, line {line}: {found}", what)
+
+    def _records_of_video(
+        self, clip: StoredClip, actions: Sequence[Action]
+    ) -> Iterator[tuple[Record, bool]]:
+        """The examples of a video, each with whether only the second person is there."""
         # The files do not name the subject.
         place = {"subject": 0, "camera": 1 + _CAMERAS.index(clip.name[-1]), "setup": 0}
-        actions = clip.info["actions"]
-        if self.builder_config.trimmed:
-            return [
-                Record(clip, start, stop, {"name": f"{clip.name}_{row}", "label": label, **place})
-                for row, (label, start, stop) in enumerate(actions)
-            ]
-        keys = ("label", "start", "stop")
-        fields = {"actions": [dict(zip(keys, action, strict=True)) for action in actions]}
-        return [Record(clip, 0, clip.frames, {"name": clip.name, **fields, **place})]
+        if not self.builder_config.trimmed:
+            told = [{"label": a.label, "start": a.start, "stop": a.stop} for a in actions]
+            fields = {"name": clip.name, "actions": told, **place}
+            yield Record(clip, 0, clip.frames, fields), clip.info["second_only"]
+            return
+        for action in actions:
+            name = f"{clip.name}_{action.row}"
+            if action.stop - action.start < 2:
+                self.report.leave_out(name, "actions of fewer than 2 frames")
+                continue
+            fields = {"name": name, "label": action.label, **place}
+            yield Record(clip, action.start, action.stop, fields), action.second_only
 
 
 def _kind(file: RawFile) -> str:
@@ -182,20 +226,26 @@ def _kind(file: RawFile) -> str:
     first_line = head.splitlines()[0]
     if b"videos:" in first_line:
         return "split"
-    return "labels" if b"," in first_line else "video"
+    return "labels" if 0 < first_line.count(b",") <= _MOST_COMMAS_OF_LABELS else "video"
 
 
 def parse_files(video: RawFile, labels: RawFile) -> Clip:
     """A video and its actions; raises BadFile."""
     skeleton = parse_video(video.read(), video.file)
-    actions = parse_labels(labels.read(), labels.file, len(skeleton))
-    for line, action in enumerate(actions, 1):
-        used = skeleton[action.start : min(action.stop, action.start + _MAX_FRAMES)]
-        if not used.any():
-            raise BadFile(
-                labels.file,
-                line,
-                f"{video.file} has no body in frames {action.start} to {action.stop}",
-            )
-    info = {"actions": [(a.action, a.start, a.stop) for a in actions]}
+    parsed = parse_labels(labels.read(), labels.file, len(skeleton))
+    actions = []
+    for label, start, stop, _, row in parsed.intervals:
+        used = skeleton[start : min(stop, start + _MAX_FRAMES)]
+        if used.any():
+            actions.append(Action(label, start, stop, row, second_only(used)))
+        else:
+            what, found = "label rows without a body in their frames", f"frames {start} to {stop}"
+            parsed.left_out.append(Remark(row + 1, what, found))
+    info = {
+        "actions": actions,
+        "second_only": second_only(skeleton),
+        "flaws": [(flaw.line, flaw.reason) for flaw in parsed.flaws],
+        "left_out": parsed.left_out,
+        "mended": parsed.mended,
+    }
     return Clip(Path(video.name).stem, skeleton, info)

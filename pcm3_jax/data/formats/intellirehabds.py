@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from pcm3_jax.data.formats.raw_files import BadFile
+from pcm3_jax.data.formats.text import read_table
 
 # Physiotherapists, patients (there is no 208), students.
 SUBJECTS = (*range(101, 108), *range(201, 208), *range(209, 218), *range(301, 308))
-_NAME = re.compile(r"(\d+)_(\d+)_([0-8])_(\d+)_([123])_([A-Za-z-]+)\.txt")
+_NAME = re.compile(r"(\d+)_(\d+)_([0-8])_(\d+)_([123])_([A-Za-z-]+)\.txt", re.ASCII)
 _NUMBERS = 75  # 25 joints of x, y, z
 
 
@@ -45,7 +46,7 @@ def parse_name(name: str, file: str) -> Recording:
 
 
 def parse(content: bytes, file: str) -> np.ndarray:
-    """Parses a recording: one line per frame, 75 numbers separated by commas.
+    """Parses a recording: one line per frame, 75 numbers separated by commas (or blanks).
 
     Args:
         content: the bytes of the file.
@@ -58,22 +59,7 @@ def parse(content: bytes, file: str) -> np.ndarray:
     Raises:
         BadFile: names the first malformed line.
     """
-    lines = content.decode("ascii", errors="replace").splitlines()
-    if not lines:
-        raise BadFile(file, None, "the file is empty")
-    frames = np.empty((len(lines), _NUMBERS), np.float32)
-    for number, line in enumerate(lines, 1):
-        values = line.split(",")
-        if len(values) != _NUMBERS:
-            raise BadFile(file, number, f"{len(values)} numbers instead of {_NUMBERS}")
-        try:
-            with np.errstate(over="ignore"):  # overflow to infinity is rejected below
-                frames[number - 1] = list(map(float, values))
-        except ValueError as error:
-            raise BadFile(file, number, str(error)) from None
-    finite = np.isfinite(frames).all(axis=1)
-    if not finite.all():
-        raise BadFile(file, int(finite.argmin()) + 1, "a coordinate is not finite")
+    frames = read_table(content, file, (_NUMBERS,), "a frame")
     if not frames.any():
         raise BadFile(file, None, "no joint was seen in any frame")
     return bridge_lost_joints(frames.reshape(-1, 25, 3))

@@ -49,8 +49,9 @@ def read_labels(content: bytes, file: str, *, splits: bool = True) -> Table:
     flaws = []
     lines = _lines(content, file)
     number, first = next(lines, (1, []))
-    if tuple(first) != COLUMNS:
-        raise BadFile(file, number, f"found {first!r} where the columns {COLUMNS!r} were expected")
+    if tuple(cell.strip() for cell in first) != COLUMNS:
+        found, expected = ",".join(first), ",".join(COLUMNS)
+        raise BadFile(file, number, f"found {found!r} where the columns {expected} were expected")
     for number, cells in lines:
         try:
             row = _row(cells, number)

@@ -1,5 +1,6 @@
 """Raw files in folders and archives, and the error for one that cannot be used."""
 
+import contextlib
 import functools
 import lzma
 import tarfile
@@ -8,11 +9,15 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pcm3_jax.errors import UserError
 
 _TAR = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".txz")
 ARCHIVES = (".zip", *_TAR)
+# What operating systems and archivers leave beside the data; names are in lower case.
+_STRAY_FOLDER = "__macosx"
+_STRAY_STARTS = ("._", ".ds_store", "desktop.ini", "readme", "thumbs.db")
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
@@ -29,12 +34,24 @@ class BadFile(UserError):
         super().__init__(file, line, reason)
         self.file, self.line, self.reason = file, line, reason
 
+    @property
+    def place(self) -> str:
+        return self.file if self.line is None else f"{self.file}, line {self.line}"
+
     def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}, line {self.line}"
         return (
-            f"{place}: {self.reason}; repair or remove the file, or leave it out with "
+            f"{self.place}: {self.reason}; repair or remove the file, or leave it out with "
             "--on_bad_file=skip."
         )
+
+
+@contextlib.contextmanager
+def needed() -> Iterator[None]:
+    """Raises a `BadFile` of a file that cannot be left out as a `UserError` without that advice."""
+    try:
+        yield
+    except BadFile as flaw:
+        raise UserError(f"{flaw.place}: {flaw.reason}; correct the file.") from flaw
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,7 @@ class RawFile:
 
     Attributes:
         file: where it is, for messages: a path, or `archive.zip/path/in/it`.
-        stamp: a fingerprint that changes when the content does.
+        stamp: a fingerprint that changes when the content does; starts with the size and a colon.
         archive: the zip archive that holds it.
         member: its path in `archive`.
         content: the file's bytes, if it comes from a tar archive, which has no random access.
@@ -57,7 +74,14 @@ class RawFile:
 
     @property
     def name(self) -> str:
-        return Path(self.file).name
+        """The name without folders; its ending is in lower case."""
+        path = Path(self.file)
+        return path.stem + path.suffix.lower()
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(self.stamp.partition(":")[0])
 
     def read(self, size: int = -1) -> bytes:
         """The first `size` bytes, by default all; raises BadFile if they cannot be read."""
@@ -79,45 +103,77 @@ def _zip(path: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def find_files(source: Path, suffix: str | tuple[str, ...]) -> list[RawFile]:
-    """The files with (one of) the suffixes in a folder or archive, at any depth, sorted by path.
+class Found(NamedTuple):
+    """The raw files of a folder or archive, sorted by path, and the stray files beside them."""
 
-    Archives in a folder are searched, too; nothing is unpacked to disk.
+    files: list[RawFile]
+    stray: list[str]
+
+
+def find_files(source: Path, suffix: str | tuple[str, ...]) -> list[RawFile]:
+    """The files with (one of) the suffixes in a folder or archive; see `search`."""
+    return search(source, suffix).files
+
+
+def search(source: Path, suffix: str | tuple[str, ...]) -> Found:
+    """Finds the files with (one of) the suffixes, in any case, at any depth.
+
+    Archives in a folder are searched, too; nothing is unpacked to disk. Files that operating
+    systems and archivers leave behind (`._*`, `__MACOSX`, `Thumbs.db`, …) and README files are
+    stray, whatever their suffix.
 
     Raises:
         UserError: if an archive cannot be read or there is no such file.
     """
     paths = sorted(path for path in source.rglob("*") if path.is_file()) or [source]
-    files = []
+    found = Found([], [])
     for path in paths:
-        if path.name.endswith(suffix):
+        name = path.name.lower()
+        if path != source and _is_stray(str(path.relative_to(source))):
+            found.stray.append(str(path))
+        elif name.endswith(suffix):
             status = path.stat()
-            files.append(RawFile(str(path), f"{status.st_size}:{status.st_mtime_ns}"))
-        elif path.name.endswith(ARCHIVES):
+            found.files.append(RawFile(str(path), f"{status.st_size}:{status.st_mtime_ns}"))
+        elif name.endswith(ARCHIVES):
             try:
-                files += _archived(path, suffix)
+                _search_archive(path, suffix, found)
             except _DAMAGE as error:
                 raise UserError(f"{path} cannot be read ({error}); download it again.") from error
-    if not files:
+    if not found.files:
         what = suffix if isinstance(suffix, str) else " or ".join(suffix)
         raise UserError(
             f"{source} holds no {what} file and no archive ({', '.join(ARCHIVES)}) with one; "
             "correct --manual_dir."
         )
-    return files
+    return found
 
 
-def _archived(path: Path, suffix: str | tuple[str, ...]) -> Iterator[RawFile]:
-    if path.suffix == ".zip":
+def _is_stray(path: str) -> bool:
+    *folders, name = path.lower().split("/")
+    return _STRAY_FOLDER in folders or name.startswith(_STRAY_STARTS)
+
+
+def _search_archive(path: Path, suffix: str | tuple[str, ...], found: Found) -> None:
+    """Adds the files of an archive to `found`."""
+    if path.suffix.lower() == ".zip":
         for entry in sorted(_zip(str(path)).infolist(), key=lambda entry: entry.filename):
-            if entry.filename.endswith(suffix):
-                file, stamp = f"{path}/{entry.filename}", f"{entry.file_size}:{entry.CRC}"
-                yield RawFile(file, stamp, str(path), entry.filename)
+            file = f"{path}/{entry.filename}"
+            if entry.is_dir():
+                continue
+            if _is_stray(entry.filename):
+                found.stray.append(file)
+            elif entry.filename.lower().endswith(suffix):
+                stamp = f"{entry.file_size}:{entry.CRC}"
+                found.files.append(RawFile(file, stamp, str(path), entry.filename))
         return
     with tarfile.open(path) as archive:
         for member in archive:
-            wanted = member.isfile() and member.name.endswith(suffix)
-            if wanted and (opened := archive.extractfile(member)):
+            file = f"{path}/{member.name}"
+            if not member.isfile():
+                continue
+            if _is_stray(member.name):
+                found.stray.append(file)
+            elif member.name.lower().endswith(suffix) and (opened := archive.extractfile(member)):
                 content = opened.read()
                 stamp = f"{len(content)}:{zlib.crc32(content)}"
-                yield RawFile(f"{path}/{member.name}", stamp, content=content)
+                found.files.append(RawFile(file, stamp, content=content))

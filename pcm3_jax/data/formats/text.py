@@ -1,11 +1,12 @@
 """Numbers in text: a fast check of a whole text, and a line reader that names the first flaw.
 
 Both accept the same grammar. A number is `[+-]digits[.digits][e[+-]digits]`, a count is
-one to nine digits, blanks are spaces and tabs, and a line ends with LF or CRLF.
+one to nine digits, blanks are spaces and tabs, a line ends with LF or CRLF, and a byte order mark
+may come first.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,9 @@ import numpy as np
 from pcm3_jax.data.formats.raw_files import BadFile
 
 _NUMBER = re.compile(rb"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+_NAN = re.compile(rb"[+-]?nan", re.IGNORECASE)
 _COUNT_DIGITS = 9
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FLOAT32_LIMIT = 2.0**128 - 2.0**103  # from here on float32 rounds to infinity
 
 # Kinds of characters: digit 0, sign 1, point 2, exponent 3, separator 4.
@@ -63,6 +66,50 @@ def to_count(word: bytes) -> int:
     return int(word)
 
 
+def numbers_of_line(line: bytes, *, nan: bool = False) -> list[float]:
+    """The numbers of a line, separated by blanks, or by commas with or without blanks.
+
+    Args:
+        line: with or without its end; a blank line has no numbers.
+        nan: whether `nan`, in any case and with any sign, is a number, too.
+
+    Raises:
+        ValueError: what was found and what was expected, as one clause.
+    """
+    return to_numbers(split_numbers(line.removesuffix(b"\n").removesuffix(b"\r")), nan=nan)
+
+
+def split_numbers(line: bytes) -> list[bytes]:
+    """The words of a line, separated by blanks, or by commas with or without blanks."""
+    line = line.replace(b"\t", b" ")
+    if b"," in line:
+        return [word.strip(b" ") for word in line.split(b",")]
+    return [word for word in line.split(b" ") if word]
+
+
+def to_numbers(
+    words: Sequence[bytes], *, finite: int | None = None, nan: bool = False
+) -> list[float]:
+    """The first `finite` words, by default all, as numbers that fit float32.
+
+    Args:
+        words: each must be a number, also those after the first `finite`.
+        finite: how many to convert.
+        nan: whether `nan`, in any case and with any sign, is a number, too.
+
+    Raises:
+        ValueError: what was found and what was expected, as one clause.
+    """
+    for word in words:
+        if not (_NUMBER.fullmatch(word) or (nan and _NAN.fullmatch(word))):
+            raise ValueError(f"found {show(word)} where a number was expected")
+    values = list(map(float, words[:finite]))
+    for word, value in zip(words, values, strict=False):
+        if abs(value) >= _FLOAT32_LIMIT:
+            raise ValueError(f"found {show(word)} where a number within float32 was expected")
+    return values
+
+
 class Line(NamedTuple):
     """One line of a file, split at its blanks; `number` is 1-based."""
 
@@ -98,21 +145,81 @@ class Line(NamedTuple):
         """
         if len(self.words) != length:
             raise self.bad(f"found {len(self.words)} values where {what} has {length}")
-        for word in self.words:
-            if not _NUMBER.fullmatch(word):
-                raise self.bad(f"found {show(word)} where a number was expected")
-        values = list(map(float, self.words[:finite]))
-        for word, value in zip(self.words, values, strict=False):
-            if abs(value) >= _FLOAT32_LIMIT:
-                raise self.bad(f"found {show(word)} where a number within float32 was expected")
-        return values
+        try:
+            return to_numbers(self.words, finite=finite)
+        except ValueError as error:
+            raise self.bad(str(error)) from None
 
 
 def lines(content: bytes, file: str) -> Iterator[Line]:
     """Every line of `content`, blank ones included; `file` names the file in messages."""
-    for number, line in enumerate(content.split(b"\n"), 1):
+    text = content.removeprefix(_BYTE_ORDER_MARK)
+    for number, line in enumerate(text.split(b"\n"), 1):
         words = line.removesuffix(b"\r").replace(b"\t", b" ").split(b" ")
         yield Line(file, number, [word for word in words if word])
+
+
+def whole_lines(content: bytes, file: str) -> Iterator[Line]:
+    """The lines, without trailing blank ones.
+
+    Raises:
+        BadFile: another line is blank, or the file is empty.
+    """
+    every = list(lines(content, file))
+    while every and not every[-1].words:
+        every.pop()
+    if not every:
+        raise BadFile(file, None, "found an empty file where text was expected")
+    for line in every:
+        if not line.words:
+            raise line.bad("found a blank line where text was expected")
+        yield line
+
+
+def read_table(content: bytes, file: str, widths: Sequence[int], what: str) -> np.ndarray:
+    """Parses rows of numbers separated by blanks or commas; trailing blank lines are ignored.
+
+    Args:
+        content: the bytes of the file.
+        file: where it is, for messages.
+        widths: how many numbers a row may have; all rows have as many as the first.
+        what: names a row in messages.
+
+    Returns:
+        (rows, width) float32.
+
+    Raises:
+        BadFile: names the first malformed line.
+    """
+    try:
+        return _read_regular_table(content, widths)
+    except ValueError:  # malformed, or valid in a less regular form
+        rows: list[list[float]] = []
+        for line in whole_lines(content, file):
+            row = line._replace(words=split_numbers(b" ".join(line.words)))
+            if not rows and len(row.words) not in widths:
+                expected = " or ".join(map(str, widths))
+                found = f"found {len(row.words)} values"
+                raise row.bad(f"{found} where {what} has {expected}") from None
+            width = len(rows[0]) if rows else len(row.words)
+            rows.append(row.values(width, what, width))
+        return np.array(rows).astype(np.float32)
+
+
+def _read_regular_table(content: bytes, widths: Sequence[int]) -> np.ndarray:
+    """Parses a valid table in the usual form.  Raises ValueError for any other."""
+    text = content.removeprefix(_BYTE_ORDER_MARK).replace(b"\r\n", b"\n").rstrip(b" \n")
+    text = text.replace(b"\n ", b"\n")  # PKU-MMD's lines after the first begin with a space
+    if b"," in text:
+        text = text.replace(b", ", b",")
+        if b" " in text:  # such as decimal commas between blanks
+            raise ValueError("blanks and commas between numbers")
+        text = text.replace(b",", b" ")
+    form = separators(text) + b"\n"
+    width = form.index(b"\n") + 1
+    if width not in widths or form != len(form) // width * (b" " * (width - 1) + b"\n"):
+        raise ValueError("not as many numbers in each row")
+    return to_float32(np.fromstring(text, sep=" ")).reshape(-1, width)
 
 
 class Reader:

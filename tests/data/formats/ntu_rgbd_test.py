@@ -118,8 +118,9 @@ LINES = GOOD.split(b"\n")[:-1]
         b"\n \n" + GOOD.replace(b"\n", b" \n\n\t\n ") + b"\n\r\n",
         GOOD.replace(b" ", b"\t \t"),
         GOOD.replace(b"72057594037944738", b"9" * 40),
+        b"\xef\xbb\xbf" + GOOD,
     ],
-    ids=["no end", "cut crlf", "both ends", "blank lines", "tabs", "long id"],
+    ids=["no end", "cut crlf", "both ends", "blank lines", "tabs", "long id", "byte order mark"],
 )
 def test_other_line_ends_blanks_and_ids_change_nothing(content):
     expected, actual = parse(GOOD, FILE), parse(content, FILE)
@@ -208,7 +209,11 @@ FLAWS = {
     "hexadecimal": (with_word(6, 0, b"0x1F"), 6, f"found '0x1F' where {NUMBER}"),
     "comma": (with_word(6, 0, b"0,5"), 6, f"found '0,5' where {NUMBER}"),
     "not ASCII": (with_word(6, 0, b"\xd9\xa1"), 6, r"found '\xd9\xa1' where a number"),
-    "byte order mark": (b"\xef\xbb\xbf" + GOOD, 1, r"found '\xef\xbb\xbf3' where the number of"),
+    "byte order mark": (
+        with_line(2, b"\xef\xbb\xbf1"),
+        2,
+        r"found '\xef\xbb\xbf1' where the number of",
+    ),
     "NUL": (with_word(6, 0, b"0.5\x00"), 6, r"found '0.5\x00' where a number was expected"),
     "NULs at the end": (GOOD + b"\x00" * 99, len(LINES) + 1, r"\x00'... where the end of the file"),
     "lone CR": (

@@ -74,28 +74,49 @@ def plain_skeleton(content):
 
 
 def plain_video(content):
-    """A PKU-MMD skeleton file as (T, 2, 25, 3) float32."""
-    frames = []
+    """A PKU-MMD skeleton file as (T, 1 or 2, 25, 3) float32."""
+    rows = plain_rows(content, (75, 150))
+    return rows.reshape(len(rows), -1, 25, 3)
+
+
+def plain_rows(content, widths):
+    """Rows of numbers between blanks or commas, as many in each as in the first, as float32."""
+    rows = []
     for number, words in without_blank_end(content):
-        if len(words) != 150 or not all(is_number(word) for word in words):
+        text = " ".join(words)
+        words = [word.strip(" ") for word in text.split(",")] if "," in text else words
+        if len(words) not in (widths if not rows else (len(rows[0]),)):
             raise Flaw(number)
-        frames.append([to_float32(word, number) for word in words])
-    return np.array(frames, np.float32).reshape(-1, 2, 25, 3)
+        if not all(is_number(word) for word in words):
+            raise Flaw(number)
+        rows.append([to_float32(word, number) for word in words])
+    return np.array(rows, np.float32)
 
 
 def plain_labels(content, num_frames):
-    """A PKU-MMD label file as [(0-based action, start, stop, confidence)]."""
-    rows = []
-    for number, words in without_blank_end(content):
+    """A PKU-MMD label file: usable rows, and the lines of flawed, unusable and mended ones.
+
+    A row is (0-based action, start, stop, confidence, 0-based row).
+    """
+    rows, flawed, unusable, mended = [], [], [], []
+    lines = [(number, words) for number, words in words_of_lines(content) if words]
+    if not lines:
+        raise Flaw(None)
+    for number, words in lines:
         fields = [field.strip(" ") for field in " ".join(words).split(",")]
         if len(fields) != 4 or not all(is_count(field) for field in fields):
-            raise Flaw(number)
+            flawed.append(number)
+            continue
         action, start, stop, confidence = map(int, fields)
-        in_range = 1 <= action <= 51 and start < stop <= num_frames
-        if not in_range or (rows and start < rows[-1][1]):
-            raise Flaw(number)
-        rows.append((action - 1, start, stop, confidence))
-    return rows
+        if action < 1 or action > 51 or start >= stop or start >= num_frames:
+            unusable.append(number)
+            continue
+        if stop > num_frames:
+            mended.append(number)
+        if rows and start < rows[-1][1]:
+            mended.append(number)
+        rows.append((action - 1, start, min(stop, num_frames), confidence, number - 1))
+    return sorted(rows, key=lambda row: row[1]), flawed, unusable, mended
 
 
 def plain_split(content):
@@ -126,8 +147,12 @@ def plain_split(content):
 
 
 def words_of_lines(content):
-    """(1-based number, words) of every line; CR belongs to the line end, only right before LF."""
-    for number, line in enumerate(content.decode("latin-1").split("\n"), 1):
+    """(1-based number, words) of every line, after a byte order mark if there is one.
+
+    CR belongs to the line end, only right before LF.
+    """
+    text = content[3:] if content.startswith(b"\xef\xbb\xbf") else content
+    for number, line in enumerate(text.decode("latin-1").split("\n"), 1):
         line = line[:-1] if line.endswith("\r") else line
         line = line.strip(" \t")
         yield number, re.split("[ \t]+", line) if line else []

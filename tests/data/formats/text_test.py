@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pcm3_jax.data.formats.text import Line, separators, to_count, to_float32
+from pcm3_jax.data.formats.text import (
+    Line,
+    numbers_of_line,
+    separators,
+    to_count,
+    to_float32,
+)
 from tests.data.formats.plain_parsers import is_number
 
 DECIMALS = st.one_of(
@@ -92,3 +98,32 @@ def test_values_beyond_float32_are_refused_by_both_ways():
         to_float32(np.fromstring(beyond, sep=" "))
     with pytest.raises(Exception, match="a number within float32 was expected"):
         Line("x", 1, [beyond]).values(1, "a line", 1)
+
+
+@pytest.mark.parametrize(
+    "line", [b"1 -2.5 3e1", b"1,-2.5,3e1\n", b" 1\t-2.5  3e1 \r\n", b"1, -2.5 ,\t3e1"]
+)
+def test_a_line_of_numbers_has_blanks_or_commas(line):
+    assert numbers_of_line(line) == [1.0, -2.5, 30.0]
+
+
+def test_a_blank_line_has_no_numbers():
+    assert numbers_of_line(b" \t\r\n") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"1_0 2", b"0x1F", b"inf", b"1e999", b"1,,2", b"1,2,", b"0,5 0,25", b"1.", b".5", b"nan"),
+        *("١".encode(), b"1\x0c2", b"\xef\xbb\xbf1", b"1\r\r\n"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_what_was_found(line):
+    with pytest.raises(ValueError, match=r"^found '.*' where a number .*was expected$"):
+        numbers_of_line(line)
+
+
+def test_nan_is_a_number_where_it_marks_a_missing_joint():
+    assert np.isnan(numbers_of_line(b"nan,NaN,-nan", nan=True)).all()
+    with pytest.raises(ValueError, match="found 'nan_' where a number"):
+        numbers_of_line(b"nan_", nan=True)
