@@ -308,7 +308,7 @@ GOOD_LINE = irds_text(np.ones((1, 25, 3))) + b"\n"
         ("x.npz", zip_of("x.npy", claimed("(9999999999999,)")), "x.npz holds no usable arrays"),
         ("x.npz", zip_of("x.npy", bytes(10)) + b"end", "x.npz"),
         ("x.txt", b"", "x.txt: found an empty file"),
-        ("x.txt", GOOD_LINE * 3 + b"1,2,3\n", "x.txt, line 4: found 3 values where a frame has 75;"),
+        ("x.txt", GOOD_LINE * 3 + b"1,2,3\n", "x.txt, line 4: found 3 values where a frame has 75"),
         ("x.txt", GOOD_LINE + GOOD_LINE.replace(b"1.0", b"inf", 1), "x.txt, line 2"),
         ("x.txt", b"1 2 3\n", "x.txt, line 1: found 3 values where a frame has 75 or 150"),
         ("x.skeleton", b"2\n1\n", "x.skeleton, line 2: found the end of the file"),
