@@ -35,9 +35,10 @@ from pcm3_jax.inference.weights import (
 )
 from pcm3_jax.methods import METHODS
 from pcm3_jax.methods.state import random_encoder
-from pcm3_jax.runtime.files import replaced
+from pcm3_jax.runtime.files import read_arrays, read_json, replaced
 from pcm3_jax.settings import Config, Stream
 from pcm3_jax.train.checkpoint import latest_checkpoint, restore_arrays
+from pcm3_jax.train.provenance import pinned_encoder
 from pcm3_jax.train.workdir import PROVENANCE_FILE, read_config
 
 _FORMAT = "pcm3_jax"
@@ -233,26 +234,26 @@ def _of_run(config: Config, path: Path, training: bool, stream: Stream | None) -
 def _provenance(config: Config, checkpoint: Path) -> dict[str, Any]:
     """Data, steps and program of a pretraining run."""
     try:
-        *_, last = json.loads((checkpoint.parents[1] / PROVENANCE_FILE).read_text())
+        *_, last = read_json(checkpoint.parents[1] / PROVENANCE_FILE, list, "")
         program = {key: last[key] for key in ("version", "commit")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, ValueError, KeyError, TypeError):  # it only informs
         program = {}
     return {"data": config.data.name, "steps": int(checkpoint.name), **program}
 
 
 def _of_evaluation(workdir: Path, config: Config) -> ModelWeights:
     path = workdir / CLASSIFIER_FILE
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            classifier = {name: file[name] for name in ("kernel", "bias")}
-            classes = tuple(map(str, file["classes"]))
-            # Files of older versions do not have them.
-            trained_on = {n: int(file[n]) for n in ("window", "persons") if n in file}
-    except Exception as error:  # a damaged archive can raise any exception
-        raise UserError(f"{path} is damaged ({error}): run its command again.") from error
+    file = read_arrays(
+        path,
+        ("kernel", "bias", "classes"),
+        "run its command again",
+        optional=("window", "persons"),  # files of older versions lack them
+    )
+    classes = tuple(map(str, file.pop("classes")))
+    trained_on = {name: int(file.pop(name)) for name in ("window", "persons") if name in file}
     provenance = {}
     if config.encoder:
-        model = load(config.encoder, stream=config.views.stream)
+        model = load(pinned_encoder(workdir, config), stream=config.views.stream)
         encoder, provenance = model.only, model.provenance
         # Prepare inputs as in the classifier's training, not as in the encoder's: data may differ.
         encoder.config.data, encoder.config.views = config.data, config.views
@@ -261,7 +262,7 @@ def _of_evaluation(workdir: Path, config: Config) -> ModelWeights:
         encoder.tree.pop("whitening", None)
     else:
         encoder = Weights(config, jax.tree.map(np.asarray, random_encoder(config)))
-    heads = {"classifier": classifier}
+    heads = {"classifier": file}
     return check(
         ModelWeights.of(encoder, heads=heads, classes=classes, provenance=provenance, **trained_on),
         str(workdir),

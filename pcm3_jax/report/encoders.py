@@ -12,11 +12,11 @@ import numpy as np
 
 from pcm3_jax.config import Config
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.errors import UserError
 from pcm3_jax.inference import shipped_models
 from pcm3_jax.inference.model_file import CLASSIFIER_FILE
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import Pool
+from pcm3_jax.runtime.files import read_arrays
 from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.tasks import common
 from pcm3_jax.tasks.knn import nearest_neighbours
@@ -133,16 +133,10 @@ def classifier_confusion(run: Run) -> dict[str, Any] | None:
     """
     if not run.results or not (run.path / SCORES_FILE).exists():
         return None
-    try:
-        with np.load(run.path / SCORES_FILE, allow_pickle=False) as file:
-            found, labels = file["scores"].argmax(1), file["label"]
-        with np.load(run.path / CLASSIFIER_FILE, allow_pickle=False) as file:
-            classes = file["classes"].tolist()
-    except Exception as error:  # NumPy raises many types for damaged files
-        raise UserError(
-            f"The scores and the classifier in {run.path} cannot be read ({error}); run the "
-            "evaluation again."
-        ) from error
+    again = "run the evaluation again"
+    scores = read_arrays(run.path / SCORES_FILE, ("scores", "label"), again)
+    classes = read_arrays(run.path / CLASSIFIER_FILE, ("classes",), again)["classes"].tolist()
+    labels, found = scores["label"], scores["scores"].argmax(1)
     return confusion(labels, found, classes, "linear classifier")
 
 

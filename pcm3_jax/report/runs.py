@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from pcm3_jax.config import Config, read_config, task_of
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, warn
 from pcm3_jax.methods import METHODS
 from pcm3_jax.registry import TASKS
+from pcm3_jax.runtime.files import read_json
 from pcm3_jax.settings import require
 from pcm3_jax.tasks.task import Task
+from pcm3_jax.train.metrics import valid_lines
 from pcm3_jax.train.workdir import CONFIG_FILE, METRICS_FILE, PROVENANCE_FILE, RESULTS_FILE
 
 BENCHMARK_FILE = "benchmark.json"
@@ -60,7 +61,7 @@ def read_runs(workdirs: list[Path]) -> tuple[list[Run], dict[str, dict[str, Any]
     runs, benchmarks = [], {}
     for path, name in zip(workdirs, short_names(workdirs), strict=True):
         require(path.is_dir(), f"There is no folder {path}: name the workdirs of runs.")
-        if figures := _read(path / BENCHMARK_FILE):
+        if figures := _read(path / BENCHMARK_FILE, dict, "run the benchmark again"):
             benchmarks[name] = figures
         if not figures or (path / CONFIG_FILE).exists():
             runs.append(read_run(path, name))
@@ -103,40 +104,37 @@ def read_run(path: Path, name: str) -> Run:
             for file in files
             if file.exists()
         },
-        results=_read(path / RESULTS_FILE) or {},
-        starts=_read(path / PROVENANCE_FILE, several=True) or [],
+        results=_read(path / RESULTS_FILE, dict, "run its command again"),
+        starts=_read(path / PROVENANCE_FILE, list, "move it away"),
         checkpoints=sorted(int(step) for step in checkpoints if step.isdigit()),
     )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``, without an incomplete last one.
+    """The lines of a ``metrics.jsonl``, without damaged ones and one that is being written.
 
     Raises:
-      UserError: a line is damaged.
+      UserError: the file cannot be read.
     """
-    metrics = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            metrics.append(json.loads(line))
-            valid = type(metrics[-1]["step"]) is int
-        except (ValueError, TypeError, KeyError):
-            valid = False
-        require(valid, f"{path}, line {number}, is not a line of metrics.")
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    metrics = [content for _, content in valid_lines(lines)]
+    complete = sum(line.endswith(b"\n") for line in lines)
+    if len(metrics) < complete:
+        warn(f"{path}: {complete - len(metrics)} damaged lines of {complete} are left out.")
     return metrics
 
 
-def _read(path: Path, several: bool = False) -> Any:
-    """A file's JSON object, or list of objects; None if there is no file."""
+def _read(path: Path, kind: type, remedy: str) -> Any:
+    """A file's JSON object, or list of objects; an empty one if there is no file."""
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path, kind, remedy)
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable as JSON: {error}.") from error
-    objects = content if several else [content]
-    valid = isinstance(objects, list) and all(isinstance(item, dict) for item in objects)
-    require(valid, f"{path} holds no {'list of objects' if several else 'JSON object'}.")
+        return kind()
+    require(
+        kind is dict or all(isinstance(item, dict) for item in content),
+        f"{path} is damaged (it holds no list of objects); {remedy}.",
+    )
     return content

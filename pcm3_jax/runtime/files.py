@@ -1,4 +1,4 @@
-"""Atomic writing of files, and safe printing of their names."""
+"""Reading of files that the package wrote, atomic writing, and safe printing of names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,58 @@ from pcm3_jax.errors import UserError
 
 # Prefix of temporary files during a write; a killed process leaves them behind.
 PARTIAL = ".partial."
+
+
+def read_json(path: Path, kind: type, remedy: str) -> Any:
+    """The content of a JSON file that this package wrote.
+
+    Args:
+      path: the file.
+      kind: dict or list, what the content must be.
+      remedy: what to do if the file is damaged, as an imperative clause.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      UserError: it cannot be read, or is damaged.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        if isinstance(content, kind):
+            return content
+        flaw = f"it holds no JSON {'object' if kind is dict else 'list'}"
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{shown(str(path))} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:  # damaged text, or brackets without end
+        flaw = f"{type(error).__name__}: {error}"
+    raise UserError(f"{shown(str(path))} is damaged ({flaw}); {remedy}.")
+
+
+def read_arrays(
+    path: Path, names: Sequence[str], remedy: str, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file that this package wrote.
+
+    Args:
+      path: the file.
+      names: of the arrays.
+      remedy: as for `read_json`.
+      optional: further names, which the file may lack.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in (*names, *optional) if name in {*names, *file}}
+    except OSError as error:
+        if error.strerror is not None:
+            raise UserError(f"{shown(str(path))} cannot be read: {error.strerror}.") from error
+        flaw = str(error)
+    except Exception as error:  # a damaged archive can raise any exception
+        flaw = f"{type(error).__name__}: {error}"
+    raise UserError(f"{shown(str(path))} is damaged ({flaw.rstrip('.')}); {remedy}.")
 
 
 @contextlib.contextmanager
@@ -63,7 +115,7 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes ``text``, atomically."""
     with whole(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:

@@ -287,6 +287,9 @@ class Config(Section):
         "pmap", "how one step is mapped over the devices", free=True
     )
     log_every_steps: int = setting(50, "steps between log entries", low=1, free=True)
+    accept_changed_inputs: bool = setting(
+        False, "continue a run although its data set or encoder has changed", free=True
+    )
     data: Data = part(Data)
     views: Views = part(Views)
     model: Model = part(Model)

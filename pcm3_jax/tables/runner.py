@@ -25,6 +25,7 @@ from pcm3_jax.data import recordings
 from pcm3_jax.errors import Busy, UserError
 from pcm3_jax.methods import METHODS, method_of
 from pcm3_jax.methods.optimizer import scaled_to_batch
+from pcm3_jax.runtime.files import read_json
 from pcm3_jax.runtime.parallel import Devices, agreed, wait_for_all
 from pcm3_jax.settings import Config, Section, require, section, setting
 from pcm3_jax.tables import document as documents
@@ -251,13 +252,13 @@ class Runner:
 
     def __init__(self, cells: Cells) -> None:
         runs = [run for seeds in cells.values() for terms in seeds for _, run in terms]
-        self._results = {
-            part.folder: _read_results(part.folder)
-            for run in runs
-            for part in run.chain()
-            if part.finished
-        }
+        self._results: dict[Path, Results] = {}
         self._reasons: dict[Path, str] = {}
+        for folder in {part.folder for run in runs for part in run.chain() if part.finished}:
+            try:
+                self._results[folder] = _read_results(folder)
+            except UserError as error:
+                self._reasons[folder] = str(error)
         # All processes must have read the same results before any of them starts a run.
         wait_for_all("tables")
 
@@ -304,7 +305,7 @@ class Runner:
 
 
 def _read_results(folder: Path) -> Results:
-    return json.loads((folder / RESULTS_FILE).read_text())
+    return read_json(folder / RESULTS_FILE, dict, "delete it to make this run again")
 
 
 class TableTask(Task):

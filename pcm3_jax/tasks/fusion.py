@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from pcm3_jax.runtime.files import read_arrays
 from pcm3_jax.settings import Config, Section, require, section, setting
 from pcm3_jax.tasks.linear_probe import METRICS, SCORES_FILE, accuracies
 from pcm3_jax.tasks.task import Results, Task
@@ -34,8 +35,9 @@ class Fusion(Task):
         """Raises UserError like `fused_scores`, or if the runs tested different sequences."""
         paths, found = fused_scores(config), []
         for path in paths:
-            with np.load(path) as file:
-                found.append({key: file[key] for key in ("scores", "label", "name")})
+            found.append(
+                read_arrays(path, ("scores", "label", "name"), "run that evaluation again")
+            )
             require(
                 np.array_equal(found[-1]["name"], found[0]["name"]),
                 f"{paths[0].parent} and {path.parent} were not tested on the same sequences.",

@@ -14,7 +14,14 @@ from pcm3_jax.methods import method_of
 from pcm3_jax.runtime.files import write_json
 from pcm3_jax.settings import Config, Section, Training, require
 from pcm3_jax.train import provenance
-from pcm3_jax.train.workdir import RESULTS_FILE, check_workdir, claim_workdir, locked
+from pcm3_jax.train.workdir import (
+    RESULTS_FILE,
+    absolute_encoder,
+    check_workdir,
+    claim_workdir,
+    has_begun,
+    locked,
+)
 
 Results = dict[str, Any]
 
@@ -154,8 +161,12 @@ def run_task(task: Task, config: Config, workdir: Path) -> Results:
     """
     check_workdir(workdir, config)
     with contextlib.nullcontext() if task.shares_workdir else locked(workdir):
+        config = config.copy()
+        config.encoder = absolute_encoder(config.encoder)
+        resumed = has_begun(workdir)
         claim_workdir(workdir, config)
-        provenance.record(workdir, config, reads_data=task.reads_data)
+        provenance.record(workdir, config, reads_data=task.reads_data, resumed=resumed)
+        config.encoder = provenance.pinned_encoder(workdir, config)
         if jax.default_backend() == "gpu" and not jax.config.values["jax_compilation_cache_dir"]:
             # Keeps autotuning choices, so that resumed runs are bit-identical.  JAX opens only
             # one cache folder per process, so the runs of a table use the folder of the table.

@@ -130,7 +130,7 @@ def train(
         restored = checkpoints.restore(state)
         state = state if restored is None else restored
         first, last = int(state.step), schedule.total_steps
-        evaluation = evaluate(state) if first == last else {}
+        evaluation = evaluate(state) if first >= last else {}
         inputs = batches(first)
         with Telemetry(folder, first, last, schedule.batch_size, schedule.on_failure) as telemetry:
             for step in range(first + 1, last + 1):

@@ -8,7 +8,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Telemetry:
         if self._active:
             path = workdir / METRICS_FILE
             write_text(path, "".join(_lines_until(path, first_step)))
-            self._file = path.open("a", buffering=1)
+            self._file = path.open("a", buffering=1, encoding="utf-8")
             self._events: _Events | None = _Events(workdir / "tensorboard", first_step + 1)
 
     def advance(self) -> None:
@@ -189,11 +189,20 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _lines_until(path: Path, step: int) -> Iterator[str]:
-    """The lines of metrics.jsonl up to a step, or up to a line truncated by a kill."""
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
+def valid_lines(lines: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line of a ``metrics.jsonl`` with its content, without damaged and truncated ones."""
+    for line in lines:
         try:
-            if json.loads(line)["step"] <= step:
-                yield line
-        except ValueError:
-            return
+            content = json.loads(line)
+            if line.endswith(b"\n") and type(content["step"]) is int:
+                yield line, content
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+
+
+def _lines_until(path: Path, step: int) -> Iterator[str]:
+    """The valid lines of metrics.jsonl up to a step."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else ()
+    for line, content in valid_lines(lines):
+        if content["step"] <= step:
+            yield line.decode()

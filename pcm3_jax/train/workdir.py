@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 
 from pcm3_jax.errors import Busy, UserError
-from pcm3_jax.runtime.files import PARTIAL, write_json
+from pcm3_jax.runtime.files import PARTIAL, read_json, write_json
 from pcm3_jax.runtime.parallel import agreed, wait_for_all
 from pcm3_jax.settings import Config
 
@@ -27,6 +26,23 @@ _LOCK_FILE = ".lock"
 _NETWORK_DISK_SECONDS = 90
 
 
+def has_begun(workdir: Path) -> bool:
+    """Whether a workdir holds more than an earlier start writes before its task."""
+    return bool(_names(workdir) - {CONFIG_FILE, PROVENANCE_FILE})
+
+
+def _names(workdir: Path) -> set[str]:
+    """Names of a run's files in a workdir; raises UserError if it cannot be read."""
+    try:
+        names = {entry.name for entry in workdir.iterdir()}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise UserError(f"Workdir {workdir} cannot be read: {error.strerror}.") from error
+    # Ignore partial files of killed processes.
+    return {name for name in names if not name.startswith(PARTIAL) and name != _LOCK_FILE}
+
+
 def check_workdir(workdir: Path, config: Config) -> None:
     """Checks that the workdir is empty or belongs to a run with these settings.
 
@@ -35,23 +51,18 @@ def check_workdir(workdir: Path, config: Config) -> None:
     Raises:
       UserError: it belongs to a run with other settings, or holds other files.
     """
-    path = workdir / CONFIG_FILE
-    try:
-        names = {entry.name for entry in workdir.iterdir()}
-    except FileNotFoundError:
-        names = set()
-    except OSError as error:
-        raise UserError(f"Workdir {workdir} cannot be read: {error.strerror}.") from error
-    # Ignore partial files of killed processes.
-    found = {name for name in names if not name.startswith(PARTIAL) and name != _LOCK_FILE}
-    if found <= {path.name, PROVENANCE_FILE}:
+    found = _names(workdir)
+    if not has_begun(workdir):
         return
-    if path.name not in found:
+    if CONFIG_FILE not in found:
         raise UserError(
-            f"Workdir {workdir} is not empty, but holds no run ({path.name} is missing): choose "
+            f"Workdir {workdir} is not empty, but holds no run ({CONFIG_FILE} is missing): choose "
             "another --workdir."
         )
     theirs, ours = read_config(workdir, type(config)).flat(), config.flat()
+    # Earlier versions stored relative paths.
+    theirs["encoder"] = absolute_encoder(theirs["encoder"])
+    ours["encoder"] = absolute_encoder(ours["encoder"])
     differing = [
         f"config.{key} (there {theirs[key]!r}, here {ours[key]!r})"
         for key in sorted(ours.keys() - free_keys(config))
@@ -62,6 +73,11 @@ def check_workdir(workdir: Path, config: Config) -> None:
             f"Workdir {workdir} belongs to a run with other settings: "
             f"{', '.join(differing)}; choose another --workdir, or use those settings."
         )
+
+
+def absolute_encoder(encoder: str) -> str:
+    """``config.encoder`` with an absolute path, so that another folder reads the same model."""
+    return str(Path(encoder).absolute()) if encoder and Path(encoder).exists() else encoder
 
 
 def claim_workdir(workdir: Path, config: Config) -> None:
@@ -138,11 +154,9 @@ def read_config(workdir: Path, kind: type[AnyConfig]) -> AnyConfig:
     """
     path = workdir / CONFIG_FILE
     try:
-        content: Any = json.loads(path.read_text())
-    except FileNotFoundError:
+        content = read_json(path, dict, "copy it from a backup, or choose another workdir")
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"There is no run in {workdir}: {path} is missing.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not readable as JSON: {error}.") from None
     try:
         return kind.from_dict(content)
     except UserError as error:

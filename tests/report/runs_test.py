@@ -44,12 +44,12 @@ def test_the_line_being_written_is_left_out(tmp_path):
     assert runs.read_metrics(path) == [{"step": 1, "loss": 2.0}]
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1}', '{"step": "1"}'])
-def test_a_damaged_line_is_named(tmp_path, line):
+@pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1}', '{"step": "1"}', "\xff", "[" * 9999])
+def test_a_damaged_line_costs_only_itself(tmp_path, line, capsys):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
-    with pytest.raises(UserError, match=r"metrics.jsonl, line 2, is not a line of metrics"):
-        runs.read_metrics(path)
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n', encoding="latin-1")
+    assert runs.read_metrics(path) == [{"step": 1}, {"step": 3}]
+    assert "metrics.jsonl: 1 damaged lines of 3 are left out" in capsys.readouterr().err
 
 
 def test_trainings_inside_a_run_have_metrics_of_their_own(tmp_path):
@@ -68,12 +68,12 @@ def test_a_benchmark_is_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("config.json", "{", "config.json is not readable"),
+        ("config.json", "{", "config.json is damaged"),
         ("config.json", "[]", "config.json"),
-        ("results.json", "{", "results.json is not readable as JSON"),
-        ("results.json", "[]", "results.json holds no JSON object"),
-        ("provenance.json", "{}", "provenance.json holds no list"),
-        ("provenance.json", "[1]", "provenance.json holds no list"),
+        ("results.json", "{", "results.json is damaged"),
+        ("results.json", "[]", "results.json is damaged .it holds no JSON object"),
+        ("provenance.json", "{}", "provenance.json is damaged .it holds no"),
+        ("provenance.json", "[1]", "provenance.json is damaged .it holds no"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, text, message):

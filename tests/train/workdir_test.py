@@ -8,7 +8,7 @@ import pytest
 from pcm3_jax.config import read_config
 from pcm3_jax.errors import UserError
 from pcm3_jax.train import workdir as workdirs
-from pcm3_jax.train.workdir import claim_workdir, locked
+from pcm3_jax.train.workdir import check_workdir, claim_workdir, locked
 
 
 def contents(folder) -> dict:
@@ -64,8 +64,22 @@ def test_foreign_files_are_refused(tmp_path, run_config):
 def test_a_garbled_config_json_is_named(tmp_path, run_config):
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"config\.json is not readable as JSON"):
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
         claim_workdir(tmp_path, run_config)
+
+
+def test_a_relative_encoder_is_the_same_as_its_absolute_path(tmp_path, run_config, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").touch()
+    run_config.encoder = "model"
+    claim_workdir(tmp_path / "run", run_config)
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    run_config.encoder = str(tmp_path / "model")
+    check_workdir(tmp_path / "run", run_config)
+    (tmp_path / "other").touch()
+    run_config.encoder = "other"
+    with pytest.raises(UserError, match="config.encoder"):
+        check_workdir(tmp_path / "run", run_config)
 
 
 def test_missing_and_unknown_settings_of_an_older_config_json(tmp_path, run_config):
