@@ -23,7 +23,7 @@ DATA = "intellirehabds/cross_subject_centered"
 def get_config(table: str = "") -> Config:
     config = default_config()
     if table:
-        if not table.isdigit():
+        if not table.isdecimal():
             raise UserError(f"there is no table {table!r}; use configs/irds.py:N with its number N")
         config.task, config.tables.number = "table", int(table)
         config.tables.data = (DATA,)

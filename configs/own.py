@@ -3,10 +3,11 @@ r"""PCM³ on your own recordings, with a schedule for the number of training seq
 python -m tfds_builders.build own_skeletons/kinect_v2_25 --manual_dir=own --data_dir=data
 python -m pcm3_jax.main --config=configs/own.py:own_skeletons/kinect_v2_25 --workdir=runs/own
 
-The configuration is the name of a built data set.  Queue, batch size, epochs, decay and the
-intervals of evaluations and checkpoints follow from the size of its training split, and one line
-says what was chosen; like any setting they can be overridden.  Everything else is as in
-configs/irds.py.  With --config.encoder=base the pretraining starts from an encoder of the package.
+The configuration is the name of a built data set, such as own_skeletons/kinect_v2_25@gym.  Queue,
+batch size, epochs, decay and the intervals of evaluations and checkpoints follow from the size of
+its training split, and one line says what was chosen; like any setting they can be overridden.
+Everything else is as in configs/irds.py.  With --config.encoder=base the pretraining starts from an
+encoder of the package.
 """
 
 import argparse

@@ -216,7 +216,7 @@ PICKLED = npy(np.array([Bomb()], object), allow_pickle=True)
         (npy(walk())[:-1], "holds no usable arrays"),
         (npy(walk(24)), "found an array of shape (8, 1, 24, 3) where (frames, 25, 3)"),
         (npy(walk()[..., :2]), "found an array of shape (8, 1, 25, 2)"),
-        (npy(walk(persons=3)), "found an array of shape (8, 3, 25, 3)"),
+        (npy(walk(persons=0)), "found an array of shape (8, 0, 25, 3)"),
         (npy(walk()[0, 0]), "found an array of shape (25, 3)"),
         (npy(walk()[:0]), "found no frames"),
         (npy(walk()[:1]), "found one frame where at least 2"),
