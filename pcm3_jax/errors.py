@@ -1,5 +1,6 @@
 """Errors that a user can correct, and the handling of failed writes."""
 
+import contextlib
 import errno
 import re
 import sys
@@ -46,7 +47,9 @@ def report_failure(failure: str, on_failure: str) -> None:
 
 def warn(message: str) -> None:
     """Prints a warning, one sentence: what, where, and what to do."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    # One that cannot be printed, as on a full disk, must not end what it warns of.
+    with contextlib.suppress(OSError):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def reason(error: BaseException) -> str:

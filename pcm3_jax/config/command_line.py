@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from pcm3_jax.config import Config, config_class, validate
 from pcm3_jax.errors import NO_ROOM, UserError, WriteError, reason
-from pcm3_jax.runtime import parallel
+from pcm3_jax.runtime import commands, parallel
 from pcm3_jax.settings import Section, renamed, require
 from pcm3_jax.train.loop import Preempted
 
@@ -49,12 +49,13 @@ def main(
     another process of the run is lost; 143 after SIGTERM, once the state is saved; 130 after
     Ctrl-C.
     """
-    if "--help" in sys.argv:
-        print(sys.modules["__main__"].__doc__)
-        print(flags.FLAGS.module_help(__name__))
-        print(settings_help())
-        return
+    commands.open_streams()
     try:
+        if "--help" in sys.argv:
+            print(sys.modules["__main__"].__doc__)
+            print(flags.FLAGS.module_help(__name__))
+            print(settings_help(), flush=True)
+            return
         sys.argv = renamed.command_line(sys.argv)
         config, workdir = parse(sys.argv)
         validate(config)
@@ -71,6 +72,11 @@ def main(
             run = dry_run
         run(config, workdir)
         parallel.wait_for_all("finished")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        commands.close_output()
+        # Also skips the wait for other processes, which lose this one.
+        _exit_now(1)
     except (Exception, KeyboardInterrupt) as error:
         message, code = _explain(error)
         if message is None:
@@ -103,7 +109,7 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
         message = str(error)
     elif isinstance(error, OSError) and error.errno in NO_ROOM:
         message = (
-            f"{error.filename or _WORKDIR.value} cannot be written ({reason(error)}); the "
+            f"{error.filename or 'The output'} cannot be written ({reason(error)}); the "
             "same command continues from the last checkpoint once this is fixed."
         )
     elif parallel.lost_process(error):

@@ -68,7 +68,13 @@ def load(
     if isinstance(place, str) and place in shipped_models.MODELS:
         model = _shipped(place)
     else:
-        model = _at(Path(place), training, stream)
+        try:
+            model = _at(Path(place), training, stream)
+        except RecursionError:
+            raise UserError(
+                f"The run in {place} names itself as its encoder, at once or by others: evaluate "
+                "the encoder again."
+            ) from None
     return model.select(stream) if stream and len(model.encoders) > 1 else model
 
 
@@ -173,6 +179,9 @@ def _read(path: Path) -> ModelWeights:
         checksum = metadata.pop("checksum", None)  # files of older versions have none
         if checksum not in (None, _checksum(flat, metadata)):
             raise UserError(f"{path} is damaged: its checksum is wrong; copy or export it again.")
+        # Deeper names than any network has would exhaust the stack.
+        if deep := next((name for name in flat if name.count("/") > 16), None):
+            raise ValueError(f"it has an array {deep[:40]!r}…")
         half = any(array.dtype == np.float16 for array in flat.values())
         tree = unflatten_dict(
             {n: a.astype(np.float32) if a.dtype == np.float16 else a for n, a in flat.items()},
@@ -199,7 +208,7 @@ def _read(path: Path) -> ModelWeights:
             f"{path} is not a safetensors file ({error}); a PyTorch checkpoint must first go "
             "through `python -m pcm3_jax.convert from_torch`."
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
     return check(model, str(path))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import signal
 import sys
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.runtime.files import shown
 
 # Makes --help show a module's docstring with its line breaks.
 AS_WRITTEN = argparse.RawDescriptionHelpFormatter
@@ -22,10 +25,37 @@ class Arguments(argparse.ArgumentParser):
         raise UserError(f"The command line is wrong: {message}; --help lists the arguments.")
 
 
+def open_streams() -> None:
+    """Makes the standard streams usable, whatever the shell has left of them.
+
+    Closed ones become the null device; otherwise the first file that is opened would take their
+    place.  Characters that the locale's encoding lacks are printed as escapes.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def close_output() -> None:
+    """Drops what the standard output has not taken, so that the flush at exit does not fail."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(run: Callable[[list[str]], object]) -> None:
     """Calls ``run`` with the command line; bad input exits with code 1 and one sentence."""
     # SIGTERM raises SystemExit, so that cleanup runs and no half-written file remains.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    open_streams()
     try:
         run(sys.argv[1:])
         sys.stdout.flush()
@@ -33,6 +63,10 @@ def main(run: Callable[[list[str]], object]) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader, e.g. `head`, has closed the pipe: skip the flush at exit, which would fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, e.g. `head`, has gone
+        close_output()
+    except OSError as error:
+        # Files that a command names raise UserError; this is the output, or a program's own file.
+        close_output()
+        what = shown(str(error.filename)) if error.filename else "The standard output"
+        sys.exit(f"error: {what} cannot be used: {error.strerror or error}.")

@@ -48,7 +48,7 @@ class Views(Section):
     """Views of a sequence (§3.1, §3.2): crops, augmentation, masking, mixing."""
 
     stream: Stream = setting("joint", "input stream of the network")
-    frames: int = setting(64, "frames of a view, to which a crop is resampled", low=2)
+    frames: int = setting(64, "frames of a view, to which a crop is resampled", low=2, high=2**14)
     resize: bool = setting(
         True, "resample crops; False: crops of `frames` successive frames, to encode frame by frame"
     )
@@ -112,14 +112,14 @@ class Views(Section):
 class Model(Section):
     """Sizes and numerics of the networks (§4.2)."""
 
-    hidden: int = setting(1024, "units of the encoder's GRU, per direction", low=1)
-    layers: int = setting(3, "layers of the encoder's GRU", low=1)
+    hidden: int = setting(1024, "units of the encoder's GRU, per direction", low=1, high=2**15)
+    layers: int = setting(3, "layers of the encoder's GRU", low=1, high=64)
     recurrence: Literal["causal", "bidirectional"] = setting(
         "causal", "causal, as in the authors' program, runs both directions forward in time"
     )
-    projection: int = setting(128, "length of an embedding", low=1)
-    decoder_hidden: int = setting(512, "units of the decoder's GRU", low=1)
-    decoder_layers: int = setting(2, "layers of the decoder's GRU", low=1)
+    projection: int = setting(128, "length of an embedding", low=1, high=2**15)
+    decoder_hidden: int = setting(512, "units of the decoder's GRU", low=1, high=2**15)
+    decoder_layers: int = setting(2, "layers of the decoder's GRU", low=1, high=64)
     prompt_width: int = setting(128, "r, channels of a task prompt in each direction")
     dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "dtype of matmuls and activations; everything else is float32"
@@ -151,7 +151,9 @@ class Method(Section):
         "add prompts before BatchNorm, as in the authors' program (it cancels five of the six), or "
         "after it",
     )
-    queue_size: int = setting(16384, "past keys in the queue, the negatives of InfoNCE", low=1)
+    queue_size: int = setting(
+        16384, "past keys in the queue, the negatives of InfoNCE", low=1, high=2**24
+    )
     key_momentum: float = setting(0.999, "momentum of the key encoder's update", low=0, high=1)
     temperature: float = setting(0.07, "τ of the contrastive loss", low=TINY)
     teacher_temperature: float = setting(0.05, "τ of the distillation's teacher", low=TINY)
@@ -169,7 +171,9 @@ class Training(Section):
     batch_size: int = setting(128, "samples per step, over all devices", low=1)
     learning_rate: float = setting(0.02, "learning rate after the warm-up", low=TINY)
     warmup_epochs: int = setting(0, "epochs over which the learning rate rises linearly", low=0)
-    decay_epochs: tuple[int, ...] = setting((351,), "epochs after which decay_factor is applied")
+    decay_epochs: tuple[int, ...] = setting(
+        (351,), "epochs after which decay_factor is applied", low=0
+    )
     decay_factor: float = setting(
         0.1, "factor on the rate after each of decay_epochs", low=0, high=1
     )
@@ -277,7 +281,7 @@ class Config(Section):
     """A run's settings, except those of a single task or method."""
 
     task: str = setting("pretrain", "task to run")
-    seed: int = setting(0, "seed of all random draws", low=0)
+    seed: int = setting(0, "seed of all random draws", low=0, high=2**32 - 1)
     encoder: str = setting(
         "",
         "trained model to evaluate or, in pretraining, to start from: shipped model, workdir, "

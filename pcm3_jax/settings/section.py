@@ -29,6 +29,8 @@ from pcm3_jax.settings import renamed
 
 # Lower bound of settings that must be positive.
 TINY = 1e-12
+# Largest whole number of settings without a bound of their own: JAX's index type.
+_LARGEST = 2**31 - 1
 
 S = TypeVar("S", bound="Section")
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
@@ -49,7 +51,7 @@ def setting(
     Args:
       default: the paper's value.
       meaning: description in ``--help``.
-      low, high: smallest and largest allowed value of a number.
+      low, high: smallest and largest allowed value of a number, or of each number in a tuple.
       free: whether the value may change when a run is resumed.
     """
     metadata = {"meaning": meaning, "low": low, "high": high, "free": free}
@@ -79,6 +81,9 @@ def section(cls: type[S]) -> type[S]:
                 {**field.metadata, "choices": typing.get_args(kind)}
             )
             kind = str
+        if typing.get_origin(kind) is tuple:
+            element = typing.get_args(kind)[0]
+            field.metadata = types.MappingProxyType({**field.metadata, "element": element})
         # ml_collections' flags support plain types only.
         field.type = typing.get_origin(kind) or kind
     return made
@@ -181,9 +186,17 @@ class Section:
         for key, holder, field in self.walk():
             value = getattr(holder, field.name)
             kind: Any = field.type
-            fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-            what = _KINDS.get(kind, "a tuple such as (1, 2)")
-            require(fits, f"config.{key} is {value!r}, but must be {what}.")
+            require(
+                _is(value, kind),
+                f"config.{key} is {value!r}, but must be {_KINDS.get(kind, 'a tuple')}.",
+            )
+            element: Any = field.metadata.get("element")
+            for part in value if element else ():
+                fits = _is(part, element) or (element is float and _is(part, int))
+                require(
+                    fits,
+                    f"config.{key} has {part!r}, but must have {_KINDS[element]} in each place.",
+                )
 
     def check_values(self) -> None:
         """Raises a `UserError` for the first value outside its range or choices."""
@@ -194,7 +207,15 @@ class Section:
                 require(
                     value in choices, f"config.{key} is {value!r}, but must be one of {choices}."
                 )
-            if isinstance(value, (int, float)):
-                low, high = field.metadata["low"], field.metadata["high"]
-                bounds = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
-                require(low <= value <= high, f"config.{key} is {value}, but must be {bounds}.")
+            low, high = field.metadata["low"], field.metadata["high"]
+            for part in value if isinstance(value, tuple) else (value,):
+                if isinstance(part, (int, float)):
+                    most = (
+                        min(high, _LARGEST) if isinstance(part, int) and high == math.inf else high
+                    )
+                    bounds = f"at least {low}" if most == math.inf else f"in [{low}, {most}]"
+                    require(low <= part <= most, f"config.{key} is {value}, but must be {bounds}.")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

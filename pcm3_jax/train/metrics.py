@@ -119,18 +119,19 @@ class Telemetry:
         try:
             yield
             self._failing.discard(name)
+        except BrokenPipeError:
+            raise
         except OSError as error:
             if name not in self._failing:
                 self._failing.add(name)
-                report_failure(
-                    f"{self._workdir / name} cannot be written ({reason(error)})", self._on_failure
-                )
+                what = "The standard output" if name == "stdout" else self._workdir / name
+                report_failure(f"{what} cannot be written ({reason(error)})", self._on_failure)
 
     def _print(self, step: int, metrics: dict[str, float], pace: str = "") -> None:
         if self._active:
             text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             # Above the progress bar, if any.
-            with tqdm.external_write_mode(sys.stdout):
+            with self._failure_reported("stdout"), tqdm.external_write_mode(sys.stdout):
                 print(f"step {step}/{self._total}  {text}{pace}", flush=True)
 
     def __enter__(self) -> Telemetry:

@@ -15,7 +15,8 @@ class Inner(Section):
     size: int = setting(3, "how large", low=1, high=9)
     rate: float = setting(0.5, "how fast", low=0)
     kind: Literal["a", "b"] = setting("a", "which")
-    shares: tuple[float, ...] = setting((0.1, 0.2), "how much")
+    shares: tuple[float, ...] = setting((0.1, 0.2), "how much", low=0)
+    many: int = setting(1, "without bounds of its own")
     on: bool = setting(False, "whether", free=True)
 
 
@@ -71,12 +72,16 @@ def test_whole_numbers_become_floats_and_lists_tuples():
         ("kind", 1, "must be text"),
         ("on", 1, "must be True or False"),
         ("shares", 0.1, "must be a tuple"),
+        ("shares", (0.1, "0.2"), "must have a number in each place"),
+        ("shares", (0.1, True), "must have a number in each place"),
+        ("shares", (0.1, -0.1), "must be at least 0"),
+        ("many", 10**20, "must be in"),
     ],
 )
 def test_values_of_another_type_or_out_of_range_are_refused(name, value, message):
     outer = Outer()
     setattr(outer.inner, name, value)
-    with pytest.raises(UserError, match=rf"config\.inner\.{name} is .*, but {message}"):
+    with pytest.raises(UserError, match=rf"config\.inner\.{name} (is|has) .*, but {message}"):
         outer.check_values()
 
 
