@@ -49,6 +49,11 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+def note(message: str) -> None:
+    """Prints one sentence that a user should know of a result."""
+    print(f"note: {message}", file=sys.stderr, flush=True)
+
+
 def reason(error: BaseException) -> str:
     """A short reason for an error, without a full stop, for use inside a message."""
     if isinstance(error, OSError) and error.errno in NO_ROOM and error.strerror:

@@ -177,7 +177,7 @@ def _unpickled(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> 
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint, by name, without the prefix ``module.``.
+    """The tensors of a checkpoint, by name.
 
     Nothing in the file is executed.
 
@@ -272,7 +272,7 @@ def _arrays(
         storage = tensor.storage
         if storage not in storages:
             storages[storage] = _numbers(content(storage), storage, order)
-        arrays[name.removeprefix("module.")] = _view(storages[storage], tensor, name)
+        arrays[name] = _view(storages[storage], tensor, name)
     if not arrays:
         raise Refused("it holds no named tensors")
     if sum(array.nbytes for array in arrays.values()) > _MOST_SHARING * size:

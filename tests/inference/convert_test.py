@@ -261,7 +261,7 @@ def test_a_linear_probe_brings_its_classifier(tensors, poses, tmp_path, prefix, 
     found = numpy_features(tensors, poses)
     best = (found @ weight.T + bias).argmax(1)
     labels = model.labels(model.embed(poses, normalize=False, resample=False), k=1)
-    assert [label for ((label, _),) in labels] == [f"class {i}" for i in best]
+    assert [label for ((label, _),) in labels] == [f"class {i} (from 0)" for i in best]
 
 
 def test_the_exported_program_runs_without_this_package(checkpoint, poses, tmp_path):
