@@ -24,6 +24,9 @@ from pcm3_jax.data.formats.pickles import IGNORED, Name, Refused, StringKeyDict,
 from pcm3_jax.errors import UserError
 
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
+# The number is the first thing in a file, after the instructions of any pickle protocol.
+_OLD_START = _OLD_MAGIC.to_bytes(10, "little")
+_START = 32
 # Keys under which programs save the tensors if they save other objects, too.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 # A fixed date, so that the same tensors give the same bytes.
@@ -62,13 +65,16 @@ _IGNORED_NAMES = {
     for module, names in {
         "argparse": "Namespace",
         "builtins": "bool bytearray bytes complex dict float frozenset int list object range set "
-        "slice str tuple xrange",
+        "slice str tuple Ellipsis "
+        "long unicode xrange",  # int, str and range, in protocol 2
         "_codecs": "encode",  # bytes, in protocol 2
-        "collections": "Counter defaultdict deque",
+        "collections": "ChainMap Counter defaultdict deque",
         "datetime": "date datetime time timedelta timezone",
         "decimal": "Decimal",
+        "fractions": "Fraction",
         "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
         "types": "SimpleNamespace",
+        "uuid": "UUID",
         "numpy": f"dtype ndarray bool_ {_NUMBERS}",
         "numpy.core.multiarray": "_reconstruct scalar",
         "torch": f"Size device bfloat16 {_NUMBERS}",
@@ -78,6 +84,21 @@ _IGNORED_NAMES = {
 }
 # Modules that have, or had, another name in some versions of Python and NumPy.
 _MODULES = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}
+
+
+class _Damaged(Refused):
+    """The file is cut, or bytes of it have changed."""
+
+
+class _Foreign(Refused):
+    """The file is another program's."""
+
+
+_ADVICE = {
+    Refused: "save only its state_dict",
+    _Damaged: "copy or download it again",
+    _Foreign: "pass a file that torch.save wrote, unpacked, or download it again",
+}
 
 
 class Storage(NamedTuple):
@@ -154,7 +175,7 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _unpickled(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
+def _unpickled(stream: BinaryIO, storages: dict[str, Storage]) -> Any:
     """The value of the pickle at the stream's position, which moves past it.
 
     Args:
@@ -168,12 +189,12 @@ def _unpickled(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> 
       Refused: the pickle holds other objects, or is damaged.
     """
     try:
-        return _Unpickler(stream, {} if storages is None else storages).load()
+        return _Unpickler(stream, storages).load()
     except Refused:
         raise
     # A malformed pickle can make the unpickler raise anything.
     except Exception as error:
-        raise Refused(f"it is not a pickle, or a damaged one ({type(error).__name__})") from error
+        raise _Damaged(f"its pickle is cut or damaged ({type(error).__name__})") from error
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -185,73 +206,101 @@ def read(path: Path) -> dict[str, np.ndarray]:
       UserError: it is damaged, or holds classes or functions that no checkpoint needs.
     """
     try:
-        with open(path, "rb") as file:
-            size = path.stat().st_size
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    return _arrays(*_read_zip(archive, size), size)
-            file.seek(0)
-            if file.read(4) == b"PK\x03\x04":
-                raise EOFError("the end of the archive is missing; copy the file again")
-            return _arrays(*_read_old(file, size), size)
-    except Refused as refusal:
-        raise UserError(f"{path} is refused: {refusal}; save only its state_dict.") from refusal
-    # Damaged archives and wrong shapes can raise any of these.
-    except (
-        OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OverflowError
-    ) as error:  # fmt: skip
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a PyTorch checkpoint: {reason}.") from error
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    with file:
+        try:
+            return _arrays(*_opened(file), path.stat().st_size)
+        except Refused as refusal:
+            advice = _ADVICE[type(refusal)]
+            raise UserError(f"{path} is refused: {refusal}; {advice}.") from refusal
+        # Damaged archives and wrong shapes can raise any of these.
+        except (
+            OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OverflowError
+        ) as error:  # fmt: skip
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise UserError(
+                f"{path} is a damaged PyTorch checkpoint ({reason}): {_ADVICE[_Damaged]}."
+            ) from error
+
+
+def _opened(file: BinaryIO) -> tuple[Any, Callable[[Storage], bytes], str]:
+    """The pickled value, a function that gives a storage's bytes, and the byte order."""
+    start, size = file.read(_START), file.seek(0, io.SEEK_END)
+    if zipfile.is_zipfile(file):
+        return _read_zip(zipfile.ZipFile(file), size)
+    if start.startswith(b"PK\x03\x04"):
+        raise _Damaged("it is truncated: the end of the archive is missing")
+    if _OLD_START in start:
+        return _read_old(file, size)
+    begins = f"it begins with {start[:16]!r}" if start else "it is empty"
+    raise _Foreign(f"it is not a PyTorch checkpoint ({begins})")
 
 
 def _read_zip(archive: zipfile.ZipFile, size: int) -> tuple[Any, Callable[[Storage], bytes], str]:
     entries = archive.infolist()
-    # Members that are compressed, or that overlap, could expand to any size.
-    if sum(entry.file_size for entry in entries) > size:
-        raise Refused("its parts are larger than the file, and PyTorch does not compress")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise Refused("its parts are compressed, which PyTorch does not do")
     pickles = [entry for entry in entries if entry.filename.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
-        raise Refused("the archive lacks the data.pkl of PyTorch's archives")
+        raise _Foreign("it is an archive without the data.pkl of a PyTorch checkpoint")
+    # Members that are compressed, or that overlap, could expand to any size.
+    if sum(entry.file_size for entry in entries) > size:
+        raise _Foreign("its parts are larger than the file, and PyTorch does not compress")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _Foreign("its parts are compressed, which PyTorch does not do")
     if pickles[0].file_size > _LARGEST_PICKLE:
-        raise Refused(f"its pickle is larger than {_LARGEST_PICKLE} bytes")
+        raise _too_large()
     folder = pickles[0].filename.removesuffix("data.pkl")
 
     def member(name: str) -> bytes:
         try:
             return archive.read(folder + name)
         except KeyError:
-            raise Refused(f"the archive lacks {ascii(folder + name)[:60]}") from None
+            raise _Damaged(f"the archive lacks {ascii(folder + name)[:60]}") from None
 
     has_order = f"{folder}byteorder" in archive.namelist()
     order = ">" if has_order and member("byteorder") == b"big" else "<"
-    value = _unpickled(io.BytesIO(member("data.pkl")))
+    value = _unpickled(io.BytesIO(member("data.pkl")), {})
     return value, lambda storage: member(f"data/{storage.key}"), order
+
+
+def _too_large() -> Refused:
+    return Refused(f"its pickle is larger than {_LARGEST_PICKLE} bytes")
 
 
 def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[Storage], bytes], str]:
     file.seek(0)
     pickles = io.BytesIO(file.read(_LARGEST_PICKLE))
-    if _unpickled(pickles) != _OLD_MAGIC:
-        raise Refused("it is not a PyTorch checkpoint")
-    _unpickled(pickles)  # the protocol's version
-    system = _unpickled(pickles)
-    order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
     storages: dict[str, Storage] = {}
-    value = _unpickled(pickles, storages)
-    keys = _unpickled(pickles)
+
+    def value() -> Any:
+        try:
+            return _unpickled(pickles, storages)
+        except Refused as refusal:
+            # The storages follow the last pickle.
+            if pickles.read(1):
+                raise
+            if size > _LARGEST_PICKLE:
+                raise _too_large() from refusal
+            raise _Damaged("it is truncated: its pickle ends too early") from refusal
+
+    value()  # the magic number
+    value()  # the protocol's version
+    system = value()
+    order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
+    described = value()
+    keys = value()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise Refused("it has no list of its storages")
+        raise _Damaged("it has no list of its storages")
     file.seek(pickles.tell())
     places = {}
     for key in keys:
         head = file.read(8)
         if len(head) < 8 or key not in storages:
-            raise Refused("it ends too early")
+            raise _Damaged("it is truncated")
         length = struct.unpack(f"{order}q", head)[0] * _width(storages[key])
         if not 0 <= length <= size - file.tell():
-            raise Refused("it ends too early")
+            raise _Damaged("it is truncated")
         places[key] = (file.tell(), length)
         file.seek(length, io.SEEK_CUR)
 
@@ -260,7 +309,7 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[Storage], bytes
         file.seek(start)
         return file.read(length)
 
-    return value, content, order
+    return described, content, order
 
 
 def _arrays(
@@ -296,7 +345,7 @@ def _width(storage: Storage) -> int:
 
 def _numbers(content: bytes, storage: Storage, order: str) -> np.ndarray:
     if len(content) != storage.count * _width(storage):
-        raise Refused(
+        raise _Damaged(
             f"storage {ascii(storage.key)[:30]} has {len(content)} bytes where "
             f"{storage.count * _width(storage)} were declared"
         )
@@ -312,7 +361,7 @@ def _view(numbers: np.ndarray, tensor: Tensor, name: str) -> np.ndarray:
     steps = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     # With strides of 0, a tensor larger than its storage could expand a small file without limit.
     if size > len(numbers) or (size and tensor.offset + steps >= len(numbers)):
-        raise Refused(f"tensor {ascii(name)[:60]} reaches beyond its storage")
+        raise _Damaged(f"tensor {ascii(name)[:60]} reaches beyond its storage")
     if not size:
         return np.zeros(tensor.shape, numbers.dtype)
     # The stride of an axis of length one is never used, and can be any number.
