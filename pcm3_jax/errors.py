@@ -1,8 +1,10 @@
 """Errors that a user can correct, and the handling of failed writes."""
 
+import difflib
 import errno
 import re
 import sys
+from collections.abc import Iterable
 
 # Error numbers of writes that fail for lack of disk space.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -52,6 +54,12 @@ def warn(message: str) -> None:
 def note(message: str) -> None:
     """Prints one sentence that a user should know of a result."""
     print(f"note: {message}", file=sys.stderr, flush=True)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: "; did you mean 'size'?", or nothing."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def reason(error: BaseException) -> str:
