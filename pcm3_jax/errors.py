@@ -1,9 +1,11 @@
 """Errors that a user can correct, and the handling of failed writes."""
 
 import contextlib
+import difflib
 import errno
 import re
 import sys
+from collections.abc import Iterable
 
 # Error numbers of writes that fail for lack of disk space.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,6 +52,17 @@ def warn(message: str) -> None:
     # One that cannot be printed, as on a full disk, must not end what it warns of.
     with contextlib.suppress(OSError):
         print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def note(message: str) -> None:
+    """Prints one sentence that a user should know of a result."""
+    print(f"note: {message}", file=sys.stderr, flush=True)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: "; did you mean 'size'?", or nothing."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def reason(error: BaseException) -> str:

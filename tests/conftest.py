@@ -17,6 +17,7 @@ from pcm3_jax.augment.pipeline import Views
 from pcm3_jax.config import default_config
 from pcm3_jax.inference import model_file
 from pcm3_jax.models.pcm3 import PromptOffsets, QueryViews
+from pcm3_jax.runtime.parallel import Devices
 from tests.running import Program
 from tfds_builders import build
 
@@ -84,6 +85,11 @@ def random_views():
         return Views(query, poses[3], partner, np.float32(0.3)), offsets
 
     return make
+
+
+@pytest.fixture(scope="session")
+def devices():
+    return Devices("pmap")
 
 
 @pytest.fixture(scope="session")

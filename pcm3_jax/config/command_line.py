@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import os
 import signal
@@ -20,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from pcm3_jax.config import Config, config_class, validate
-from pcm3_jax.errors import NO_ROOM, UserError, WriteError, reason
+from pcm3_jax.errors import NO_ROOM, UserError, WriteError, reason, suggestion
 from pcm3_jax.runtime import commands, parallel
 from pcm3_jax.settings import Section, renamed, require
 from pcm3_jax.train.loop import Preempted
@@ -252,9 +251,8 @@ def _mistake(error: Exception, argv: list[str]) -> str:
         for argument in argv:
             key = argument.partition("config.")[2].partition("=")[0]
             if key and key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else "."
-                return f"{argument} sets a key that the configuration does not have{hint}"
+                end = suggestion(key, known) or "."
+                return f"{argument} sets a key that the configuration does not have{end}"
     if isinstance(error, flags.Error) and "Traceback" not in message:
         return f"The command line is wrong: {' '.join(message.split()).rstrip('.')}."
     # Some messages of ml_collections are whole tracebacks; their last line is the reason.

@@ -6,11 +6,12 @@ python -m pcm3_jax.convert export     MODEL … OUT.safetensors [--whiten=DATA_S
 python -m pcm3_jax.convert stablehlo  MODEL OUT.bin
 
 MODEL is the name of a model that comes with the package (base, …), the workdir of a run, one of its
-checkpoints, or a safetensors file.  `export` of several, for instance of the runs of three streams,
-joins their encoders to one model with parameters in float16, without decoders; --whiten whitens its
-features with statistics of a built data set's training split.  `stablehlo` writes a program for
-`jax.export.deserialize(…).call` that maps normalised skeletons (N, T, 2, 25, 3), T =
-config.views.frames, to features (N, F).  PyTorch is not needed.
+checkpoints, or a safetensors file.  `from_torch` takes the encoder of --stream where a checkpoint
+has several (encoder_q_motion, …), and says which tensors it leaves out.  `export` of several, for
+instance of the runs of three streams, joins their encoders to one model with parameters in float16,
+without decoders; --whiten whitens its features with statistics of a built data set's training
+split.  `stablehlo` writes a program for `jax.export.deserialize(…).call` that maps normalised
+skeletons (N, T, 2, 25, 3), T = config.views.frames, to features (N, F).  PyTorch is not needed.
 """
 
 from __future__ import annotations

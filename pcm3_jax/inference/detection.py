@@ -12,8 +12,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from pcm3_jax.data.skeleton import missing_joints, to_stream
+from pcm3_jax.data.skeleton import missing_joints
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import heads
 from pcm3_jax.inference.batching import in_batches
 from pcm3_jax.inference.validation import Sequence
 from pcm3_jax.methods.state import build_encoder
@@ -60,16 +61,12 @@ class Detector:
         """Takes the parts of `pcm3_jax.inference.weights.Weights`."""
         self._classes, self._settings = classes, settings
         network = Classifier(build_encoder(config), 1 + len(classes))
-        params = {"encoder": tree["params"]["encoder"], "head": tree["detector"]}
-        stats = {"encoder": tree["batch_stats"]["encoder"]}
-        self._variables = jax.device_put({"params": params, "batch_stats": stats})
 
-        def scores(variables: Any, poses: jax.Array, visible: jax.Array) -> jax.Array:
-            stream = to_stream(poses, visible, config.views.stream)
+        def scores(variables: Any, stream: jax.Array, poses: jax.Array) -> jax.Array:
             found: Any = network.apply(variables, stream, train=False)
             return jax.nn.softmax(found)
 
-        self._scores = jax.jit(scores)
+        self._scores = heads.compiled(scores, config, tree, {"head": tree["detector"]})
 
     @staticmethod
     def shapes(config: Config, settings: DetectorSettings, classes: int) -> dict[str, Any]:
@@ -105,9 +102,7 @@ class Detector:
         poses, settings = sequence.poses, self._settings
         visible = sequence.visible & ~missing_joints(poses)
         windows = window_indices(len(poses), settings.frames, settings.stride)
-        return in_batches(
-            lambda rows: self._scores(self._variables, poses[rows], visible[rows]), windows
-        )
+        return in_batches(lambda rows: self._scores(poses[rows], visible[rows]), windows)
 
 
 def window_indices(num_frames: int, frames: int = 16, stride: int = 4) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, missing_joints, to_stream
+from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, missing_joints
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import heads
 from pcm3_jax.inference.batching import in_batches
 from pcm3_jax.inference.validation import Sequence
 from pcm3_jax.methods.state import build_encoder
@@ -38,18 +39,14 @@ class Forecaster:
         """Takes the parts of `pcm3_jax.inference.weights.Weights`."""
         self._settings = settings
         network = MotionPredictor(build_encoder(config), settings.hidden)
-        params = {"encoder": tree["params"]["encoder"], **tree["forecaster"]}
-        stats = {"encoder": tree["batch_stats"]["encoder"]}
-        self._variables = jax.device_put({"params": params, "batch_stats": stats})
 
-        def predict(variables: Any, poses: jax.Array, visible: jax.Array) -> jax.Array:
-            stream = to_stream(poses, visible, config.views.stream)
+        def predict(variables: Any, stream: jax.Array, poses: jax.Array) -> jax.Array:
             found: Any = network.apply(
                 variables, stream, poses[:, -1], settings.future, train=False
             )
             return found
 
-        self._predict = jax.jit(predict)
+        self._predict = heads.compiled(predict, config, tree, tree["forecaster"])
 
     @staticmethod
     def shapes(config: Config, settings: ForecasterSettings, classes: int) -> dict[str, Any]:
@@ -79,6 +76,6 @@ class Forecaster:
         poses = np.stack([sequence.poses[-observed:] for sequence in sequences])
         visible = np.stack([sequence.visible[-observed:] for sequence in sequences])
         visible &= ~missing_joints(poses)
-        future = in_batches(lambda *rows: self._predict(self._variables, *rows), poses, visible)
+        future = in_batches(self._predict, poses, visible)
         present = poses[:, -1:].any(axis=(-2, -1), keepdims=True)
         return np.where(present, future, np.float32(0))

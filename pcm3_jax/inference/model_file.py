@@ -203,7 +203,13 @@ def _read(path: Path) -> ModelWeights:
             provenance=dict(json.loads(metadata.get("provenance", "{}"))),
             half=half,
         )
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    except SafetensorError as error:
+        if _begins_as_safetensors(path):
+            raise UserError(
+                f"{path} is truncated, or damaged otherwise ({error}): copy or download it again."
+            ) from error
         raise UserError(
             f"{path} is not a safetensors file ({error}); a PyTorch checkpoint must first go "
             "through `python -m pcm3_jax.convert from_torch`."
@@ -211,6 +217,12 @@ def _read(path: Path) -> ModelWeights:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
     return check(model, str(path))
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """Whether there is JSON after the eight bytes of its length."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _encoders(metadata: dict[str, str], tree: dict[str, Any]) -> dict[str, Weights]:

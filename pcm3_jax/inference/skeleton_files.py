@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +17,7 @@ from pcm3_jax.data.formats.raw_files import ARCHIVES, BadFile, RawFile, find_fil
 from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, missing_joints
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, note
 from pcm3_jax.inference import shipped_models
 from pcm3_jax.inference.model import Model
 from pcm3_jax.inference.validation import read_sequence
@@ -62,12 +61,8 @@ def arguments(
 
 def print_layout_note(model: str, layout: str | None) -> None:
     """Prints a note if a model of the package was not trained for the joints of ``layout``."""
-    if note := shipped_models.layout_note(model, layout):
-        print_note(note)
-
-
-def print_note(note: str) -> None:
-    print(f"note: {note}", file=sys.stderr, flush=True)
+    if clause := shipped_models.layout_note(model, layout):
+        note(clause)
 
 
 class Recording(NamedTuple):
@@ -130,7 +125,7 @@ def print_persons_note(model: Model, found: Sequence[Recording]) -> None:
     crowded = [recording for recording in found if recording.persons > model.persons]
     if crowded:
         who = "the person who moves" if model.persons == 1 else "the two persons who move"
-        print_note(
+        note(
             f"{len(crowded)} of {len(found)} recordings show more persons than the model was "
             f"trained on, {model.persons} (first: {shown(crowded[0].name)}); {who} most counts"
         )

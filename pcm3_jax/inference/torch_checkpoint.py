@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -20,9 +19,14 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 
+from pcm3_jax.data.formats import pickles
+from pcm3_jax.data.formats.pickles import IGNORED, Name, Refused, StringKeyDict, expect
 from pcm3_jax.errors import UserError
 
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
+# The number is the first thing in a file, after the instructions of any pickle protocol.
+_OLD_START = _OLD_MAGIC.to_bytes(10, "little")
+_START = 32
 # Keys under which programs save the tensors if they save other objects, too.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 # A fixed date, so that the same tensors give the same bytes.
@@ -61,13 +65,16 @@ _IGNORED_NAMES = {
     for module, names in {
         "argparse": "Namespace",
         "builtins": "bool bytearray bytes complex dict float frozenset int list object range set "
-        "slice str tuple xrange",
+        "slice str tuple Ellipsis "
+        "long unicode xrange",  # int, str and range, in protocol 2
         "_codecs": "encode",  # bytes, in protocol 2
-        "collections": "Counter defaultdict deque",
+        "collections": "ChainMap Counter defaultdict deque",
         "datetime": "date datetime time timedelta timezone",
         "decimal": "Decimal",
+        "fractions": "Fraction",
         "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
         "types": "SimpleNamespace",
+        "uuid": "UUID",
         "numpy": f"dtype ndarray bool_ {_NUMBERS}",
         "numpy.core.multiarray": "_reconstruct scalar",
         "torch": f"Size device bfloat16 {_NUMBERS}",
@@ -79,12 +86,19 @@ _IGNORED_NAMES = {
 _MODULES = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}
 
 
-class Refused(Exception):
-    """Rejects a file; the message is one clause with the reason."""
+class _Damaged(Refused):
+    """The file is cut, or bytes of it have changed."""
 
 
-class Name(str):
-    """The full name of a known class or function, which is never imported."""
+class _Foreign(Refused):
+    """The file is another program's."""
+
+
+_ADVICE = {
+    Refused: "save only its state_dict",
+    _Damaged: "copy or download it again",
+    _Foreign: "pass a file that torch.save wrote, unpacked, or download it again",
+}
 
 
 class Storage(NamedTuple):
@@ -104,144 +118,56 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-class _Dict(dict):
-    """Keeps the entries whose key is a string; the reader needs no others.
-
-    Other keys are not hashed: the time to hash a nested tuple can be exponential in its depth.
-    """
-
-    __slots__ = ()
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if type(key) is str:
-            super().__setitem__(key, value)
-
-
-class _Ignored:
-    """Placeholder for each object of `_IGNORED_NAMES`; discards what is put into it."""
-
-    __slots__ = ()
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def extend(self, items: Any) -> None:
-        pass
-
-    append = add = extend
-
-
-_IGNORED = _Ignored()
-
-
-class _Instructions(dict):
-    def __missing__(self, code: int) -> Any:
-        name = next(opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code))
-        raise Refused(f"its pickle uses the instruction {name}, which no checkpoint needs")
-
-
-# Allowed opcodes: they only make numbers, strings, lists and tuples, or call the methods below.
-_INSTRUCTIONS = """
-PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE
-INT LONG LONG1 LONG4 BININT BININT1 BININT2 FLOAT BINFLOAT
-STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES
-UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
-EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS SETITEM SETITEMS ADDITEMS
-PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID
-"""
-
-
-class _Unpickler(pickle._Unpickler):
-    """Reads a pickle in which every class and function is a `Name` or `_IGNORED`.
-
-    The instructions that call functions or set attributes are replaced, so that a file cannot run
-    code or change objects.  This needs Python's unpickler: in C, instructions cannot be
-    replaced, a memo index of four bytes allocates gigabytes, keys of dictionaries and sets of
-    any type are hashed, and classes of copyreg's extension cache bypass `find_class`.
-    """
-
-    stack: list[Any]
-    pop_mark: Callable[[], list[Any]]
+class _Unpickler(pickles.Unpickler):
+    """Reads a pickle in which every class and function is a `Name` or `IGNORED`."""
 
     def __init__(self, stream: BinaryIO, storages: dict[str, Storage]) -> None:
-        # Python 2's strings have no encoding; Latin-1 takes any byte.
-        super().__init__(stream, encoding="latin-1")
+        super().__init__(stream)
         self._storages = storages
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{_MODULES.get(module, module)}.{name}"
         if full in _IGNORED_NAMES:
-            return _IGNORED
+            return IGNORED
         if full not in _NAMES:
             raise Refused(f"its pickle refers to {ascii(full)[:60]}, which no checkpoint needs")
         return Name(full)
 
     def persistent_load(self, pid: Any) -> Storage:
-        kind, storage_type, key, _, count = _expect(pid, tuple)[:5]
+        kind, storage_type, key, _, count = expect(pid, tuple)[:5]
         if kind != "storage" or not _is_size(count):
             raise ValueError("not a storage")
-        storage = Storage(_STORAGES[_expect(storage_type, Name)], _expect(key, str), count)
+        storage = Storage(_STORAGES[expect(storage_type, Name)], expect(key, str), count)
         self._storages[storage.key] = storage
         return storage
 
-    def load_reduce(self) -> None:
-        arguments = _expect(self.stack.pop(), tuple)
-        self.stack.append(_call(self.stack.pop(), arguments))
-
-    def load_build(self) -> None:
-        # PyTorch sets attributes (version numbers) on dictionaries; they are dropped.
-        self.stack.pop()
-        _expect(self.stack[-1], (dict, _Ignored))
-
-    def load_empty_dictionary(self) -> None:
-        self.stack.append(_Dict())
-
-    def load_empty_set(self) -> None:
-        self.stack.append(_IGNORED)
-
-    def load_frozenset(self) -> None:
-        self.pop_mark()
-        self.stack.append(_IGNORED)
-
-    dispatch = _Instructions(
-        {
-            code[0]: pickle._Unpickler.dispatch[code[0]]
-            for code in (getattr(pickle, name) for name in _INSTRUCTIONS.split())
-        }
-        | {
-            pickle.REDUCE[0]: load_reduce,
-            pickle.NEWOBJ[0]: load_reduce,
-            pickle.BUILD[0]: load_build,
-            pickle.EMPTY_DICT[0]: load_empty_dictionary,
-            pickle.EMPTY_SET[0]: load_empty_set,
-            pickle.FROZENSET[0]: load_frozenset,
-        }
-    )
+    def call(self, function: Any, arguments: tuple) -> Any:
+        return _call(function, arguments)
 
 
 def _call(function: Any, arguments: tuple) -> Any:
     """A stand-in for the result of a call in a pickle."""
-    if function is _IGNORED:
-        return _IGNORED
-    _expect(function, Name)
+    if function is IGNORED:
+        return IGNORED
+    expect(function, Name)
     if function == _DICT:
-        made = _Dict()
+        made = StringKeyDict()
         # Python 2's pickles pass a list of items.  It is cleared after use: otherwise a small file
         # could fill the memory with copies of one list.
         (items,) = arguments or ([],)
-        for key, value in _expect(items, list):
+        for key, value in expect(items, list):
             made[key] = value
         items.clear()
         return made
     if function in (_TENSOR, _OLD_TENSOR):
         storage, offset, shape, strides = arguments[:4]
-        if not len(_expect(shape, tuple)) == len(_expect(strides, tuple)) <= _MOST_AXES:
+        if not len(expect(shape, tuple)) == len(expect(strides, tuple)) <= _MOST_AXES:
             raise ValueError("not a tensor's shape")
         if not all(map(_is_size, (offset, *shape, *strides))):
             raise ValueError("not a tensor's shape")
-        return Tensor(_expect(storage, Storage), offset, shape, strides)
+        return Tensor(expect(storage, Storage), offset, shape, strides)
     if function == _PARAMETER:
-        return _expect(arguments[0], Tensor)
+        return expect(arguments[0], Tensor)
     raise TypeError("a storage's type cannot be called")
 
 
@@ -249,13 +175,7 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _expect(value: Any, kind: type | tuple[type, ...]) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError("a value of another type")
-    return value
-
-
-def _unpickled(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
+def _unpickled(stream: BinaryIO, storages: dict[str, Storage]) -> Any:
     """The value of the pickle at the stream's position, which moves past it.
 
     Args:
@@ -269,16 +189,16 @@ def _unpickled(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> 
       Refused: the pickle holds other objects, or is damaged.
     """
     try:
-        return _Unpickler(stream, {} if storages is None else storages).load()
+        return _Unpickler(stream, storages).load()
     except Refused:
         raise
     # A malformed pickle can make the unpickler raise anything.
     except Exception as error:
-        raise Refused(f"it is not a pickle, or a damaged one ({type(error).__name__})") from error
+        raise _Damaged(f"its pickle is cut or damaged ({type(error).__name__})") from error
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint, by name, without the prefix ``module.``.
+    """The tensors of a checkpoint, by name.
 
     Nothing in the file is executed.
 
@@ -286,73 +206,101 @@ def read(path: Path) -> dict[str, np.ndarray]:
       UserError: it is damaged, or holds classes or functions that no checkpoint needs.
     """
     try:
-        with open(path, "rb") as file:
-            size = path.stat().st_size
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    return _arrays(*_read_zip(archive, size), size)
-            file.seek(0)
-            if file.read(4) == b"PK\x03\x04":
-                raise EOFError("the end of the archive is missing; copy the file again")
-            return _arrays(*_read_old(file, size), size)
-    except Refused as refusal:
-        raise UserError(f"{path} is refused: {refusal}; save only its state_dict.") from refusal
-    # Damaged archives and wrong shapes can raise any of these.
-    except (
-        OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OverflowError
-    ) as error:  # fmt: skip
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a PyTorch checkpoint: {reason}.") from error
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    with file:
+        try:
+            return _arrays(*_opened(file), path.stat().st_size)
+        except Refused as refusal:
+            advice = _ADVICE[type(refusal)]
+            raise UserError(f"{path} is refused: {refusal}; {advice}.") from refusal
+        # Damaged archives and wrong shapes can raise any of these.
+        except (
+            OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OverflowError
+        ) as error:  # fmt: skip
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise UserError(
+                f"{path} is a damaged PyTorch checkpoint ({reason}): {_ADVICE[_Damaged]}."
+            ) from error
+
+
+def _opened(file: BinaryIO) -> tuple[Any, Callable[[Storage], bytes], str]:
+    """The pickled value, a function that gives a storage's bytes, and the byte order."""
+    start, size = file.read(_START), file.seek(0, io.SEEK_END)
+    if zipfile.is_zipfile(file):
+        return _read_zip(zipfile.ZipFile(file), size)
+    if start.startswith(b"PK\x03\x04"):
+        raise _Damaged("it is truncated: the end of the archive is missing")
+    if _OLD_START in start:
+        return _read_old(file, size)
+    begins = f"it begins with {start[:16]!r}" if start else "it is empty"
+    raise _Foreign(f"it is not a PyTorch checkpoint ({begins})")
 
 
 def _read_zip(archive: zipfile.ZipFile, size: int) -> tuple[Any, Callable[[Storage], bytes], str]:
     entries = archive.infolist()
-    # Members that are compressed, or that overlap, could expand to any size.
-    if sum(entry.file_size for entry in entries) > size:
-        raise Refused("its parts are larger than the file, and PyTorch does not compress")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise Refused("its parts are compressed, which PyTorch does not do")
     pickles = [entry for entry in entries if entry.filename.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1:
-        raise Refused("the archive lacks the data.pkl of PyTorch's archives")
+        raise _Foreign("it is an archive without the data.pkl of a PyTorch checkpoint")
+    # Members that are compressed, or that overlap, could expand to any size.
+    if sum(entry.file_size for entry in entries) > size:
+        raise _Foreign("its parts are larger than the file, and PyTorch does not compress")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _Foreign("its parts are compressed, which PyTorch does not do")
     if pickles[0].file_size > _LARGEST_PICKLE:
-        raise Refused(f"its pickle is larger than {_LARGEST_PICKLE} bytes")
+        raise _too_large()
     folder = pickles[0].filename.removesuffix("data.pkl")
 
     def member(name: str) -> bytes:
         try:
             return archive.read(folder + name)
         except KeyError:
-            raise Refused(f"the archive lacks {ascii(folder + name)[:60]}") from None
+            raise _Damaged(f"the archive lacks {ascii(folder + name)[:60]}") from None
 
     has_order = f"{folder}byteorder" in archive.namelist()
     order = ">" if has_order and member("byteorder") == b"big" else "<"
-    value = _unpickled(io.BytesIO(member("data.pkl")))
+    value = _unpickled(io.BytesIO(member("data.pkl")), {})
     return value, lambda storage: member(f"data/{storage.key}"), order
+
+
+def _too_large() -> Refused:
+    return Refused(f"its pickle is larger than {_LARGEST_PICKLE} bytes")
 
 
 def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[Storage], bytes], str]:
     file.seek(0)
     pickles = io.BytesIO(file.read(_LARGEST_PICKLE))
-    if _unpickled(pickles) != _OLD_MAGIC:
-        raise Refused("it is not a PyTorch checkpoint")
-    _unpickled(pickles)  # the protocol's version
-    system = _unpickled(pickles)
-    order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
     storages: dict[str, Storage] = {}
-    value = _unpickled(pickles, storages)
-    keys = _unpickled(pickles)
+
+    def value() -> Any:
+        try:
+            return _unpickled(pickles, storages)
+        except Refused as refusal:
+            # The storages follow the last pickle.
+            if pickles.read(1):
+                raise
+            if size > _LARGEST_PICKLE:
+                raise _too_large() from refusal
+            raise _Damaged("it is truncated: its pickle ends too early") from refusal
+
+    value()  # the magic number
+    value()  # the protocol's version
+    system = value()
+    order = "<" if not isinstance(system, dict) or system.get("little_endian", True) else ">"
+    described = value()
+    keys = value()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise Refused("it has no list of its storages")
+        raise _Damaged("it has no list of its storages")
     file.seek(pickles.tell())
     places = {}
     for key in keys:
         head = file.read(8)
         if len(head) < 8 or key not in storages:
-            raise Refused("it ends too early")
+            raise _Damaged("it is truncated")
         length = struct.unpack(f"{order}q", head)[0] * _width(storages[key])
         if not 0 <= length <= size - file.tell():
-            raise Refused("it ends too early")
+            raise _Damaged("it is truncated")
         places[key] = (file.tell(), length)
         file.seek(length, io.SEEK_CUR)
 
@@ -361,7 +309,7 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[Storage], bytes
         file.seek(start)
         return file.read(length)
 
-    return value, content, order
+    return described, content, order
 
 
 def _arrays(
@@ -373,7 +321,7 @@ def _arrays(
         storage = tensor.storage
         if storage not in storages:
             storages[storage] = _numbers(content(storage), storage, order)
-        arrays[name.removeprefix("module.")] = _view(storages[storage], tensor, name)
+        arrays[name] = _view(storages[storage], tensor, name)
     if not arrays:
         raise Refused("it holds no named tensors")
     if sum(array.nbytes for array in arrays.values()) > _MOST_SHARING * size:
@@ -397,7 +345,7 @@ def _width(storage: Storage) -> int:
 
 def _numbers(content: bytes, storage: Storage, order: str) -> np.ndarray:
     if len(content) != storage.count * _width(storage):
-        raise Refused(
+        raise _Damaged(
             f"storage {ascii(storage.key)[:30]} has {len(content)} bytes where "
             f"{storage.count * _width(storage)} were declared"
         )
@@ -413,7 +361,7 @@ def _view(numbers: np.ndarray, tensor: Tensor, name: str) -> np.ndarray:
     steps = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     # With strides of 0, a tensor larger than its storage could expand a small file without limit.
     if size > len(numbers) or (size and tensor.offset + steps >= len(numbers)):
-        raise Refused(f"tensor {ascii(name)[:60]} reaches beyond its storage")
+        raise _Damaged(f"tensor {ascii(name)[:60]} reaches beyond its storage")
     if not size:
         return np.zeros(tensor.shape, numbers.dtype)
     # The stride of an axis of length one is never used, and can be any number.

@@ -14,7 +14,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pcm3_jax.data.skeleton import FEATURES
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, note
+from pcm3_jax.inference.torch_names import find_network, summary
 from pcm3_jax.inference.weights import ModelWeights, Weights, check
 from pcm3_jax.methods.state import TrainState, key_part
 from pcm3_jax.models.encoder import unit_length
@@ -54,43 +55,12 @@ _PROMPTS = {
     "task_predict": "mp_prompt",
 }
 Tensors = Mapping[str, np.ndarray]
-_FIRST = "encoder.gru.weight_ih_l0"
 # Names of a linear probe's single layer, with or without the encoder's prefix.
 _CLASSIFIERS = ("fc", "linear", "classifier", "head")
 
 
-def renamed(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
-    """The tensors under the names of pretraining, and the classifier of a linear probe.
-
-    An encoder that was saved alone, under any prefix, becomes ``encoder_q``.
-
-    Returns:
-      The tensors, and {"kernel": (2H, classes), "bias": (classes,)} or None.
-
-    Raises:
-      KeyError: there is no encoder.
-    """
-    prefixes = [name.removesuffix(_FIRST) for name in tensors if name.endswith(_FIRST)]
-    prefixes = [prefix for prefix in prefixes if prefix != "encoder_k."]
-    prefix = "encoder_q." if "encoder_q." in prefixes else next(iter(prefixes), None)
-    if prefix is None:
-        raise KeyError(f"encoder_q.{_FIRST}")
-    named = {
-        f"encoder_q.{name.removeprefix(prefix)}" if name.startswith(prefix) else name: array
-        for name, array in tensors.items()
-    }
-    width = 2 * named["encoder_q.encoder.gru.weight_hh_l0"].shape[1]
-    for layer in (f"encoder_q.{name}" for name in _CLASSIFIERS):
-        # If the encoder had no prefix, all names have been given "encoder_q.".
-        for place in (layer, layer.removeprefix("encoder_q.")):
-            weight, bias = named.get(f"{place}.weight"), named.get(f"{place}.bias")
-            if weight is not None and bias is not None and weight.shape == (len(bias), width):
-                return named, {"kernel": weight.T, "bias": bias}
-    return named, None
-
-
 def config_of(tensors: Tensors, stream: Stream) -> Config:
-    """The default configuration with the sizes of `renamed` tensors.
+    """The default configuration with the sizes of the tensors.
 
     Raises:
       KeyError: a tensor is missing.
@@ -146,18 +116,23 @@ def batch_stats_from_torch(tensors: Tensors, encoder: str = "encoder_q") -> Any:
 
 
 def _from_torch(tensors: Tensors, encoder: str, collection: str) -> Any:
+    flat = {}
+    for path, names in _present(tensors, encoder).items():
+        if path[0] == collection:
+            arrays = [tensors[name].T for name in names]
+            flat[path] = np.stack(arrays) if "gru" in path else arrays[0]
+    return unflatten_dict(flat)[collection]
+
+
+def _present(tensors: Tensors, encoder: str) -> dict[tuple[str, ...], list[str]]:
+    """Those of `_places` that belong to a part of which the tensors have the first."""
     parts = {"encoder"}
     if f"{encoder}.fc.0.weight" in tensors:
         parts.add("projector")
     if encoder == "encoder_q" and "linear.0.weight" in tensors:
         parts.add("decoder")
-    flat = {}
     layers = (_layers(tensors, gru) for gru in (f"{encoder}.encoder.gru", _DECODER_GRU))
-    for path, names in _places(encoder, *layers):
-        if path[0] == collection and path[1] in parts:
-            arrays = [tensors[name].T for name in names]
-            flat[path] = np.stack(arrays) if "gru" in path else arrays[0]
-    return unflatten_dict(flat)[collection]
+    return {path: names for path, names in _places(encoder, *layers) if path[1] in parts}
 
 
 def _places(
@@ -197,39 +172,102 @@ def state_from_torch(tensors: Tensors, template: TrainState) -> TrainState:
 def weights_from_torch(tensors: Tensors, stream: Stream, what: str) -> ModelWeights:
     """A model from the program's tensors: a whole network, an encoder, or a linear probe.
 
+    Prints notes of the tensors that it leaves out, and of how classes are numbered.
+
     Args:
-      tensors: arrays by PyTorch name.
-      stream: input stream of the encoder, which the tensors do not record.
+      tensors: arrays by PyTorch name, as `torch_names.find_network` takes them.
+      stream: input stream of the encoder.  Encoders of several streams are told apart by their
+        names; the tensors of a single one do not record it.
       what: name of the tensors' file, for messages.
 
     Raises:
       UserError: the tensors are not those of a PCM³ network.
     """
+    names = find_network(tensors, stream, what)
+    network = {ours: tensors[theirs] for ours, theirs in names.items()}
     try:
-        tensors, classifier = renamed(tensors)
-        config = config_of(tensors, stream)
-        tree = {
-            "params": params_from_torch(tensors),
-            "batch_stats": batch_stats_from_torch(tensors),
-        }
-        if "encoder_k.fc.0.weight" in tensors and "queue" in tensors:
-            tree |= {
-                "key_params": params_from_torch(tensors, "encoder_k"),
-                "key_batch_stats": batch_stats_from_torch(tensors, "encoder_k"),
-                "queue": tensors["queue"].T,
-                "queue_pointer": np.int32(np.sum(tensors.get("queue_ptr", 0))),
-            }
+        classifier = _classifier(network)
+        config, tree = config_of(network, stream), _tree(network)
     except KeyError as error:
         raise UserError(f"{what} lacks the tensor {error}, which PCM³'s networks have.") from error
     except (ValueError, IndexError, AttributeError) as error:
         raise UserError(f"{what} has tensors of other shapes than PCM³'s: {error}.") from error
-    heads = {"classifier": classifier} if classifier else {}
+    heads = {"classifier": _head(network, classifier)} if classifier else {}
+    classes = len(heads["classifier"]["bias"]) if classifier else 0
     # Half precision is for storage only.
     tree, heads = jax.tree.map(
         lambda x: x.astype("f4") if x.dtype.kind == "f" else np.array(x), (tree, heads)
     )
-    classes = tuple(f"class {i}" for i in range(len(classifier["bias"]))) if classifier else ()
-    return check(ModelWeights.of(Weights(config, tree), heads=heads, classes=classes), what)
+    numbered = tuple(f"class {number} (from 0)" for number in range(classes))
+    model = check(ModelWeights.of(Weights(config, tree), heads=heads, classes=numbered), what)
+    left_out = _left_out(tensors, {names[name] for name in _used(network, classifier)})
+    if left_out:
+        note(f"{what}: left out {left_out}.")
+    if classes:
+        note(
+            f"{what}: its {classes} classes have no names; their numbers count from 0, so that "
+            "class 0 is A001 of NTU RGB+D."
+        )
+    return model
+
+
+def _tree(network: Tensors) -> dict[str, Any]:
+    tree = {
+        "params": params_from_torch(network),
+        "batch_stats": batch_stats_from_torch(network),
+    }
+    if _resumable(network):
+        tree |= {
+            "key_params": params_from_torch(network, "encoder_k"),
+            "key_batch_stats": batch_stats_from_torch(network, "encoder_k"),
+            "queue": network["queue"].T,
+            "queue_pointer": np.int32(np.sum(network.get("queue_ptr", 0))),
+        }
+    return tree
+
+
+def _classifier(network: Tensors) -> str | None:
+    """Name of a linear probe's layer (classes, 2H), whose bias is optional."""
+    if "encoder_k.encoder.gru.weight_ih_l0" in network:
+        return None  # A pretraining: a single layer is its projection.
+    width = 2 * network["encoder_q.encoder.gru.weight_hh_l0"].shape[1]
+    for name in _CLASSIFIERS:
+        for layer in (f"encoder_q.{name}", name):
+            weight, bias = network.get(f"{layer}.weight"), network.get(f"{layer}.bias")
+            if weight is None or weight.shape[1:] != (width,):
+                continue
+            if bias is None or bias.shape == weight.shape[:1]:
+                return layer
+    return None
+
+
+def _head(network: Tensors, layer: str) -> dict[str, np.ndarray]:
+    weight = network[f"{layer}.weight"]
+    bias = network.get(f"{layer}.bias", np.zeros(len(weight), weight.dtype))
+    return {"kernel": weight.T, "bias": bias}
+
+
+def _resumable(network: Tensors) -> bool:
+    """Whether the network has the parts with which a pretraining goes on."""
+    return "encoder_k.fc.0.weight" in network and "queue" in network
+
+
+def _used(network: Tensors, classifier: str | None) -> set[str]:
+    """The names of the network's tensors that a model takes."""
+    resumable = _resumable(network)
+    encoders = ("encoder_q", "encoder_k") if resumable else ("encoder_q",)
+    places = [_present(network, encoder).values() for encoder in encoders]
+    used = {name for lists in places for names in lists for name in names}
+    used |= {f"{classifier}.weight", f"{classifier}.bias"}
+    used |= {"queue", "queue_ptr"} if resumable else set()
+    used |= set(_PROMPTS.values()) if "linear.0.weight" in network else set()
+    return used & network.keys()
+
+
+def _left_out(tensors: Tensors, used: set[str]) -> str:
+    # The number of batches is of no use with a fixed momentum.
+    unused = (name for name in tensors if not name.endswith("num_batches_tracked"))
+    return summary((name for name in unused if name not in used), used)
 
 
 def tensors_to_torch(model: ModelWeights) -> dict[str, np.ndarray]:

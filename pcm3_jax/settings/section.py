@@ -12,7 +12,6 @@ A subclass overrides a default by ``epochs: int = 100`` and inherits range and m
 
 import copy
 import dataclasses
-import difflib
 import functools
 import inspect
 import json
@@ -24,7 +23,7 @@ from typing import Any, Literal, Self, TypeVar, dataclass_transform
 
 from flax.traverse_util import flatten_dict
 
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, suggestion
 from pcm3_jax.settings import renamed
 
 # Lower bound of settings that must be positive.
@@ -103,9 +102,7 @@ class Section:
         if name not in fields:
             name = renamed.attribute(name, fields) or name
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise AttributeError(f"there is no setting {name!r}{hint}")
+            raise AttributeError(f"there is no setting {name!r}{suggestion(name, fields)}")
         if fields[name] is float and type(value) is int:
             value = float(value)
         if fields[name] is tuple and isinstance(value, list):

@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 
 from pcm3_jax.data import feed, recordings
 from pcm3_jax.errors import UserError
-from pcm3_jax.runtime.parallel import Devices
 from tests.running import assert_same_run
 
 NAME = "synthetic_skeletons/n64x32"
-
-
-@pytest.fixture(scope="module")
-def devices():
-    return Devices("pmap")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ import argparse
 import collections
 import copyreg
 import datetime
+import decimal
+import fractions
 import io
 import os
 import pathlib
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tracemalloc
 import types
+import uuid
 import zipfile
 
 import jax
@@ -21,6 +24,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax.config import default_config
+from pcm3_jax.data.formats import pickles
 from pcm3_jax.data.skeleton import flatten_frames
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import convert, model_file, torch_layout
@@ -126,12 +130,20 @@ def features(path, poses):
     return library.load(path).embed(poses, normalize=False, resample=False)
 
 
+OLD_HEAD = b"".join(
+    pickle.dumps(part, 2)
+    for part in (
+        0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}
+    )
+)  # fmt: skip
+
+
 def old_file(tensors):
     """The format of PyTorch before 1.6: pickles one after the other, then the storages."""
-    head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
     keys = [str(key) for key in range(len(tensors))]
-    content = b"".join(pickle.dumps(part, 2) for part in head)
-    content += torch_file._pickled(torch_file._described(tensors, 3)) + pickle.dumps(keys, 2)
+    content = (
+        OLD_HEAD + torch_file._pickled(torch_file._described(tensors, 3)) + pickle.dumps(keys, 2)
+    )
     for array in tensors.values():
         content += struct.pack("<q", array.size) + array.tobytes()
     return content
@@ -260,7 +272,7 @@ def test_a_linear_probe_brings_its_classifier(tensors, poses, tmp_path, prefix, 
     found = numpy_features(tensors, poses)
     best = (found @ weight.T + bias).argmax(1)
     labels = model.labels(model.embed(poses, normalize=False, resample=False), k=1)
-    assert [label for ((label, _),) in labels] == [f"class {i}" for i in best]
+    assert [label for ((label, _),) in labels] == [f"class {i} (from 0)" for i in best]
 
 
 def test_the_exported_program_runs_without_this_package(checkpoint, poses, tmp_path):
@@ -306,7 +318,8 @@ EXTRAS = {
     "namespace": argparse.Namespace(lr=0.1, milestones=[350], path=pathlib.Path("/data/ntu")),
     "simple namespace": types.SimpleNamespace(epoch=3),
     "counter": collections.Counter([350, 400]),
-    "default dictionary": collections.defaultdict(list, loss=[0.1, 0.2]),
+    "default dictionaries": [collections.defaultdict(list, loss=[0.1, 0.2]),
+                             collections.defaultdict(int, {1: 2}), collections.defaultdict(str)],
     "ordered dictionary": collections.OrderedDict(loss=0.1),
     "deque": collections.deque([0.1, 0.2], maxlen=20),
     "sets": [{1, 2}, frozenset("ab"), set(), {(0, 1)}],
@@ -316,13 +329,14 @@ EXTRAS = {
               datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)],
     "numpy": [np.float64(71.5), np.int64(3), np.arange(6.0).reshape(2, 3), np.dtype("f4"),
               np.float32, np.array(["a", None], object)],
+    "other numbers": [fractions.Fraction(1, 2), decimal.Decimal("0.1"), uuid.UUID(int=7), ...],
     "random states": [random.getstate(), np.random.RandomState(0).get_state()],
     "torch": [TorchObject("Size", (3, 4)), TorchObject("device", "cuda", 0),
               torch_file.Name("torch.float32"), torch_file.Name("torch.bfloat16")],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("name", EXTRAS)
 def test_harmless_objects_beside_the_tensors_are_ignored(tmp_path, name, protocol):
     tensor = torch_file.Tensor(torch_file.Storage("f4", "0", 4), 0, (4,), (1,))
@@ -334,10 +348,10 @@ def test_harmless_objects_beside_the_tensors_are_ignored(tmp_path, name, protoco
     assert arrays.keys() == {"x"}
     np.testing.assert_array_equal(arrays["x"], np.ones(4))
     # None of the real objects is made.
-    read = torch_file._unpickled(io.BytesIO(stream.getvalue()))
+    read = torch_file._unpickled(io.BytesIO(stream.getvalue()), {})
     assert types_of(read) <= {
         dict, list, tuple, str, bytes, int, float, bool, type(None),
-        torch_file._Dict, torch_file._Ignored, torch_file.Tensor, torch_file.Storage,
+        pickles.StringKeyDict, pickles.Ignored, torch_file.Tensor, torch_file.Storage,
     }  # fmt: skip
 
 
@@ -398,7 +412,7 @@ def extension():
 def test_nothing_in_a_pickle_is_executed(tmp_path, number, form, extension):
     target, path = tmp_path / "executed", tmp_path / "model.pth"
     pickled = list(hostile_pickles(target))[number]
-    zip_file(path, pickled) if form == "zip" else path.write_bytes(pickled)
+    zip_file(path, pickled) if form == "zip" else path.write_bytes(OLD_HEAD + pickled)
     with pytest.raises(UserError, match="model.pth is refused: ") as error:
         convert.run(["from_torch", str(path), str(tmp_path / "out.safetensors")])
     assert "\n" not in str(error.value)
@@ -439,7 +453,7 @@ BOMBS = {
 def test_small_pickles_take_little_time_and_memory(tmp_path, name, form):
     path = tmp_path / "model.pth"
     pickled = b"\x80\x02" + BOMBS[name]
-    zip_file(path, pickled) if form == "zip" else path.write_bytes(pickled)
+    zip_file(path, pickled) if form == "zip" else path.write_bytes(OLD_HEAD + pickled)
     tracemalloc.start()
     try:
         with pytest.raises(UserError, match="model.pth is refused: ") as error:
@@ -468,18 +482,47 @@ def test_a_pickle_that_is_too_large_is_refused(tmp_path, monkeypatch):
     """Its objects would take many times its size."""
     monkeypatch.setattr(torch_file, "_LARGEST_PICKLE", 1000)
     path, pickled = tmp_path / "x.pth", b"](" + b"}" * 1000 + b"e."
-    zip_file(path, pickled)
-    with pytest.raises(UserError, match="its pickle is larger than 1000 bytes"):
-        torch_file.read(path)
-    path.write_bytes(pickled)
-    with pytest.raises(UserError, match="damaged"):
-        torch_file.read(path)
+    for form in ("zip", "old"):
+        zip_file(path, pickled) if form == "zip" else path.write_bytes(OLD_HEAD + pickled)
+        with pytest.raises(UserError, match="its pickle is larger than 1000 bytes"):
+            torch_file.read(path)
 
 
-def test_a_cut_archive_is_said_to_be_cut(checkpoint):
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
-    with pytest.raises(UserError, match="the end of the archive is missing; copy the file again"):
-        torch_file.read(checkpoint)
+@pytest.mark.parametrize("old", [False, True])
+def test_a_cut_checkpoint_is_said_to_be_cut(checkpoint, tensors, old):
+    content = old_file(tensors) if old else checkpoint.read_bytes()
+    for length in (40, 1000, len(content) // 2, len(content) - 1):
+        checkpoint.write_bytes(content[:length])
+        with pytest.raises(
+            UserError, match="(truncated|cut).*; copy or download it again"
+        ) as error:
+            torch_file.read(checkpoint)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html>\n<html>", r"begins with b'<!DOCTYPE html>\\n'"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "begins with b'version https://'"),
+        (pickle.dumps({"state_dict": {}}), "begins with"),
+        (b"\x1f\x8b" + bytes(100), "begins with"),
+    ],
+)
+def test_files_of_other_programs_are_said_to_be_none(tmp_path, content, sentence):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    end = "pass a file that torch.save wrote, unpacked, or download it again"
+    with pytest.raises(UserError, match=rf"is not a PyTorch checkpoint \(.*{sentence}.*\); {end}"):
+        torch_file.read(path)
+    np.savez(tmp_path / "x.npz", x=np.zeros(3))
+    with pytest.raises(UserError, match=f"archive without the data.pkl of a PyTorch.*; {end}"):
+        torch_file.read(tmp_path / "x.npz")
+    with pytest.raises(UserError, match="nowhere.pth cannot be read: No such file"):
+        torch_file.read(tmp_path / "nowhere.pth")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        torch_file.read(tmp_path)
 
 
 def test_damaged_checkpoints_give_one_sentence(tmp_path, tensors):
@@ -609,14 +652,17 @@ def test_safetensors_files_that_contradict_themselves_are_refused(
     assert "\n" not in str(error.value)
 
 
-def test_a_cut_safetensors_file_is_refused(checkpoint, tmp_path):
+def test_a_cut_safetensors_file_is_said_to_be_cut(checkpoint, tmp_path):
     path = tmp_path / "x.safetensors"
     convert.run(["from_torch", str(checkpoint), str(path)])
     content = path.read_bytes()
-    for length in (4, 100, len(content) // 2, len(content) - 1):
+    for length in (9, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(UserError, match="x.safetensors is not a safetensors file"):
+        with pytest.raises(UserError, match="safetensors is truncated.*: copy or download it ag"):
             library.load(path)
+    path.write_bytes(content[:4])
+    with pytest.raises(UserError, match="x.safetensors is not a safetensors file"):
+        library.load(path)
 
 
 def test_nothing_half_written_is_left(checkpoint, tmp_path, monkeypatch):

@@ -35,11 +35,6 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def devices():
-    return Devices("pmap")
-
-
-@pytest.fixture(scope="module")
 def split(data_dir, devices):
     return recordings.read(NAME, str(data_dir), "test", 300, devices, resident=True)
 
