@@ -90,10 +90,8 @@ def run(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     models = [pcm3_jax.load(name) for name in flags.models]
     splits = read(IRDS, flags.data_dir)
-    head, rows = (
-        ["layout", "joints kept"],
-        [[n, str(25 - len(LAYOUTS[n].missing))] for n in LAYOUTS],
-    )
+    head = ["layout", "joints kept"]
+    rows = [[name, str(25 - len(layout.missing))] for name, layout in LAYOUTS.items()]
     for name, model in zip(flags.models, models, strict=True):
         head += [f"{name}, fitted to 25 joints", f"{name}, to the layout"]
         for row, pair in zip(rows, accuracies(model, splits), strict=True):
