@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax.config import default_config
-from pcm3_jax.data.joint_layouts import LAYOUTS
+from pcm3_jax.data.joint_layouts import LAYOUTS, parse_layout
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -104,3 +104,9 @@ def test_settings_exist(page):
     named = set(re.findall(r"\bconfig\.([\w.]*\w)", page.read_text()))
     # Two are config.json and the placeholder in --config.key=value.
     assert named - {"json", "key"} <= default_config().flat().keys()
+
+
+def test_own_data_shows_a_layout_that_works():
+    (example,) = re.findall(r"^```toml\n(.*?)^```", OWN_DATA, re.M | re.S)
+    layout = parse_layout(example.encode(), "docs/own_data.md")
+    assert len(layout.joints) == 9 and layout.axes == ("-x", "y", "z")

@@ -39,12 +39,14 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--out={shown(str(flags.out))} must end in .npz, .csv or .jsonl.")
     model = library.load(flags.model)
     skeleton_files.print_layout_note(flags.model, flags.layout)
-    names, features = [], []
+    names, features, measured = [], [], []
     for file in flags.files:
         found = skeleton_files.read(file, flags.layout, flags.data_dir)
         skeleton_files.print_persons_note(model, found)
         names += [recording.name for recording in found]
+        measured += skeleton_files.measures(found, flags.layout)
         features.append(skeleton_files.embed(model, found, flags.layout, flags.normalized))
+    skeleton_files.print_notes(measured)
     write(flags.out, names, np.concatenate(features))
 
 

@@ -51,6 +51,7 @@ def run(argv: list[str]) -> None:
     model = library.load(flags.model)
     skeleton_files.print_layout_note(flags.model, flags.layout)
     skeleton_files.print_persons_note(model, found)
+    skeleton_files.print_notes(skeleton_files.measures(found, flags.layout))
     features = skeleton_files.embed(model, found, flags.layout, flags.normalized)
     performers = [row.performer for row in rows]
     fitted = recogniser.fit(features, [row.label for row in rows], performers)

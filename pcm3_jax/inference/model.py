@@ -169,7 +169,7 @@ class Model:
             list of skeletons also a list of masks), True where a joint is missing.  The network
             sees zeros there, and in every resampled frame that the joint would be interpolated
             to.
-          layout: None for Kinect v2's joints, or the name of a layout in `data.joint_layouts`.
+          layout: None for Kinect v2's joints, or as for `data.joint_layouts.layout_named`.
             Skeletons and mask then have its J joints instead of 25.  Joints of Kinect v2 that the
             layout lacks count as missing, and so do joints that are NaN.
           normalize: whether to normalise the skeletons as the run's data set was; False if they

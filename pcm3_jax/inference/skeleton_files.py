@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pcm3_jax.data import recordings
+from pcm3_jax.data import plausibility, recordings
 from pcm3_jax.data.formats import intellirehabds, ntu_rgbd, pku_mmd
 from pcm3_jax.data.formats.arrays import read_arrays
 from pcm3_jax.data.formats.raw_files import ARCHIVES, BadFile, RawFile, find_files
 from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import select_bodies
+from pcm3_jax.data.plausibility import Measures
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, missing_joints
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import shipped_models
@@ -55,7 +56,7 @@ def arguments(
     parser.add_argument(
         "--normalized", action="store_true", help="the skeletons are normalised already"
     )
-    parser.add_argument("--layout", help=f"joints of the files: one of {', '.join(LAYOUTS)}")
+    parser.add_argument("--layout", help=f"joints of the files: {', '.join(LAYOUTS)}, or a .toml")
     parser.add_argument("--data_dir", default="data", help="of DATA_SET")
     return parser
 
@@ -134,6 +135,24 @@ def print_persons_note(model: Model, found: Sequence[Recording]) -> None:
             f"{len(crowded)} of {len(found)} recordings show more persons than the model was "
             f"trained on, {model.persons} (first: {shown(crowded[0].name)}); {who} most counts"
         )
+
+
+def measures(found: Sequence[Recording], layout: str | None) -> list[Measures]:
+    """Body measures of recordings, for `print_notes`."""
+    return [
+        plausibility.measure(
+            recording.skeletons
+            if recording.data_set
+            else read_sequence(recording.skeletons, shown(recording.name), layout=layout).poses
+        )
+        for recording in found
+    ]
+
+
+def print_notes(measured: list[Measures]) -> None:
+    """Prints what is implausible in most recordings, and why."""
+    for note in plausibility.shared_notes(measured):
+        print_note(note)
 
 
 def read(name: str, layout: str | None = None, data_dir: str = "data") -> list[Recording]:

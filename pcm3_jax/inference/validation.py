@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pcm3_jax.data.formats.arrays import read_skeleton
-from pcm3_jax.data.joint_layouts import Layout, layout_named, to_kinect_v2
+from pcm3_jax.data.joint_layouts import Layout, layout_named, layouts_of, to_kinect_v2
 from pcm3_jax.data.normalization import (
     MAX_METRES,
     NANOMETRE,
@@ -62,7 +62,7 @@ def read_sequences(
         a joint is missing; for a list of skeletons also a list of N masks.
       persons: 1 or 2, how many to keep of those who are there (`leading_persons`).
       keep_masked: whether to keep finite coordinates of masked joints.
-      layout: None, or a name of `pcm3_jax.data.joint_layouts`: the skeletons have its joints, and
+      layout: None, or as for `joint_layouts.layout_named`: the skeletons have its joints, and
         missing ones may also be NaN.
 
     Raises:
@@ -127,7 +127,8 @@ def read_poses(
     if poses.ndim != 4 or not poses.shape[1] or poses.shape[2:] != (JOINTS, COORDINATES):
         raise UserError(
             f"{what} has shape {poses.shape}; it must be (frames, persons, {JOINTS}, "
-            f"{COORDINATES}) or, of one person, (frames, {JOINTS}, {COORDINATES})."
+            f"{COORDINATES}) or, of one person, (frames, {JOINTS}, {COORDINATES})"
+            f"{layouts_of(poses.shape[-2]) if poses.ndim == 4 else ''}."
         )
     if not len(poses):
         raise UserError(f"{what} is empty: it has no frames.")

@@ -13,6 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import normalize_sequence, select_bodies
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import embed, model_file, predict, skeleton_files, torch_layout
@@ -20,6 +21,7 @@ from pcm3_jax.inference import model as library
 from pcm3_jax.inference.weights import ModelWeights
 from pcm3_jax.runtime import commands
 from tests import golden_vectors
+from tests.data.body import person
 from tests.data.formats.raw_writers import array_bytes, claimed, skeleton_text, video_text
 
 CLASSES = ("wave", "jump", "sit, down")
@@ -293,6 +295,7 @@ GOOD_LINE = irds_text(np.ones((1, 25, 3))) + b"\n"
         ("x.npy", b"\x93NUMPY garbage", "x.npy holds no usable arrays"),
         ("x.npy", array_bytes(np.array([print], object), allow_pickle=True), "Python objects"),
         ("x.npy", array_bytes(np.zeros((2, 3))), r"x.npy has shape \(2, 3\)"),
+        ("x.npy", array_bytes(np.zeros((2, 17, 3))), "17 joints are those of coco_17 or h36m_17 "),
         ("x.npy", array_bytes(np.zeros((0, 2, 25, 3))), "x.npy is empty"),
         ("x.npy", array_bytes(np.zeros((0, 5, 2, 25, 3))), "x.npy holds no sequence"),
         ("x.npy", array_bytes(np.zeros((5, 2, 25, 3), complex)), "type complex128"),
@@ -410,7 +413,8 @@ def test_files_of_other_layouts(model, model_path, azure, capsys):
     [
         (["azure.npy", "--layout=azure"], "no joint layout 'azure'; use one of kinect_v2_25"),
         (["azure.npy", "--layout=smpl_24"], r"azure.npy: found an array of shape \(20, 1, 32, 3\)"),
-        (["azure.npy"], r"azure.npy has shape \(20, 1, 32, 3\)"),
+        (["azure.npy"], r"azure.npy has shape \(20, 1, 32, 3\).*32 joints are those of azure_kin"),
+        (["azure.npy", "--layout=none.toml"], "none.toml cannot be read: No such file"),
     ],
 )
 def test_layouts_that_do_not_fit(model_path, azure, command, arguments, sentence):
@@ -503,3 +507,34 @@ def test_built_data_are_embedded_as_they_are_normalised(model_path, data_dir, tm
         f"--data_dir={data_dir}",
     ])  # fmt: skip
     assert len(np.load(out)["names"]) > 1
+
+
+def test_a_layout_of_ones_own_is_a_file(model, model_path, azure, tmp_path, capsys):
+    joints = LAYOUTS["azure_kinect_32"].joints
+    toml = (
+        f"joints = {list(joints)}\n[kinect_v2]\nspine_base = 'pelvis'\nspine_mid = 'spine_navel'\n"
+    )
+    toml += "shoulder_left = 'shoulder_left'\nshoulder_right = 'shoulder_right'"
+    (tmp_path / "mine.toml").write_text(toml)
+    embed.run(["azure.npy", f"--model={model_path}", "--layout=mine.toml"])
+    (line,) = list(csv.reader(io.StringIO(capsys.readouterr().out)))[1:]
+    (expected,) = model.embed(azure, layout="mine.toml")
+    np.testing.assert_allclose(np.array(line[1:], float), expected, atol=1e-6)
+    missing = np.ones(25, bool)
+    missing[[0, 1, 4, 8]] = False
+    body = azure[:, :, [0, 1] + [0] * 2 + [joints.index("shoulder_left")] + [0] * 3
+                 + [joints.index("shoulder_right")] + [0] * 16]  # fmt: skip
+    np.testing.assert_allclose(model.embed(body, missing)[0], expected, atol=1e-6)
+
+
+def test_implausible_bodies_are_noted_once(model_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, factor in (("a", 10), ("b", 10), ("c", 1)):
+        np.save(name, factor * person())
+    embed.run(["a.npy", "b.npy", "c.npy", f"--model={model_path}"])
+    assert capsys.readouterr().err == (
+        "note: 2 of 3 recordings: trunk 4.67 m where 0.25 to 0.8 m is usual; probably decimetres, "
+        "divide by 10\n"
+    )
+    embed.run(["c.npy", f"--model={model_path}"])
+    assert not capsys.readouterr().err

@@ -145,7 +145,8 @@ def test_other_layouts_and_many_labels(model_path, tmp_path, capsys):
     out = tmp_path / "mine.safetensors"
     fit.run([str(tmp_path / "labels.csv"), f"--model={model_path}", f"--out={out}",
              "--layout=coco_17"])  # fmt: skip
-    text = capsys.readouterr().out
+    text, notes = capsys.readouterr()
+    assert "note: " in notes and "; the joints are probably in " in notes
     assert "most frequent confusions:\n  'action 01' recognised as 'action 00': 1 of 2" in text
     assert (
         "too few examples to validate: 'once' (1 recording), 'twice' (2 recordings of one "

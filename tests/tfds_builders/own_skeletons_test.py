@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pcm3_jax.data import recordings
 from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, LAYOUTS
 from pcm3_jax.data.normalization import normalization_of, normalize_sequence
 from pcm3_jax.runtime.parallel import Devices
+from tests.data.body import in_order_of, person
 from tests.data.formats.raw_writers import array_bytes as npy
 from tests.data.formats.raw_writers import claimed
 from tests.tfds_builders.built import read_built
@@ -215,6 +217,8 @@ PICKLED = npy(np.array([Bomb()], object), allow_pickle=True)
         (claimed("(9999999999999,)"), "holds no usable arrays"),
         (npy(walk())[:-1], "holds no usable arrays"),
         (npy(walk(24)), "found an array of shape (8, 1, 24, 3) where (frames, 25, 3)"),
+        (npy(walk(24)), "was expected; 24 joints are those of smpl_24 (--layout; in a build, the"),
+        (npy(walk(17)), "17 joints are those of coco_17 or h36m_17"),
         (npy(walk()[..., :2]), "found an array of shape (8, 1, 25, 2)"),
         (npy(walk(persons=0)), "found an array of shape (8, 0, 25, 3)"),
         (npy(walk()[0, 0]), "found an array of shape (25, 3)"),
@@ -291,29 +295,70 @@ def test_a_changed_file_changes_what_is_built(folder):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_left_handed_axes_are_noticed(folder, capsys, name):
-    """Somebody who stands upright, y up, before a viewer who looks along -z."""
-    places = {
-        "spine_base": (0, 1, 0), "spine_mid": (0, 1.3, 0), "spine_shoulder": (0, 1.5, 0),
-        "shoulder_left": (0.2, 1.5, 0), "shoulder_right": (-0.2, 1.5, 0),
-        "ankle_left": (0.1, 0.1, 0), "ankle_right": (-0.1, 0.1, 0),
-        "foot_left": (0.1, 0, 0.1), "foot_right": (-0.1, 0, 0.1),
-    }  # fmt: skip
-    layout = LAYOUTS[name]
-    standing = np.tile([0.0, 1.2, 0.05], (5, 1, len(layout.joints), 1))
-    for target, place in places.items():
-        if len(layout.sources[target]) == 1:
-            standing[:, :, layout.joints.index(layout.sources[target][0])] = place
-    if name == "coco_17":  # which has no feet to tell by
-        standing = walk(17)
+    standing = in_order_of(name, person())
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     turn *= np.linalg.det(turn)
     (folder / "labels.csv").write_text(HEADER + "a.npy,x,1,train\nc.npy,x,2,test\n")
-    for axes, noted in ((turn, False), (turn @ np.diag([1, 1, -1]), name != "coco_17")):
+    for axes, noted in ((turn, False), (turn @ np.diag([1, 1, -1]), True)):
         np.save(folder / "a.npy", standing @ axes + 3)
         np.save(folder / "c.npy", standing @ axes + 4)
         shutil.rmtree(folder.parent / "data", ignore_errors=True)
         assert run(folder, config=name) == 0
-        assert ("note: feet point backwards in 2 of 2" in capsys.readouterr().out) == noted
+        printed = capsys.readouterr().out
+        assert ("note: 2 of 2 recordings: feet (or forearms) point backwards" in printed) == noted
+        assert ("note: " in printed) == noted
+
+
+def test_implausible_bodies_are_noted(folder, capsys):
+    (folder / "labels.csv").write_text(HEADER + "a.npy,x,1,train\nc.npy,x,2,test\n")
+    for name in ("a.npy", "c.npy"):
+        np.save(folder / name, 10 * person())
+    assert run(folder) == 0
+    note = "note: 2 of 2 recordings: trunk 4.67 m where 0.25 to 0.8 m is usual; probably decimetres"
+    assert note in capsys.readouterr().out
+    (report,) = folder.parent.rglob("report.json")
+    assert note[6:] in json.loads(report.read_text())["notes"][0]
+
+
+TOML = """
+joints = ["head", "hips", "l_shoulder", "r_shoulder"]
+[kinect_v2]
+spine_base = "hips"
+spine_mid = ["hips", "l_shoulder", "r_shoulder"]
+shoulder_left = "l_shoulder"
+shoulder_right = "r_shoulder"
+"""
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_layout_of_ones_own_lies_beside_the_table(folder, tmp_path, archived):
+    (folder / "layout.toml").write_text(TOML)
+    (folder / "labels.csv").write_text(HEADER + "a.npy,x,1,train\nc.npy,x,2,test\n")
+    for name, seed in (("a.npy", 0), ("c.npy", 1)):
+        np.save(folder / name, walk(4, seed=seed))
+    source = folder
+    if archived:
+        source = Path(shutil.make_archive(str(tmp_path / "own"), "zip", tmp_path, "own"))
+    found = read_built(build.build("own_skeletons/custom", tmp_path / "built", source))
+    skeleton = found["train"]["a.npy"]["skeleton"][:, 0]
+    assert np.flatnonzero(skeleton.any(axis=(0, 2))).tolist() == [0, 4, 8]  # the spine is 0
+    # Anything that the layout changes is parsed anew.
+    shutil.rmtree(tmp_path / "built" / "own_skeletons")
+    changed = TOML.replace("[kinect_v2]", '[kinect_v2]\nhead = "head"')
+    (folder / "layout.toml").write_text(changed)
+    if not archived:
+        found = read_built(build.build("own_skeletons/custom", tmp_path / "built", source))
+        assert found["train"]["a.npy"]["skeleton"][:, 0, 3].all()
+
+
+def test_a_flawed_or_missing_layout_is_refused(folder, capsys):
+    assert run(folder, config="custom") == 1
+    assert "own has no layout.toml beside labels.csv: add one" in capsys.readouterr().err
+    (folder / "layout.toml").write_text(TOML.replace('= "hips"', '= "hip"'))
+    assert run(folder, config="custom") == 1
+    error = capsys.readouterr().err
+    assert "layout.toml is no joint layout: spine_base is made of 'hip', which" in error
+    assert error.count("\n") == 1
 
 
 def test_the_folder_is_needed_to_build_and_not_afterwards(folder, capsys):

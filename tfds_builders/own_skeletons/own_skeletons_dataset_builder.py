@@ -11,12 +11,14 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from pcm3_jax.data import plausibility
 from pcm3_jax.data.formats import raw_files
-from pcm3_jax.data.formats.arrays import read_arrays, read_skeleton, seems_mirrored
+from pcm3_jax.data.formats.arrays import read_arrays, read_skeleton
 from pcm3_jax.data.formats.labels_csv import SPLITS, Table, read_labels
 from pcm3_jax.data.formats.raw_files import BadFile, RawFile
-from pcm3_jax.data.joint_layouts import LAYOUTS
+from pcm3_jax.data.joint_layouts import LAYOUTS, Layout, parse_layout
 from pcm3_jax.data.normalization import NORMALIZATIONS
+from pcm3_jax.data.plausibility import Measures
 from pcm3_jax.errors import UserError
 from pcm3_jax.runtime.files import shown
 from tfds_builders import workers
@@ -25,6 +27,9 @@ from tfds_builders.recorded_builder import Record, RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonConfig
 
 _TABLE = "labels.csv"
+# The joint layout of the config "custom".
+_LAYOUT = "layout.toml"
+_CUSTOM = "custom"
 # The config of one of several data sets of a layout, such as kinect_v2_25@gym.
 _NAMED = re.compile(r"(\w+)@[\w-]+", re.ASCII)
 _EXAMPLE = f"{next(iter(LAYOUTS))}@gym"
@@ -33,7 +38,7 @@ _FILES_OF_A_GROUP = 256
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class LayoutConfig(SkeletonConfig):
-    """`layout` is the name of the joint layout of the files."""
+    """`layout` is the name of the joint layout of the files, "custom" if layout.toml has it."""
 
     layout: str
 
@@ -50,8 +55,12 @@ class Builder(RecordedBuilder):
     BUILDER_CONFIGS = [
         LayoutConfig(name=name, layout=name, description=f"Files of {len(layout.joints)} joints.")
         for name, layout in LAYOUTS.items()
+    ] + [
+        LayoutConfig(
+            name=_CUSTOM, layout=_CUSTOM, description=f"Files of the joints that {_LAYOUT} lists."
+        )
     ]
-    SUFFIX = (".npy", ".npz", _TABLE)
+    SUFFIX = (".npy", ".npz", _TABLE, _LAYOUT)
     # Corrected arrays often have the size, and even the start, of those that they replace.
     COMPARED_BYTES = -1
     BESIDE = f"put @ and a name after the layout, as in own_skeletons/{_EXAMPLE},"
@@ -94,7 +103,8 @@ class Builder(RecordedBuilder):
         table = self._table_file
         folder = posixpath.dirname(table.file)
         self.tables = [table]
-        found = {posixpath.relpath(f.file, folder): f for f in files if not _is_table(f)}
+        arrays = [file for file in files if not (_is_table(file) or file.name == _LAYOUT)]
+        found = {posixpath.relpath(file.file, folder): file for file in arrays}
         # If an archive has several folders, only files below the table's folder are used.
         found = {name: file for name, file in found.items() if not name.startswith("../")}
         wanted = {}
@@ -107,19 +117,34 @@ class Builder(RecordedBuilder):
         listed = {row.file for row in self._table.rows}
         for name in sorted(found.keys() - listed):
             self.report.leave_out(shown(name), f"not in {_TABLE}")
-        layout = self.builder_config.layout
+        layout = self._joint_layout(files)
         items = sorted(wanted.items())
         chunks = [items[i : i + _FILES_OF_A_GROUP] for i in range(0, len(items), _FILES_OF_A_GROUP)]
         parse = functools.partial(parse_file, layout, folder)
-        # The fingerprint keeps the groups of two data sets of the same layout apart.
+        # The fingerprint keeps the groups of two data sets of the same layout apart, and those of
+        # a layout.toml that has changed since.
         return [
             FileGroup(
-                f"{layout}-{workers.fingerprint([file.file for _, file in chunk])}",
+                f"{self.builder_config.layout}-"
+                f"{workers.fingerprint(layout, [file.file for _, file in chunk])}",
                 tuple((file,) for _, file in chunk),
                 parse,
             )
             for chunk in chunks
         ]
+
+    def _joint_layout(self, files: Sequence[RawFile]) -> Layout:
+        if self.builder_config.layout != _CUSTOM:
+            return LAYOUTS[self.builder_config.layout]
+        folder = posixpath.dirname(self._table_file.file)
+        for file in files:
+            if file.file == posixpath.join(folder, _LAYOUT):
+                self.tables.append(file)
+                return parse_layout(file.read(), file.file)
+        raise UserError(
+            f"{folder} has no {_LAYOUT} beside {_TABLE}: add one, as docs/own_data.md describes, "
+            f"or name one of the configs {', '.join(LAYOUTS)}."
+        )
 
     def _input_name(self, file: RawFile) -> str:
         return posixpath.relpath(file.file, posixpath.dirname(self._table_file.file))
@@ -145,12 +170,8 @@ class Builder(RecordedBuilder):
             self.report.notes.append(
                 f"performers in both splits: {', '.join(map(str, sorted(in_both)))}"
             )
-        known = [m for clip in by_name.values() if (m := clip.info["mirrored"]) is not None]
-        if sum(known) > len(known) / 2:
-            self.report.notes.append(
-                f"feet point backwards in {sum(known):,} of {len(known):,} sequences: if left and "
-                "right joints are not swapped, the axes are left-handed; negate one of them"
-            )
+        measured = [Measures(**clip.info) for clip in by_name.values()]
+        self.report.notes += plausibility.shared_notes(measured)
 
 
 def _find_table(manual_dir: Path) -> RawFile:
@@ -165,17 +186,17 @@ def _is_table(file: RawFile) -> bool:
     return file.name.lower() == _TABLE
 
 
-def parse_file(layout: str, folder: str, file: RawFile) -> Clip:
+def parse_file(layout: Layout, folder: str, file: RawFile) -> Clip:
     """The clip of one array file; raises BadFile."""
     try:
         arrays = read_arrays(io.BytesIO(file.read()))
         if len(arrays) != 1:
             raise ValueError(f"found {len(arrays)} arrays where one sequence was expected")
         (array,) = arrays.values()
-        skeleton = read_skeleton(array, LAYOUTS[layout])
+        skeleton = read_skeleton(array, layout)
         if len(skeleton) < 2:
             raise ValueError("found one frame where at least 2 were expected")
     except ValueError as error:
         raise BadFile(file.file, None, str(error)) from error
     name = posixpath.relpath(file.file, folder)
-    return Clip(name, skeleton, {"mirrored": seems_mirrored(skeleton)})
+    return Clip(name, skeleton, plausibility.measure(skeleton)._asdict())

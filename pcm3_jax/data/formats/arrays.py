@@ -10,10 +10,12 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, Layout, to_kinect_v2
+from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, Layout, layouts_of, to_kinect_v2
 from pcm3_jax.data.normalization import MAX_METRES, NANOMETRE, SPINE, leading_persons
 
 _LARGEST = 2**31
+# Least cosine, in size, of feet with the direction that tells whether a skeleton is mirrored.
+_TELLING = 0.3
 _DAMAGE = (
     ValueError, EOFError, TypeError, OverflowError, RuntimeError, MemoryError, AttributeError,
     zipfile.BadZipFile, zlib.error,
@@ -73,7 +75,7 @@ def read_skeleton(array: np.ndarray, layout: Layout) -> np.ndarray:
     if poses.ndim != 4 or not poses.shape[1] or poses.shape[2:] != (joints, 3):
         raise ValueError(
             f"found an array of shape {array.shape} where (frames, {joints}, 3) or (frames, "
-            f"persons, {joints}, 3) was expected"
+            f"persons, {joints}, 3) was expected{_other_layouts(poses.shape, joints)}"
         )
     if not len(poses):
         raise ValueError("found no frames where a sequence was expected")
@@ -110,6 +112,12 @@ def read_skeleton(array: np.ndarray, layout: Layout) -> np.ndarray:
     return np.where(visible[..., None], known, np.float32(np.nan))
 
 
+def _other_layouts(shape: tuple[int, ...], joints: int) -> str:
+    """Advice for an array of another number of joints than was expected."""
+    other = len(shape) == 4 and shape[3] == 3 and shape[2] != joints
+    return layouts_of(shape[2]) if other else ""
+
+
 def _refuse_ambiguous_zeros(poses: np.ndarray, layout: Layout) -> None:
     """Raises ValueError for zeros that may be positions or missing joints.
 
@@ -138,19 +146,27 @@ def _place(flawed: np.ndarray, layout: Layout) -> str:
 def seems_mirrored(skeleton: np.ndarray) -> bool | None:
     """Whether the first person's feet point backwards in most frames, as in left-handed axes.
 
-    The cross product of up (along the spine) and right (from shoulder to shoulder) points forwards
-    in right-handed axes and backwards in left-handed ones, whichever way is up.
+    The cross product of up (from the hips to the shoulders) and right (from shoulder to shoulder)
+    points forwards in right-handed axes and backwards in left-handed ones, whichever way is up. In
+    layouts without feet forearms are used.
 
     Args:
         skeleton: (T, M, 25, 3), NaN where a joint is missing, zeros where a person is absent.
 
     Returns:
-        None if too many joints are missing to decide.
+        None if joints are missing or hardly point forwards or backwards, as arms that hang.
     """
     at = dict(zip(KINECT_V2_JOINTS, skeleton[:, 0].swapaxes(0, 1), strict=True))
-    up = at["spine_mid"] - at["spine_base"]
     right = at["shoulder_right"] - at["shoulder_left"]
-    feet = at["foot_left"] - at["ankle_left"] + at["foot_right"] - at["ankle_right"]
-    forward = (np.cross(up, right) * feet).sum(axis=-1)
-    forward = forward[~np.isnan(forward) & (forward != 0)]
-    return bool(np.median(np.sign(forward)) < 0) if len(forward) else None
+    up = at["shoulder_left"] + at["shoulder_right"] - at["hip_left"] - at["hip_right"]
+    feet, forearms = (
+        sum(at[f"{tip}_{side}"] - at[f"{root}_{side}"] for side in ("left", "right"))
+        for root, tip in (("ankle", "foot"), ("elbow", "wrist"))
+    )
+    pointing = forearms if np.isnan(feet).all() else feet
+    forwards = np.cross(up, right)
+    lengths = np.linalg.norm(forwards, axis=-1) * np.linalg.norm(pointing, axis=-1)
+    known = lengths > 0  # False for NaN
+    cosines = (forwards * pointing).sum(axis=-1)[known] / lengths[known]
+    middle = np.median(cosines) if len(cosines) else 0.0
+    return bool(middle < 0) if abs(middle) > _TELLING else None
