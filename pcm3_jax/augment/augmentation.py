@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, Array, missing_joints, poses_at
 from pcm3_jax.settings import Views
+
+# Joints that each layout lacks, of those that lack any: (L, V) booleans.
+_MISSING = np.array(
+    [np.isin(np.arange(JOINTS), layout.missing) for layout in LAYOUTS.values() if layout.missing]
+)
 
 
 def augment(
@@ -24,6 +31,8 @@ def augment(
     jittering: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Draws one augmented view of a sequence: a random crop, then shear or joint jittering.
+
+    With ``drop_joints`` some views also lack the joints that a random layout lacks.
 
     Args:
       key: PRNG key of this view of this sequence.
@@ -43,6 +52,10 @@ def augment(
         joints, matrix = random_jitter(key_jitter, config.jitter_joints, config.jitter_limit)
         jittered = jitter(poses, joints, matrix)
         changed = jnp.where(jax.random.bernoulli(key_which), jittered, changed)
+    if config.drop_joints > 0:
+        # Not a fifth key of the split, which would change the other draws; below 4 it is one of
+        # the split's keys.
+        visible &= ~random_missing(jax.random.fold_in(key, 4), config.drop_joints)
     return changed, visible
 
 
@@ -169,6 +182,13 @@ def random_jitter(key: jax.Array, count: int, limit: float) -> tuple[jax.Array, 
     shape = (COORDINATES, COORDINATES)
     matrix = jax.random.uniform(key_matrix, shape, minval=-limit, maxval=limit)
     return joints, matrix * jax.random.bernoulli(key_zero)
+
+
+def random_missing(key: jax.Array, share: float) -> jax.Array:
+    """Draws a layout that lacks joints with probability ``share``: (V,) booleans of these."""
+    key_which, key_layout = jax.random.split(key)
+    layout = jax.random.randint(key_layout, (), 0, len(_MISSING))
+    return jnp.asarray(_MISSING)[layout] & jax.random.bernoulli(key_which, share)
 
 
 def choose(key: jax.Array, total: int, count: jax.Array | int) -> jax.Array:

@@ -61,6 +61,9 @@ class Views(Section):
     shear_limit: float = setting(1.0, "largest off-diagonal entry of a shear", low=0)
     jitter_joints: int = setting(15, "joints that are jittered", low=0, high=JOINTS)
     jitter_limit: float = setting(1.0, "largest entry of a jitter's matrix", low=0)
+    drop_joints: float = setting(
+        0.0, "share of views without the joints that another layout lacks", low=0, high=1
+    )
     mask_strategy: Literal["topology", "random"] = setting(
         "topology", "topology masks whole body parts, random single joints"
     )

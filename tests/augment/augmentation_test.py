@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcm3_jax.augment import augmentation
+from pcm3_jax.data.joint_layouts import LAYOUTS
+from pcm3_jax.settings import Views
 from tests import restatement
 
 # Float32 rounding of coordinates below 10.
@@ -166,3 +168,33 @@ def test_random_jitter_draws_fifteen_joints_and_a_zero_matrix_half_the_time():
 def test_jitter_of_any_number_of_joints(count):
     joints, _ = jax.jit(lambda key: augmentation.random_jitter(key, count, 1.0))(jax.random.key(5))
     assert joints.sum() == count
+
+
+def test_random_missing_draws_every_layout_with_its_share():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn = np.asarray(jax.vmap(lambda key: augmentation.random_missing(key, 0.75))(keys))
+    lacking = [layout.missing for layout in LAYOUTS.values() if layout.missing]
+    counts = dict.fromkeys(((), *lacking), 0)
+    for row in drawn:
+        counts[tuple(np.flatnonzero(row))] += 1
+    assert within(counts.pop(()), 4000, 0.25)
+    assert all(within(count, 4000, 0.75 / len(lacking)) for count in counts.values())
+
+
+def test_dropped_joints_leave_the_other_draws_as_they_are():
+    frames = jnp.asarray(SEQUENCE)
+    made = {}
+    for share in (0.0, 0.5, 1.0):
+        config = Views()
+        config.drop_joints = share
+        draw = jax.jit(lambda key, c=config: augmentation.augment(
+            key, frames, 0, 100, c, jittering=True))  # fmt: skip
+        made[share] = [draw(jax.random.key(seed)) for seed in range(20)]
+    lacking = {layout.missing for layout in LAYOUTS.values() if layout.missing}
+    for (poses, visible), (same, half), (other, seen) in zip(*made.values(), strict=True):
+        # Programs of different draws may round the same products differently.
+        np.testing.assert_allclose(same, poses, atol=1e-5)
+        np.testing.assert_allclose(other, poses, atol=1e-5)
+        assert visible.all() and (half.all() or np.array_equal(half, seen))
+        # One layout in all frames and for both persons.
+        assert tuple(np.flatnonzero(~seen[0, 0])) in lacking and (seen == seen[0, 0]).all()
