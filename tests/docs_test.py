@@ -57,7 +57,7 @@ def test_own_data_from_a_folder_to_predictions(own):
     """Runs every command of the page, in order."""
     found = commands(OWN_DATA)
     assert [command.split()[2] for command in found] == [
-        "tfds_builders.build", "pcm3_jax.main", "pcm3_jax.main", "pcm3_jax.embed",
+        "pcm3_jax.show", "tfds_builders.build", "pcm3_jax.main", "pcm3_jax.main", "pcm3_jax.embed",
         "pcm3_jax.predict", "pcm3_jax.fit", "pcm3_jax.predict",
     ]  # fmt: skip
     flags = [f"--config.{setting}" for setting in TINY.split()]
