@@ -73,11 +73,12 @@ def test_own_data_from_a_folder_to_predictions(own):
         )
         assert result.returncode == 0, f"{command}\n{result.stderr}"
         printed.append(result.stdout)
-    assert "train 8, test 4" in printed[0]
+    assert printed[0].startswith("show.html: 1 recording")
+    assert "train 8, test 4" in printed[1]
     assert (own / "runs" / "own_linear" / "results.json").exists()
-    assert printed[3].splitlines()[1].startswith("own/day1/0001.npy,")
-    assert "wave" in printed[4] and "sit down" in printed[4]
-    assert "held-out performers: " in printed[5] and "wave" in printed[6]
+    assert printed[4].splitlines()[1].startswith("own/day1/0001.npy,")
+    assert "wave" in printed[5] and "sit down" in printed[5]
+    assert "held-out performers: " in printed[6] and "wave" in printed[7]
 
 
 def test_own_data_lists_every_layout():
