@@ -80,7 +80,7 @@ def read(
     """Reads files and splits of data sets.
 
     Args:
-      sources: files, or "DATA_SET" or "DATA_SET:SPLIT".
+      sources: files, folders, archives, or "DATA_SET" or "DATA_SET:SPLIT".
       data_dir: folder of the built data sets.
       layout: the joints of the files.
       normalized: whether files are normalised already.
@@ -94,15 +94,16 @@ def read(
     for source in sources:
         room = MOST - len(found.shown)
         name, _, split = source.rpartition(":")
-        if name and split in ("train", "test"):
+        there = Path(source).exists()
+        if name and split in skeleton_files.SPLITS and not there:
             _add_split(found, name, split, data_dir, room, search)
-        elif not Path(source).suffix and not Path(source).exists():
+        elif not Path(source).suffix and not there:
             _add_split(found, source, "test", data_dir, room, search)
         else:
             stored = normalize_sequence if normalized else no_normalization
             entries = [
-                Entry(name, read_sequence(skeletons, name, layout=layout), stored)
-                for name, skeletons in skeleton_files.read(source, layout)
+                Entry(one.name, read_sequence(one.skeletons, one.name, layout=layout), stored)
+                for one in skeleton_files.read(source, layout)
             ]
             found.shown += entries[:room]
             found.others += entries[room:]

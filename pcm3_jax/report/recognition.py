@@ -42,6 +42,11 @@ def add(found: list[dict[str, Any]], entries: Entries, model: Model, pool: Pool)
     for data in {entry.data for entry in searched if entry.data and not entry.raw}:
         model.check_normalized(data)
     notes = []
+    if crowded := sum(entry.persons > model.persons for entry in entries.shown):
+        notes.append(
+            f"The model was trained on single persons: in {crowded} of these recordings only the "
+            "one who moves most counts."
+        )
     for one, entry in zip(found, entries.shown, strict=True):
         if "classifier" in model.heads:
             one |= _classified(entry, model)

@@ -21,8 +21,9 @@ from typing import Any
 
 from pcm3_jax.data.normalization import normalize_sequence
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import model as library
 from pcm3_jax.inference import skeleton_files
-from pcm3_jax.report import bodies, entries, page
+from pcm3_jax.report import bodies, entries, page, recognition
 from pcm3_jax.report.entries import Entries
 from pcm3_jax.report.sequences import SKELETON, Pool
 from pcm3_jax.runtime.files import shown
@@ -31,21 +32,13 @@ from pcm3_jax.runtime.files import shown
 def run(argv: list[str]) -> None:
     """The command line.  Raises UserError if files cannot be read or written."""
     parser = skeleton_files.arguments("show", __doc__, model="")
-    parser.add_argument("--data_dir", default="data", help="of DATA_SET")
     parser.add_argument("--out", type=Path, default=Path("show.html"))
     parser.add_argument("--gif", type=Path, metavar="FILE.gif")
     flags = parser.parse_args(argv)
     _check_outputs(flags.out, flags.gif)
-    model, notes = None, []
-    normalization: bodies.Normalization = normalize_sequence
-    if flags.model:
-        # Without a model there is nothing to wait for.
-        from pcm3_jax.inference import model as library
-        from pcm3_jax.report import recognition
-
-        model = library.load(flags.model)
-        normalization = recognition.normalization(model)
-        skeleton_files.print_layout_note(flags.model, flags.layout)
+    model = library.load(flags.model) if flags.model else None
+    normalization = recognition.normalization(model) if model else normalize_sequence
+    skeleton_files.print_layout_note(flags.model, flags.layout)
     found = entries.read(
         flags.files,
         flags.data_dir,
@@ -55,8 +48,7 @@ def run(argv: list[str]) -> None:
     )
     pool = Pool()
     described = [bodies.describe(entry, normalization, pool) for entry in found.shown]
-    if model:
-        notes = recognition.add(described, found, model, pool)
+    notes = recognition.add(described, found, model, pool) if model else []
     for one in described:
         for warning in one["warnings"]:
             print(f"note: {shown(one['name'])}: {warning}", file=sys.stderr)

@@ -240,8 +240,3 @@ def test_one_file_takes_seconds_from_a_cold_start(clips, tmp_path):
     assert ended.returncode == 0, ended.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
-    check = (
-        "import sys, pcm3_jax.report.show; "
-        "sys.exit(bool({'pcm3_jax.inference.model', 'optax'} & sys.modules.keys()))"
-    )
-    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
