@@ -108,7 +108,8 @@ def _embed(entries: Many[Entry], parts: Many[slice], model: Model) -> np.ndarray
 def _classified(entry: Entry, model: Model) -> dict[str, Any]:
     """ "whole", the labels of the recording, and "labels", those of windows around its frames."""
     frames = len(entry.sequence.poses)
-    size = model.window or _WINDOW
+    # No longer than the recording: at its ends the first and the last half of it are seen.
+    size = min(model.window or _WINDOW, frames)
     centres = np.unique(np.linspace(0, frames - 1, _WINDOWS).round().astype(int))
     windows = [slice(max(c - size // 2, 0), c + (size + 1) // 2) for c in centres.tolist()]
     some = [(c, w) for c, w in zip(centres.tolist(), windows, strict=True) if _seen(entry, w)]
@@ -129,7 +130,7 @@ def _classified(entry: Entry, model: Model) -> dict[str, Any]:
                 {"label": model.classes[i], "values": shares[1:, i].round(4).tolist()}
                 for i in order.tolist()
             ],
-            "note": f"Each frame is labelled from a window of up to {size} frames around it"
+            "note": f"Each frame is labelled from the {size} frames around it"
             + (f"; below {100 * model.threshold:.0f} %, nothing." if model.threshold else "."),
         },
     }

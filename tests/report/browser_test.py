@@ -228,12 +228,13 @@ def test_a_joint_under_the_pointer_is_named(opened, two_recordings):
 
 def test_hostile_names_of_recordings_are_only_shown(opened, two_recordings):
     for one in two_recordings["recordings"]:
-        one["title"] = one["name"] = one["from"] = one["label"] = HOSTILE
+        one["title"] = one["name"] = one["from"] = one["label"] = HOSTILE + 99 * "w"
         one["warnings"] = [HOSTILE]
         one["labels"]["band"][0]["label"] = one["labels"]["series"][0]["label"] = HOSTILE
         one["whole"]["labels"][0][0] = one["neighbours"][0]["title"] = HOSTILE
     two_recordings["title"] = two_recordings["heading"] = two_recordings["lead"] = HOSTILE
-    window = opened(two_recordings, scripts=page.RECORDINGS)
+    window = opened(two_recordings, PHONE, page.RECORDINGS)
+    assert window.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     pixels(window, "#recording-0 canvas.stage")
     assert window.evaluate("typeof hacked") == "undefined"
     assert window.locator("img").count() == 0 and window.complaints == []
