@@ -57,7 +57,7 @@ def test_own_data_from_a_folder_to_predictions(own):
     """Runs every command of the page, in order."""
     found = commands(OWN_DATA)
     assert [command.split()[2] for command in found] == [
-        "tfds_builders.build", "pcm3_jax.main", "pcm3_jax.main", "pcm3_jax.embed",
+        "pcm3_jax.show", "tfds_builders.build", "pcm3_jax.main", "pcm3_jax.main", "pcm3_jax.embed",
         "pcm3_jax.predict", "pcm3_jax.fit", "pcm3_jax.predict",
     ]  # fmt: skip
     flags = [f"--config.{setting}" for setting in TINY.split()]
@@ -73,11 +73,12 @@ def test_own_data_from_a_folder_to_predictions(own):
         )
         assert result.returncode == 0, f"{command}\n{result.stderr}"
         printed.append(result.stdout)
-    assert "train 8, test 4" in printed[0]
+    assert printed[0].startswith("show.html: 1 recording")
+    assert "train 8, test 4" in printed[1]
     assert (own / "runs" / "own_linear" / "results.json").exists()
-    assert printed[3].splitlines()[1].startswith("own/day1/0001.npy,")
-    assert "wave" in printed[4] and "sit down" in printed[4]
-    assert "held-out performers: " in printed[5] and "wave" in printed[6]
+    assert printed[4].splitlines()[1].startswith("own/day1/0001.npy,")
+    assert "wave" in printed[5] and "sit down" in printed[5]
+    assert "held-out performers: " in printed[6] and "wave" in printed[7]
 
 
 def test_own_data_lists_every_layout():

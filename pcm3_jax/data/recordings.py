@@ -105,7 +105,7 @@ def read(
     devices: Devices,
     *,
     resident: bool,
-    untrimmed: bool = False,
+    untrimmed: bool | None = False,
 ) -> Recordings:
     """Reads a split of a data set that `tfds_builders.build` has built.
 
@@ -116,7 +116,7 @@ def read(
       max_frames: longer recordings are cut.
       devices: where the frames are kept.
       resident: whether to keep the frames in device memory.
-      untrimmed: whether the task needs whole videos with several actions.
+      untrimmed: whether the task needs whole videos with several actions; None for either.
 
     Raises:
       UserError: the data set or split does not exist or is damaged, is trimmed where ``untrimmed``
@@ -130,6 +130,8 @@ def read(
     if source is None:
         raise UserError(f"Data set {name!r} in {data_dir} has no split {split!r}; it has {splits}.")
     features = builder.info.features
+    if untrimmed is None:
+        untrimmed = "actions" in features
     if untrimmed != ("actions" in features):
         single, whole = "recordings of one action", "whole videos with their actions"
         has, needed = (single, whole) if untrimmed else (whole, single)

@@ -146,8 +146,8 @@ def measures(found: Sequence[Recording], layout: str | None) -> list[Measures]:
 
 def print_notes(measured: list[Measures]) -> None:
     """Prints what is implausible in most recordings, and why."""
-    for note in plausibility.shared_notes(measured):
-        print_note(note)
+    for shared in plausibility.shared_notes(measured):
+        note(shared)
 
 
 def read(name: str, layout: str | None = None, data_dir: str = "data") -> list[Recording]:

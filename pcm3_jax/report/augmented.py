@@ -14,7 +14,7 @@ from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.methods import method_of
 from pcm3_jax.report.masked import examples, joint_views
 from pcm3_jax.report.runs import Run
-from pcm3_jax.report.sequences import FRAME_RATE, Pool, encoded, packed
+from pcm3_jax.report.sequences import FRAME_RATE, Pool, encoded, packed, up_axis
 from pcm3_jax.settings import Views as ViewSettings
 
 
@@ -31,7 +31,7 @@ def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
     originals = jax.device_get(joint_views(train, chosen, config))
     # All views are played at the same duration, although their crops differ in length.
     seconds = max(int(train.length[chosen[0]]) / FRAME_RATE, 1.0)
-    name = train.data_name
+    up = up_axis(train.data_name)
     query = drawn.query
     hidden = encoded(query.visible[:, 0] == 0, "u1")
     panels = [
@@ -48,7 +48,7 @@ def views(run: Run, train: Recordings, pool: Pool) -> dict[str, Any] | None:
         "label": train.classes[train.label[chosen[0]]],
         "partner": train.classes[train.label[chosen[1]]],
         "panels": [
-            {"title": t, "text": text, "sequence": pool.add(p, name, seconds), "hidden": h}
+            {"title": t, "text": text, "sequence": pool.add(p, up, seconds), "hidden": h}
             for t, text, p, h in panels
         ],
     }

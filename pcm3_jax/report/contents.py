@@ -6,10 +6,9 @@ import datetime
 from importlib import metadata
 from typing import Any
 
-from pcm3_jax.data.skeleton import BODY_PARTS, PARENTS
 from pcm3_jax.report import augmented, comparison, curves, encoders, masked, results
 from pcm3_jax.report.runs import Run
-from pcm3_jax.report.sequences import Pool
+from pcm3_jax.report.sequences import SKELETON, Pool
 
 Contents = dict[str, Any]
 # Metrics per run at the head of the page.
@@ -32,7 +31,9 @@ def contents(
       UserError: a data set, an encoder or a file of a run cannot be used.
     """
     now = datetime.datetime.now(datetime.UTC)
+    names = ", ".join(run.name for run in runs)
     page: Contents = {
+        "title": f"{names} – PCM³ report" if names else "PCM³ report",
         "created": now.strftime("%Y-%m-%d %H:%M UTC"),
         "version": metadata.version("pcm3_jax"),
         "runs": [_summary(run) for run in runs],
@@ -42,11 +43,7 @@ def contents(
         "tables": results.tables(runs, benchmarks),
         "settings": comparison.settings(runs),
         "provenance": comparison.provenance(runs),
-        "skeleton": {
-            "parents": PARENTS.tolist(),
-            "left": [*BODY_PARTS["left_arm"], *BODY_PARTS["left_leg"]],
-            "right": [*BODY_PARTS["right_arm"], *BODY_PARTS["right_leg"]],
-        },
+        "skeleton": SKELETON,
         "encoders": [],
         "confusions": [],
         "masked": [],
@@ -55,13 +52,16 @@ def contents(
     if splits is None:
         page["notes"].append("--curves_only left out all parts that need data sets and encoders.")
     pool = Pool()
+    shown_under = {} if splits is None else encoders.shown_under(runs)
     for index, run in enumerate(runs):
         if found := encoders.classifier_confusion(run):
             page["confusions"].append({"run": index, **found})
         if splits is None:
             continue
-        if reason := encoders.reason_for_none(run, runs):
+        if reason := encoders.reason_for_none(run):
             page["notes"].append(reason)
+        elif (other := shown_under[run.name]) != run.name:
+            page["notes"].append(f"{run.name}: its encoder is shown under {other}.")
         else:
             _add_encoder(page, index, run, splits, pool)
     page["sequences"] = pool.sequences

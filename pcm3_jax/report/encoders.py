@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from pcm3_jax.config import Config
@@ -15,7 +16,7 @@ from pcm3_jax.data.recordings import Recordings
 from pcm3_jax.inference import shipped_models
 from pcm3_jax.inference.model_file import CLASSIFIER_FILE
 from pcm3_jax.report.runs import Run
-from pcm3_jax.report.sequences import Pool
+from pcm3_jax.report.sequences import Pool, spread_labels
 from pcm3_jax.runtime.files import read_arrays
 from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.tasks import common
@@ -78,37 +79,63 @@ def embed(run: Run, splits: Splits) -> Embedded:
     Raises:
       UserError: the encoder or the data set does not exist, or they do not fit together.
     """
-    config = run.config.copy()
-    config.encoder = run.task.shown_encoder(config, run.path) or ""
+    config = _evaluated(run)
     train, test = splits.of(config)
     embedder, variables = common.encoder(config, Devices(config.mapping))
     gallery, queries = (embedder.central(variables, split) for split in (train, test))
     return Embedded(train, test, gallery, queries, nearest_neighbours(gallery, queries))
 
 
-def reason_for_none(run: Run, runs: list[Run]) -> str | None:
-    """Why the report does not show a run's encoder; None if it does."""
-    shown = _shown_encoder(run)
-    if shown is None:
+def reason_for_none(run: Run) -> str | None:
+    """Why the report cannot show a run's encoder; None if it can."""
+    if run.task.shown_encoder(run.config, run.path) is None:
         return f"{run.name}: task {run.config.task} has no encoder to show."
     if run.task.pretrains:
         return None if run.checkpoints else f"{run.name}: no checkpoint has been saved yet."
     named = run.config.encoder
     if named and named not in shipped_models.MODELS and not Path(named).exists():
         return f"{run.name}: its encoder {named} does not exist."
-    for other in runs:
-        if other.task.pretrains and other.checkpoints and shown == _shown_encoder(other):
-            return f"{run.name}: its encoder is shown under {other.name}."
     return None
 
 
-def _shown_encoder(run: Run) -> tuple[str, ...] | None:
-    """What the report shows of a run: path of the encoder, data set, stream, occlusion."""
-    config, encoder = run.config, run.task.shown_encoder(run.config, run.path)
-    if encoder is None:
-        return None
-    path = str(Path(encoder).resolve()) if encoder else ""
-    return path, config.data.name, config.views.stream, config.occlusion.kind
+def shown_under(runs: list[Run]) -> dict[str, str]:
+    """For each run with an encoder to show, the run under which the report shows it, by names.
+
+    Encoders that give the same features of the same data are shown once, under the pretraining run
+    if it is among the runs, otherwise under the first evaluation.  Weights are compared, not
+    paths: an evaluation may name a checkpoint, an exported file or a copy.
+
+    Raises:
+      UserError: an encoder cannot be read, or does not fit its run.
+    """
+    first: dict[str, str] = {}
+    found = {}
+    for run in sorted(runs, key=lambda run: not run.task.pretrains):
+        if reason_for_none(run) is None:
+            found[run.name] = first.setdefault(_fingerprint(run), run.name)
+    return found
+
+
+def _fingerprint(run: Run) -> str:
+    """A hash of what the features of a run's encoder depend on: weights, data and settings."""
+    config = _evaluated(run)
+    data, views, model, evaluation = config.data, config.views, config.model, config.eval
+    settings = [
+        data.name, data.max_frames, views.stream, views.frames, views.eval_crop_ratio,
+        model.recurrence, model.dtype, model.precision, evaluation.layers, evaluation.pooling,
+        config.occlusion.to_dict(),
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for leaf in jax.tree.leaves(common.encoder_variables(config)):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _evaluated(run: Run) -> Config:
+    """The configuration of an evaluation of the encoder that a run shows."""
+    config = run.config.copy()
+    config.encoder = run.task.shown_encoder(config, run.path) or ""
+    return config
 
 
 def confusion(labels: np.ndarray, found: np.ndarray, classes: list[str], by: str) -> dict[str, Any]:
@@ -207,20 +234,10 @@ def gallery(embedded: Embedded, pool: Pool) -> list[dict[str, Any]]:
 def _queries(right: np.ndarray, labels: np.ndarray) -> list[int]:
     """Indices of queries of many classes; at most half have a wrong nearest neighbour."""
     order = np.random.default_rng(0).permutation(len(right))
-    mistakes = _spread(order[~right[order]], labels)[: _QUERIES // 2]
-    others = _spread(order[right[order]], labels)[: _QUERIES - len(mistakes)]
+    mistakes = spread_labels(order[~right[order]], labels)[: _QUERIES // 2]
+    others = spread_labels(order[right[order]], labels)[: _QUERIES - len(mistakes)]
     # Sorted by class for display.
     return sorted([*others, *mistakes], key=lambda i: (labels[i], not right[i]))
-
-
-def _spread(indices: np.ndarray, labels: np.ndarray) -> list[int]:
-    """Orders the indices round-robin over their classes."""
-    seen: Counter[int] = Counter()
-    rounds = []
-    for label in labels[indices].tolist():
-        seen[label] += 1
-        rounds.append(seen[label])
-    return indices[np.argsort(rounds, kind="stable")].tolist()
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from pcm3_jax.inference.model import Model
 from pcm3_jax.inference.weights import ModelWeights, Weights
 from pcm3_jax.methods import method_of
 from pcm3_jax.report.runs import Run
-from pcm3_jax.report.sequences import FRAME_RATE, Pool, encoded, packed
+from pcm3_jax.report.sequences import FRAME_RATE, Pool, encoded, packed, up_axis
 from pcm3_jax.settings import Views
 
 _CHECKPOINTS, _SEQUENCES = 4, 3
@@ -51,7 +51,7 @@ def predictions(run: Run, test: Recordings, pool: Pool) -> dict[str, Any] | None
     rows = []
     for row, index in enumerate(chosen):
         seconds = int(test.length[index]) * views.eval_crop_ratio / FRAME_RATE
-        add = functools.partial(pool.add, data_name=test.data_name, seconds=seconds)
+        add = functools.partial(pool.add, up=up_axis(test.data_name), seconds=seconds)
         rows.append(
             {
                 "name": test.name[index],

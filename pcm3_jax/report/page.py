@@ -1,4 +1,4 @@
-"""The page: one HTML file with embedded style, scripts and data."""
+"""Pages: single HTML files with embedded style, scripts and data."""
 
 from __future__ import annotations
 
@@ -11,34 +11,39 @@ from typing import Any
 
 from pcm3_jax.runtime.files import replaced
 
-# In order of dependence.
-_SCRIPTS = ("dom.js", "charts.js", "skeletons.js", "encoders.js", "sections.js")
+# The scripts of each kind of page, in order of dependence.
+REPORT = ("dom.js", "layout.js", "charts.js", "skeletons.js", "encoders.js", "sections.js")
+RECORDINGS = ("dom.js", "layout.js", "skeletons.js", "recordings.js")
 
 
-def write(out: Path, contents: dict[str, Any]) -> None:
-    """Writes the page atomically.
+def write(out: Path, contents: dict[str, Any], scripts: tuple[str, ...] = REPORT) -> None:
+    """Writes a page atomically.
+
+    Args:
+      out: the file.
+      contents: what `render` shows.
+      scripts: `REPORT` or `RECORDINGS`.
 
     Raises:
       UserError: it cannot be written there.
     """
     # Folder names may be invalid UTF-8.
-    text = render(contents).encode("utf-8", "replace")
+    text = render(contents, scripts).encode("utf-8", "replace")
     with replaced(out) as partial:
         partial.write_bytes(text)
 
 
-def render(contents: dict[str, Any]) -> str:
-    """The page as text.
+def render(contents: dict[str, Any], scripts: tuple[str, ...] = REPORT) -> str:
+    """The page as text; ``contents["title"]`` is its title in the browser.
 
     Contents cannot inject HTML: their JSON has no "<", so it cannot close its script element, and
     the scripts insert it as text only.
     """
-    names = ", ".join(run["name"] for run in contents["runs"])
     return Template(_asset("page.html")).substitute(
-        title=html.escape(f"{names} – PCM³ report" if names else "PCM³ report"),
+        title=html.escape(contents["title"]),
         style=_asset("page.css"),
         data=_embedded_json(contents),
-        script="\n".join(map(_asset, _SCRIPTS)),
+        script="\n".join(map(_asset, scripts)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from typing import Any
 
 import jax
@@ -10,12 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from pcm3_jax.data.batch import Clips
+from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS
 from pcm3_jax.data.normalization import normalization_of, normalize_sequence
 from pcm3_jax.data.recordings import Recordings
-from pcm3_jax.data.skeleton import poses_at
+from pcm3_jax.data.skeleton import BODY_PARTS, PARENTS, missing_joints, poses_at
 
 # Frames per second of Kinect v2.
 FRAME_RATE = 30
+# Coordinate of a missing joint, outside the range of the others.
+_MISSING = np.iinfo(np.int16).min
+# What the scripts of a page know about joints.
+SKELETON = {
+    "parents": PARENTS.tolist(),
+    "names": KINECT_V2_JOINTS,
+    "left": [*BODY_PARTS["left_arm"], *BODY_PARTS["left_leg"]],
+    "right": [*BODY_PARTS["right_arm"], *BODY_PARTS["right_leg"]],
+}
 
 
 class Pool:
@@ -23,34 +34,42 @@ class Pool:
 
     Attributes:
       sequences: one {"frames", "persons", "scale" (metres per unit), "seconds", "up" (which
-        coordinate points up), "data" (base64 of little-endian int16 (T, M, V, 3))}.
+        coordinate points up), "data" (base64 of little-endian int16 (T, M, V, 3), -32768 for
+        missing joints)}.
     """
 
     def __init__(self) -> None:
         self.sequences: list[dict[str, Any]] = []
         self._numbers: dict[tuple[str, int, int], int] = {}
 
-    def add(self, poses: np.ndarray, data_name: str, seconds: float) -> int:
+    def add(
+        self, poses: np.ndarray, up: int, seconds: float, visible: np.ndarray | None = None
+    ) -> int:
         """Adds a sequence, and returns its number.
 
         Args:
           poses: (T, M, V, 3) metres; a second person who is absent is left out.
-          data_name: name of the data set, which determines the vertical axis.
+          up: the coordinate that points up: 1, as in Kinect's axes, or 2, as in normalised poses.
           seconds: how long the sequence lasts.
+          visible: (T, M, V) booleans, False where a joint is missing, besides those that `unseen`
+            finds.
         """
         poses = np.asarray(poses, np.float32)
+        missing = unseen(poses)
+        if visible is not None:
+            missing |= ~visible
         if not poses[:, 1:].any():
-            poses = poses[:, :1]
+            poses, missing = poses[:, :1], missing[:, :1]
         scale = max(float(np.abs(poses).max()), 1e-6) / np.iinfo(np.int16).max
-        upright = normalization_of(data_name) is normalize_sequence
+        quantised = np.where(missing[..., None], _MISSING, np.round(poses / scale))
         self.sequences.append(
             {
                 "frames": poses.shape[0],
                 "persons": poses.shape[1],
                 "scale": scale,
                 "seconds": round(max(seconds, 0.1), 2),
-                "up": 2 if upright else 1,
-                "data": encoded(np.round(poses / scale), "<i2"),
+                "up": up,
+                "data": encoded(quantised, "<i2"),
             }
         )
         return len(self.sequences) - 1
@@ -60,10 +79,35 @@ class Pool:
         key = (recordings.split, index, frames)
         if key not in self._numbers:
             poses = poses_of(recordings, index)
-            times = np.linspace(0, len(poses) - 1, min(frames, len(poses))).round().astype(int)
-            seconds = len(poses) / FRAME_RATE
-            self._numbers[key] = self.add(poses[times], recordings.data_name, seconds)
+            up, seconds = up_axis(recordings.data_name), len(poses) / FRAME_RATE
+            self._numbers[key] = self.add(poses[spread_frames(len(poses), frames)], up, seconds)
         return self._numbers[key]
+
+
+def unseen(poses: np.ndarray) -> np.ndarray:
+    """Which joints of poses (T, M, V, 3) are missing or of an absent person, (T, M, V)."""
+    absent = ~np.asarray(poses.any(axis=(2, 3)))
+    return missing_joints(poses) | absent[..., None]
+
+
+def up_axis(data_name: str) -> int:
+    """The coordinate of a data set's poses that points up."""
+    return 2 if normalization_of(data_name) is normalize_sequence else 1
+
+
+def spread_frames(length: int, most: int) -> np.ndarray:
+    """Indices of at most ``most`` evenly spaced frames of a sequence, with the first and last."""
+    return np.linspace(0, length - 1, min(most, length)).round().astype(int)
+
+
+def spread_labels(indices: np.ndarray, labels: np.ndarray) -> list[int]:
+    """Orders indices of sequences round-robin over the sequences' labels."""
+    seen: Counter[int] = Counter()
+    rounds = []
+    for label in labels[indices].tolist():
+        seen[label] += 1
+        rounds.append(seen[label])
+    return indices[np.argsort(rounds, kind="stable")].tolist()
 
 
 def packed(recordings: Recordings, indices: list[int]) -> tuple[jax.Array, Clips]:

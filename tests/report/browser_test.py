@@ -1,9 +1,11 @@
-"""The page in a real browser: it is drawn without errors, moves, and fits a phone."""
+"""The pages in a real browser: they are drawn without errors, move, and fit a phone."""
 
+import numpy as np
 import pytest
 
-from pcm3_jax.report import page
-from tests.report.report_test import HOSTILE
+from pcm3_jax.report import page, show
+from tests.report.report_test import HOSTILE, data_of
+from tfds_builders.synthetic_skeletons import generator
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 figures = pytest.importorskip("pcm3_jax.report.figures", reason="needs pillow")
@@ -29,9 +31,9 @@ def opened(browser, tmp_path):
     """Opens contents in a window; errors and warnings of the page are in ``complaints``."""
     contexts = []
 
-    def open_page(contents, viewport=DESKTOP, **options):
+    def open_page(contents, viewport=DESKTOP, scripts=page.REPORT, **options):
         path = tmp_path / "report.html"
-        page.write(path, contents)
+        page.write(path, contents, scripts)
         context = browser.new_context(viewport=viewport, **options)
         contexts.append(context)
         window = context.new_page()
@@ -41,7 +43,8 @@ def opened(browser, tmp_path):
         window.on("request", lambda r: window.complaints.append(r.url) if "file" not in r.url
                   and not r.url.startswith("data:") else None)  # fmt: skip
         window.goto(f"file://{path}")
-        window.wait_for_selector("#settings table")
+        # Written last.
+        window.wait_for_selector("#footer:not(:empty)")
         return window
 
     yield open_page
@@ -141,3 +144,97 @@ def test_empty_sections_say_what_is_missing(opened, report_contents):
     for sentence in ("No run has logged a step.", "No run has finished.", "provenance.json"):
         assert sentence in text
     assert window.locator("#masked").count() == 0 and window.complaints == []
+
+
+@pytest.fixture
+def two_recordings(tmp_path):
+    """What the page of two recordings shows with a classifier, whose labels are made up."""
+    for number, clip in enumerate(generator.generate("test", 0, 2)):
+        np.save(tmp_path / f"{number}.npy", 10 * clip.skeleton[:, :1])
+    show.run([f"{tmp_path}/0.npy", f"{tmp_path}/1.npy", f"--out={tmp_path / 'show.html'}"])
+    found = data_of((tmp_path / "show.html").read_text())
+    for one, other in zip(found["recordings"], found["recordings"][::-1], strict=True):
+        last, half = one["frames"] - 1, one["frames"] / 2
+        one["whole"] = {"of": "the whole recording", "labels": [["wave", 0.9], ["bow", 0.1]]}
+        one["labels"] = {
+            "band": [
+                {"start": 0, "stop": half, "label": "wave", "share": 0.9},
+                {"start": half, "stop": last, "label": None, "share": 0.3},
+            ],
+            "at": [0, last],
+            "series": [{"label": "wave", "values": [0.9, 0.3]}, {"label": "bow", "values": [0, 1]}],
+            "note": "Windows of 20 frames.",
+        }
+        near = {key: other[key] for key in ("title", "name", "label")}
+        near |= {"cosine": 0.5, "sequence": other["panels"][1]["sequence"]}
+        one["neighbours"] = [near]
+    return found
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_recordings_are_drawn_with_all_that_is_known(opened, two_recordings, viewport):
+    window = opened(two_recordings, viewport, page.RECORDINGS)
+    assert window.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+    first = window.locator("#recording-0")
+    assert first.locator("canvas.stage").count() == 3
+    for part in (".panels figure:nth-child(1)", ".panels figure:nth-child(2)", ".nearest"):
+        before = pixels(window, f"#recording-0 {part} canvas.stage")
+        assert len(before) > 1500 and pixels(window, f"#recording-0 {part} canvas.stage") != before
+    assert "decimetres" in first.locator(".warnings").inner_text()
+    assert "wave" in first.locator(".chart svg").text_content()
+    assert window.complaints == []
+
+
+def test_slider_and_chart_stop_and_move_all_that_shows_a_frame(opened, two_recordings):
+    window = opened(two_recordings, scripts=page.RECORDINGS)
+    first, last = window.locator("#recording-0"), two_recordings["recordings"][0]["frames"] - 1
+    picture = "#recording-0 .panels canvas.stage"
+    first.locator("input[type=range]").fill("0")
+    start, cursor = pixels(window, picture), first.locator(".chart .cursor")
+    assert cursor.get_attribute("x1") == "8"
+    assert first.locator(".legend b").first.inner_text() == "90 %"
+    assert pixels(window, picture) == start
+    chart = first.locator(".chart")
+    width = chart.bounding_box()["width"]
+    chart.click(position={"x": width - 8, "y": 60})
+    assert float(cursor.get_attribute("x1")) == pytest.approx(width - 8, abs=1)
+    assert f"frame {last} of {last + 1}" in first.inner_text()
+    assert first.locator(".legend b").first.inner_text() == "30 %"
+    assert pixels(window, picture) != start and window.complaints == []
+
+
+def test_a_joint_under_the_pointer_is_named(opened, two_recordings):
+    window = opened(two_recordings, scripts=page.RECORDINGS, reduced_motion="reduce")
+    picture = "#recording-0 .panels canvas.stage"
+    before = pixels(window, picture)
+    place = window.evaluate(
+        """() => {
+          const one = document.querySelector("#recording-0 .panels canvas.stage").stage;
+          window.named = [];
+          const write = one.context.fillText;
+          one.context.fillText = function (text, ...rest) {
+            window.named.push(text);
+            write.call(this, text, ...rest);
+          };
+          const sequence = unpacked(one.index);
+          const time = (player.time / sequence.seconds) * (sequence.frames - 1);
+          return pose(sequence, time, projection(one, one.options.height), 0)[3];
+        }"""
+    )
+    window.locator(picture).first.hover(position={"x": place[0] + 3, "y": place[1] - 3})
+    assert pixels(window, picture) != before
+    assert window.evaluate("named") == ["head (3)"]
+
+
+def test_hostile_names_of_recordings_are_only_shown(opened, two_recordings):
+    for one in two_recordings["recordings"]:
+        one["title"] = one["name"] = one["from"] = one["label"] = HOSTILE + 99 * "w"
+        one["warnings"] = [HOSTILE]
+        one["labels"]["band"][0]["label"] = one["labels"]["series"][0]["label"] = HOSTILE
+        one["whole"]["labels"][0][0] = one["neighbours"][0]["title"] = HOSTILE
+    two_recordings["title"] = two_recordings["heading"] = two_recordings["lead"] = HOSTILE
+    window = opened(two_recordings, PHONE, page.RECORDINGS)
+    assert window.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    pixels(window, "#recording-0 canvas.stage")
+    assert window.evaluate("typeof hacked") == "undefined"
+    assert window.locator("img").count() == 0 and window.complaints == []

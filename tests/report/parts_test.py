@@ -9,7 +9,7 @@ import pytest
 from pcm3_jax.config import default_config
 from pcm3_jax.report import comparison, curves, encoders, results
 from pcm3_jax.report.runs import Run
-from pcm3_jax.report.sequences import Pool
+from pcm3_jax.report.sequences import Pool, up_axis
 
 
 def make_run(tmp_path, name="a", metrics=None, outcome=None, **changes):
@@ -135,9 +135,9 @@ def test_settings_that_differ_are_marked(tmp_path):
 def test_sequences_keep_a_tenth_of_a_millimetre_and_no_absent_person():
     poses = np.random.default_rng(0).normal(size=(7, 2, 25, 3)).astype(np.float32)
     pool = Pool()
-    assert pool.add(poses, "x/y_recorded", 2.0) == 0
+    assert pool.add(poses, up_axis("x/y_recorded"), 2.0) == 0
     poses[:, 1] = 0
-    assert pool.add(poses, "x", 2.0) == 1
+    assert pool.add(poses, up_axis("x"), 2.0) == 1
     both, one = pool.sequences
     assert (both["persons"], one["persons"]) == (2, 1) and (both["up"], one["up"]) == (1, 2)
     raw = np.frombuffer(base64.b64decode(one["data"]), "<i2")

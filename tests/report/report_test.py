@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.inference import convert
 from pcm3_jax.report import __main__ as report
 from pcm3_jax.report import page
 from pcm3_jax.report.contents import contents
-from pcm3_jax.report.encoders import Splits
+from pcm3_jax.report.encoders import Splits, shown_under
 from pcm3_jax.report.runs import read_runs
 
 HOSTILE = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>&\u2028\"'"
@@ -102,7 +103,7 @@ def test_the_report_is_small(report_contents):
 
 
 def test_hostile_names_stay_data(report_contents):
-    report_contents["runs"][0]["name"] = HOSTILE
+    report_contents["runs"][0]["name"] = report_contents["title"] = HOSTILE
     report_contents["warnings"] = [HOSTILE]
     report_contents["charts"]["learning"][0]["series"][0]["points"][0][1] = float("inf")
     text = page.render(report_contents)
@@ -110,6 +111,31 @@ def test_hostile_names_stay_data(report_contents):
     found = data_of(text)
     assert found["runs"][0]["name"] == found["warnings"][0] == HOSTILE
     assert found["charts"]["learning"][0]["series"][0]["points"][0][1] is None
+
+
+def test_an_encoder_is_shown_once_wherever_it_lies(two_runs, tmp_path):
+    pretrained, linear = two_runs
+    checkpoint = max((pretrained / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    earlier = min((pretrained / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    exported = tmp_path / "exported.safetensors"
+    convert.run(["export", str(pretrained), str(exported)])
+    encoders = {"checkpoint": checkpoint, "exported": exported, "earlier": earlier}
+    for name, encoder in encoders.items():
+        shutil.copytree(linear, tmp_path / name)
+        config = json.loads((linear / "config.json").read_text()) | {"encoder": str(encoder)}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    # The pretraining run comes last, but shows the most.
+    folders = [*(tmp_path / name for name in encoders), linear, pretrained]
+    runs, _ = read_runs(folders)
+    assert shown_under(runs) == {
+        "run": "run", "linear": "run", "checkpoint": "run", "exported": "run",
+        "earlier": "earlier",
+    }  # fmt: skip
+    found = contents(runs[1:4], {}, Splits(None))
+    assert [found["runs"][one["run"]]["name"] for one in found["encoders"]] == [
+        "exported", "earlier"
+    ]  # fmt: skip
+    assert "linear: its encoder is shown under exported." in found["notes"]
 
 
 def test_a_run_under_way(two_runs, tmp_path):
@@ -142,7 +168,7 @@ def test_a_table_under_way_and_an_encoder_that_is_gone(two_runs, tmp_path):
 
 
 def test_names_need_not_be_utf8(report_contents, tmp_path):
-    report_contents["runs"][0]["name"] = "caf\udce9"
+    report_contents["runs"][0]["name"] = report_contents["title"] = "caf\udce9"
     page.write(tmp_path / "page.html", report_contents)
     assert "caf?" in (tmp_path / "page.html").read_text(encoding="utf-8")
 

@@ -1,6 +1,9 @@
 // Animated skeletons.  One clock drives all of them; only visible ones are drawn.
 const PARENTS = REPORT.skeleton.parents;
 const JOINTS = PARENTS.length;
+const NAMES = REPORT.skeleton.names;
+const MISSING = -32768;
+const NEAR = 14; // pixels from the pointer to a joint whose name is shown
 const LEFT = new Set(REPORT.skeleton.left);
 const RIGHT = new Set(REPORT.skeleton.right);
 const visible = new Set();
@@ -14,13 +17,14 @@ function bytes(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
-// Coordinates are decoded on first use.
+// Coordinates are decoded on first use; those of missing joints are NaN.
 function unpacked(index) {
   const sequence = REPORT.sequences[index];
   if (!sequence.points) {
     const raw = new Int16Array(bytes(sequence.data).buffer);
-    sequence.points = Float32Array.from(raw, (value) => value * sequence.scale);
+    sequence.points = Float32Array.from(raw, (value) => (value === MISSING ? NaN : value * sequence.scale));
     sequence.box = boundingBox(sequence);
+    sequence.parents = parentsIn(sequence);
   }
   return sequence;
 }
@@ -28,29 +32,48 @@ function unpacked(index) {
 // A coordinate triple as [across, up, depth], seen from the front.
 function oriented(sequence, at) {
   const p = sequence.points;
-  return sequence.up === 2 ? [-p[at], p[at + 2], p[at + 1]] : [p[at], p[at + 1], -p[at + 2]];
+  return sequence.up === 2 ? [-p[at], p[at + 2], p[at + 1]] : [-p[at], p[at + 1], -p[at + 2]];
 }
 
 function boundingBox(sequence) {
   const all = [];
-  for (let at = 0; at < sequence.points.length; at += 3) all.push(oriented(sequence, at));
-  const [low, high] = [Math.min, Math.max].map((end) => [0, 1, 2].map((axis) => end(...all.map((p) => p[axis]))));
+  for (let at = 0; at < sequence.points.length; at += 3) {
+    if (!Number.isNaN(sequence.points[at])) all.push(oriented(sequence, at));
+  }
+  const end = (better, axis) => all.reduce((best, p) => better(best, p[axis]), all[0][axis]);
+  const [low, high] = [Math.min, Math.max].map((better) => [0, 1, 2].map((axis) => end(better, axis)));
   const [cx, , cz] = low.map((value, axis) => (value + high[axis]) / 2);
-  const reach = Math.max(0.2, ...all.map(([x, , z]) => Math.hypot(x - cx, z - cz)));
+  const reach = all.reduce((most, [x, , z]) => Math.max(most, Math.hypot(x - cx, z - cz)), 0.2);
   return { cx, cz, low: low[1], high: high[1], reach };
+}
+
+// Where each joint's bone starts: at the next joint towards the root that the sequence has.
+function parentsIn(sequence) {
+  const has = PARENTS.map((_, j) => {
+    for (let at = 3 * j; at < sequence.points.length; at += 3 * JOINTS) {
+      if (!Number.isNaN(sequence.points[at])) return true;
+    }
+    return false;
+  });
+  return PARENTS.map((parent) => {
+    while (!has[parent] && PARENTS[parent] !== parent) parent = PARENTS[parent];
+    return parent;
+  });
 }
 
 // A canvas with a skeleton.  Options: height; hidden, flags (T × 25) of joints that are left out
 // or, with `predicted`, drawn as a prediction; frame, the number of the sequence whose bounding
-// box sets the scale; label for screen readers.
+// box sets the scale; label for screen readers; follow(share), called with the share of the
+// sequence, 0 to 1, that is drawn.
 function stage(index, options = {}) {
   const canvas = h("canvas", {
     class: "stage", role: "img", "aria-label": options.label || "animated skeleton",
     style: `height:${options.height || 150}px`,
     onpointerdown: (event) => { player.turnedFrom = event.clientX; canvas.setPointerCapture(event.pointerId); },
-    onpointermove: turn,
+    onpointermove: (event) => (event.buttons ? turn(event) : point(one, [event.offsetX, event.offsetY])),
+    onpointerleave: () => point(one, null),
   });
-  const one = { canvas, index, options, context: null, width: 0, flags: null, seconds: REPORT.sequences[index].seconds };
+  const one = { canvas, index, options, context: null, width: 0, flags: null, pointer: null, seconds: REPORT.sequences[index].seconds };
   canvas.stage = one;
   onWidth(canvas, (width) => {
     one.width = width;
@@ -65,8 +88,13 @@ function panel(sequence, options, title, text, attributes = {}) {
   return h("figure", attributes, stage(sequence, options), h("figcaption", {}, title, text));
 }
 
+// Names the joint under the pointer, in this and all later drawings.
+function point(one, place) {
+  one.pointer = place;
+  if (!player.playing) render(one);
+}
+
 function turn(event) {
-  if (!event.buttons) return;
   player.yaw += (event.clientX - player.turnedFrom) * 0.012;
   player.turnedFrom = event.clientX;
   angle();
@@ -139,21 +167,51 @@ function render(one) {
   const { context, options } = one;
   if (options.hidden && !one.flags) one.flags = bytes(options.hidden);
   context.clearRect(0, 0, one.width, height);
+  const all = [];
   for (let person = 0; person < sequence.persons; person++) {
     const hidden = (j) => person === 0 && one.flags && one.flags[Math.round(time) * JOINTS + j];
-    draw(context, pose(sequence, time, project, person), hidden, options.predicted, person);
+    all.push(pose(sequence, time, project, person));
+    draw(context, all[person], sequence.parents, hidden, options.predicted, person);
   }
+  if (one.pointer) nameJoint(one, all.flat());
+  options.follow?.(share);
+}
+
+// Writes the name of the joint that is nearest to the pointer, if one is near.
+function nameJoint(one, joints) {
+  const distance = ([x, y]) => Math.hypot(x - one.pointer[0], y - one.pointer[1]);
+  let best = -1;
+  joints.forEach((place, i) => {
+    if (distance(place) < (best < 0 ? NEAR : distance(joints[best]))) best = i;
+  });
+  if (best < 0) return;
+  const { context } = one;
+  const [x, y] = joints[best];
+  const text = `${readable(NAMES[best % JOINTS])} (${best % JOINTS})`;
+  context.font = "13px system-ui, sans-serif";
+  const width = context.measureText(text).width + 10;
+  const left = Math.max(0, Math.min(one.width - width, x - width / 2));
+  const top = y > 34 ? y - 30 : y + 10;
+  context.strokeStyle = context.fillStyle = cssColour("--ink");
+  context.lineWidth = 1.5;
+  context.beginPath();
+  context.arc(x, y, 6, 0, 7);
+  context.stroke();
+  context.fillRect(left, top, width, 20);
+  context.fillStyle = cssColour("--card");
+  context.fillText(text, left + 5, top + 14.5);
 }
 
 const partOf = (j) => (LEFT.has(j) ? "--bone-left" : RIGHT.has(j) ? "--bone-right" : "--bone-trunk");
 
-function draw(context, joints, hidden, predicted, person) {
+function draw(context, joints, parents, hidden, predicted, person) {
+  const missing = (j) => Number.isNaN(joints[j][0]);
   context.lineCap = "round";
   context.lineWidth = 2.6;
   context.globalAlpha = person ? 0.6 : 1;
-  PARENTS.forEach((parent, j) => {
+  parents.forEach((parent, j) => {
     const gone = hidden(j) || hidden(parent);
-    if (parent === j || (gone && !predicted)) return;
+    if (parent === j || missing(j) || missing(parent) || (gone && !predicted)) return;
     context.strokeStyle = cssColour(gone ? "--predicted" : partOf(j));
     context.beginPath();
     context.moveTo(...joints[j]);
@@ -161,7 +219,7 @@ function draw(context, joints, hidden, predicted, person) {
     context.stroke();
   });
   joints.forEach(([x, y], j) => {
-    if (hidden(j) && !predicted) return;
+    if (missing(j) || (hidden(j) && !predicted)) return;
     context.fillStyle = cssColour(hidden(j) ? "--predicted" : partOf(j));
     context.beginPath();
     context.arc(x, y, j === 3 ? 4.5 : 2.1, 0, 7);
@@ -170,17 +228,19 @@ function draw(context, joints, hidden, predicted, person) {
   context.globalAlpha = 1;
 }
 
+// Starts or stops all animations.
+function play(playing) {
+  player.playing = playing;
+  player.button.textContent = playing ? "❚❚ Pause" : "▶ Play";
+  player.button.setAttribute("aria-label", playing ? "Pause all animations" : "Play all animations");
+}
+
 function playerControls() {
-  const button = h("button", { type: "button", onclick: () => press(!player.playing) });
-  function press(playing) {
-    player.playing = playing;
-    button.textContent = playing ? "❚❚ Pause" : "▶ Play";
-    button.setAttribute("aria-label", playing ? "Pause all animations" : "Play all animations");
-  }
-  press(player.playing);
+  player.button = h("button", { type: "button", onclick: () => play(!player.playing) });
+  play(player.playing);
   const slider = h("input", {
     type: "range", id: "yaw", min: -180, max: 180, value: Math.round(player.yaw * 180 / Math.PI),
     oninput: (event) => { player.yaw = event.target.value * Math.PI / 180; angle(); },
   });
-  return [h("label", {}, "Viewpoint", slider), button];
+  return [h("label", {}, "Viewpoint", slider), player.button];
 }
