@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -20,6 +19,8 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 
+from pcm3_jax.data.formats import pickles
+from pcm3_jax.data.formats.pickles import IGNORED, Name, Refused, StringKeyDict, expect
 from pcm3_jax.errors import UserError
 
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
@@ -79,14 +80,6 @@ _IGNORED_NAMES = {
 _MODULES = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}
 
 
-class Refused(Exception):
-    """Rejects a file; the message is one clause with the reason."""
-
-
-class Name(str):
-    """The full name of a known class or function, which is never imported."""
-
-
 class Storage(NamedTuple):
     """A flat array in the file: dtype (a value of `_STORAGES`), key, and number of elements."""
 
@@ -104,155 +97,61 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-class _Dict(dict):
-    """Keeps the entries whose key is a string; the reader needs no others.
-
-    Other keys are not hashed: the time to hash a nested tuple can be exponential in its depth.
-    """
-
-    __slots__ = ()
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if type(key) is str:
-            super().__setitem__(key, value)
-
-
-class _Ignored:
-    """Placeholder for each object of `_IGNORED_NAMES`; discards what is put into it."""
-
-    __slots__ = ()
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def extend(self, items: Any) -> None:
-        pass
-
-    append = add = extend
-
-
-_IGNORED = _Ignored()
-
-
-class _Instructions(dict):
-    def __missing__(self, code: int) -> Any:
-        name = next(opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code))
-        raise Refused(f"its pickle uses the instruction {name}, which no checkpoint needs")
-
-
-# Allowed opcodes: they only make numbers, strings, lists and tuples, or call the methods below.
-_INSTRUCTIONS = """
-PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE
-INT LONG LONG1 LONG4 BININT BININT1 BININT2 FLOAT BINFLOAT
-STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES
-UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
-EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS SETITEM SETITEMS ADDITEMS
-PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID
-"""
-
-
-class _Unpickler(pickle._Unpickler):
-    """Reads a pickle in which every class and function is a `Name` or `_IGNORED`.
-
-    The instructions that call functions or set attributes are replaced, so that a file cannot run
-    code or change objects.  This needs Python's unpickler: in C, instructions cannot be
-    replaced, a memo index of four bytes allocates gigabytes, keys of dictionaries and sets of
-    any type are hashed, and classes of copyreg's extension cache bypass `find_class`.
-    """
-
-    stack: list[Any]
-    pop_mark: Callable[[], list[Any]]
+class _Unpickler(pickles.Unpickler):
+    """Reads a pickle in which every class and function is a `Name` or `IGNORED`."""
 
     def __init__(self, stream: BinaryIO, storages: dict[str, Storage]) -> None:
-        # Python 2's strings have no encoding; Latin-1 takes any byte.
-        super().__init__(stream, encoding="latin-1")
+        super().__init__(stream)
         self._storages = storages
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{_MODULES.get(module, module)}.{name}"
         if full in _IGNORED_NAMES:
-            return _IGNORED
+            return IGNORED
         if full not in _NAMES:
             raise Refused(f"its pickle refers to {ascii(full)[:60]}, which no checkpoint needs")
         return Name(full)
 
     def persistent_load(self, pid: Any) -> Storage:
-        kind, storage_type, key, _, count = _expect(pid, tuple)[:5]
+        kind, storage_type, key, _, count = expect(pid, tuple)[:5]
         if kind != "storage" or not _is_size(count):
             raise ValueError("not a storage")
-        storage = Storage(_STORAGES[_expect(storage_type, Name)], _expect(key, str), count)
+        storage = Storage(_STORAGES[expect(storage_type, Name)], expect(key, str), count)
         self._storages[storage.key] = storage
         return storage
 
-    def load_reduce(self) -> None:
-        arguments = _expect(self.stack.pop(), tuple)
-        self.stack.append(_call(self.stack.pop(), arguments))
-
-    def load_build(self) -> None:
-        # PyTorch sets attributes (version numbers) on dictionaries; they are dropped.
-        self.stack.pop()
-        _expect(self.stack[-1], (dict, _Ignored))
-
-    def load_empty_dictionary(self) -> None:
-        self.stack.append(_Dict())
-
-    def load_empty_set(self) -> None:
-        self.stack.append(_IGNORED)
-
-    def load_frozenset(self) -> None:
-        self.pop_mark()
-        self.stack.append(_IGNORED)
-
-    dispatch = _Instructions(
-        {
-            code[0]: pickle._Unpickler.dispatch[code[0]]
-            for code in (getattr(pickle, name) for name in _INSTRUCTIONS.split())
-        }
-        | {
-            pickle.REDUCE[0]: load_reduce,
-            pickle.NEWOBJ[0]: load_reduce,
-            pickle.BUILD[0]: load_build,
-            pickle.EMPTY_DICT[0]: load_empty_dictionary,
-            pickle.EMPTY_SET[0]: load_empty_set,
-            pickle.FROZENSET[0]: load_frozenset,
-        }
-    )
+    def call(self, function: Any, arguments: tuple) -> Any:
+        return _call(function, arguments)
 
 
 def _call(function: Any, arguments: tuple) -> Any:
     """A stand-in for the result of a call in a pickle."""
-    if function is _IGNORED:
-        return _IGNORED
-    _expect(function, Name)
+    if function is IGNORED:
+        return IGNORED
+    expect(function, Name)
     if function == _DICT:
-        made = _Dict()
+        made = StringKeyDict()
         # Python 2's pickles pass a list of items.  It is cleared after use: otherwise a small file
         # could fill the memory with copies of one list.
         (items,) = arguments or ([],)
-        for key, value in _expect(items, list):
+        for key, value in expect(items, list):
             made[key] = value
         items.clear()
         return made
     if function in (_TENSOR, _OLD_TENSOR):
         storage, offset, shape, strides = arguments[:4]
-        if not len(_expect(shape, tuple)) == len(_expect(strides, tuple)) <= _MOST_AXES:
+        if not len(expect(shape, tuple)) == len(expect(strides, tuple)) <= _MOST_AXES:
             raise ValueError("not a tensor's shape")
         if not all(map(_is_size, (offset, *shape, *strides))):
             raise ValueError("not a tensor's shape")
-        return Tensor(_expect(storage, Storage), offset, shape, strides)
+        return Tensor(expect(storage, Storage), offset, shape, strides)
     if function == _PARAMETER:
-        return _expect(arguments[0], Tensor)
+        return expect(arguments[0], Tensor)
     raise TypeError("a storage's type cannot be called")
 
 
 def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
-
-
-def _expect(value: Any, kind: type | tuple[type, ...]) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError("a value of another type")
-    return value
 
 
 def _unpickled(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax.config import default_config
+from pcm3_jax.data.formats import pickles
 from pcm3_jax.data.skeleton import flatten_frames
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import convert, model_file, torch_layout
@@ -337,7 +338,7 @@ def test_harmless_objects_beside_the_tensors_are_ignored(tmp_path, name, protoco
     read = torch_file._unpickled(io.BytesIO(stream.getvalue()))
     assert types_of(read) <= {
         dict, list, tuple, str, bytes, int, float, bool, type(None),
-        torch_file._Dict, torch_file._Ignored, torch_file.Tensor, torch_file.Storage,
+        pickles.StringKeyDict, pickles.Ignored, torch_file.Tensor, torch_file.Storage,
     }  # fmt: skip
 
 
