@@ -189,6 +189,23 @@ class Builder(RecordedBuilder):
         return group_files(wanted, lambda file: file.name[:12], parse_file)
 
     def _array_groups(self, file: Path) -> list[FileGroup]:
+        rows = self._wanted_rows(file)
+        chunks = [
+            rows[start : start + _ROWS_OF_A_GROUP]
+            for start in range(0, len(rows), _ROWS_OF_A_GROUP)
+        ]
+        # The fingerprint keeps the groups of different files apart.
+        return [
+            FileGroup(
+                f"{rows[0].form}-{workers.fingerprint(str(file.absolute()), chunk[0].name)}",
+                tuple((row,) for row in chunk),
+                parse_row,
+            )
+            for chunk in chunks
+        ]
+
+    def _wanted_rows(self, file: Path) -> list[Row]:
+        """The recordings of an array file that this config has."""
         protocol, refuse = self.builder_config, self._refuse
         rows = {
             "authors": lambda: ntu_arrays.authors_rows(file, refuse),
@@ -212,20 +229,7 @@ class Builder(RecordedBuilder):
                 f"{moved:,} recordings are in another split of {file} than in that of "
                 f"{protocol.benchmark}, which is used"
             )
-        chosen = list(wanted.values())
-        chunks = [
-            chosen[start : start + _ROWS_OF_A_GROUP]
-            for start in range(0, len(chosen), _ROWS_OF_A_GROUP)
-        ]
-        # The fingerprint keeps the groups of different files apart.
-        return [
-            FileGroup(
-                f"{protocol.form}-{workers.fingerprint(str(file.absolute()), chunk[0].name)}",
-                tuple((row,) for row in chunk),
-                parse_row,
-            )
-            for chunk in chunks
-        ]
+        return list(wanted.values())
 
     def _is_wanted(self, recording: Recording) -> bool:
         """Whether the config has the recording; reports one that it has not."""
