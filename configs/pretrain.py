@@ -4,9 +4,10 @@ python -m tfds_builders.build ntu_rgbd/ntu60_xsub --manual_dir=DOWNLOAD --data_d
 python -m pcm3_jax.main --config=configs/pretrain.py:ntu60_xsub --workdir=runs/ntu60_xsub
 python -m pcm3_jax.main --config=configs/pretrain.py:ntu60_xsub-bone --workdir=runs/bone
 
-The configuration is BENCHMARK[-STREAM]: BENCHMARK is a key of `BENCHMARKS`, STREAM is joint (the
-default), bone or motion.  As in the authors' program, the bone and motion streams are trained
-without prompts and without distillation.
+The configuration is BENCHMARK[@FORM][-STREAM]: BENCHMARK is a key of `BENCHMARKS`, STREAM is joint
+(the default), bone or motion.  With @authors, @ctrgcn or @pyskl the data set is the one built from
+arrays in that form (tfds_builders/ntu_rgbd/README.md).  As in the authors' program, the bone and
+motion streams are trained without prompts and without distillation.
 """
 
 from pcm3_jax.config import Config, default_config
@@ -23,17 +24,18 @@ BENCHMARKS = {
 
 
 def get_config(recipe: str | None = None) -> Config:
-    """Recipe BENCHMARK[-STREAM]; None uses the joint stream of the generated data set."""
+    """Recipe BENCHMARK[@FORM][-STREAM]; None uses the joint stream of the generated data set."""
     config = default_config()
     if recipe is None:
         return config
-    benchmark, _, stream = recipe.partition("-")
+    name, _, stream = recipe.partition("-")
+    benchmark, at, form = name.partition("@")
     if benchmark not in BENCHMARKS or (stream or "joint") not in STREAM_SETTINGS:
         raise UserError(
-            f"there is no recipe {recipe!r}; use BENCHMARK or BENCHMARK-STREAM with one of "
+            f"there is no recipe {recipe!r}; use BENCHMARK[@FORM][-STREAM] with one of "
             f"{', '.join(BENCHMARKS)} and one of {', '.join(STREAM_SETTINGS)}"
         )
-    config.data.name = BENCHMARKS[benchmark]
+    config.data.name = f"{BENCHMARKS[benchmark]}{at}{form}"
     config.views.stream = stream or "joint"
     config.update_from_flattened_dict(STREAM_SETTINGS[config.views.stream])
     return config

@@ -7,7 +7,7 @@ import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,18 +30,29 @@ class Clip(NamedTuple):
     info: dict[str, Any]
 
 
+class Source(Protocol):
+    """What a recording is parsed from: a `RawFile`, or a part of a file."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stamp(self) -> str:
+        """Changes when the content does."""
+
+
 @dataclass(frozen=True)
 class FileGroup:
     """Recordings that are parsed together, by one worker.
 
     Attributes:
         name: unique in the data set; part of a file name.
-        recordings: the raw files of each recording.
-        parse: (*files of a recording) -> its clip, or raises BadFile; must be picklable.
+        recordings: the sources of each recording.
+        parse: (*sources of a recording) -> its clip, or raises BadFile; must be picklable.
     """
 
     name: str
-    recordings: tuple[tuple[RawFile, ...], ...]
+    recordings: tuple[tuple[Source, ...], ...]
     parse: Callable[..., Clip]
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from pcm3_jax.data.formats import raw_files
-from pcm3_jax.data.formats.raw_files import BadFile, RawFile
+from pcm3_jax.data.formats.raw_files import BadFile, Found, RawFile
 from pcm3_jax.data.normalization import NORMALIZATIONS, apply_around_missing
 from pcm3_jax.errors import UserError
 from tfds_builders import file_groups, inputs, workers
@@ -159,6 +159,15 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
     def SHARD_SIZE(self) -> int:
         return SHARD_SIZE
 
+    @property
+    def NORMALIZATION(self) -> str:
+        """The one of `NORMALIZATIONS` that makes the config's skeletons from the files'."""
+        return self.builder_config.coordinates
+
+    def _find_files(self) -> Found:
+        """The files that this config may need. Raises UserError if there are none."""
+        return raw_files.search(self.manual_dir, self.SUFFIX)
+
     @abc.abstractmethod
     def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
         """Groups the files that this config needs; adds the others to the report.
@@ -176,10 +185,11 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
 
     def _find_groups(self) -> tuple[list[FileGroup], Inputs]:
         """Finds the raw files and groups those of this config; begins the report."""
-        found = raw_files.search(self.manual_dir, self.SUFFIX)
+        found = self._find_files()
         self.report, self.tables = Report(files_seen=len(found.files), stray=found.stray), []
         groups = self._file_groups(found.files)
-        used = [file for group in groups for recording in group.recordings for file in recording]
+        sources = (one for group in groups for recording in group.recordings for one in recording)
+        used = [source for source in sources if isinstance(source, RawFile)]
         named = ((self._input_name(file), file) for file in (*self.tables, *used))
         return groups, inputs.take(named, self.COMPARED_BYTES)
 
@@ -249,7 +259,7 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
 
     def _split_shards(self, split: str, records: Sequence[Record]) -> list[Shard]:
         order = np.random.default_rng(0).permutation(len(records))
-        coordinates = self.builder_config.coordinates
+        coordinates = self.NORMALIZATION
         shards = []
         for some in np.array_split(order, -(-len(order) // self.SHARD_SIZE)):
             chosen = [records[i] for i in some]

@@ -110,10 +110,15 @@ UNTRIMMED = "untrimmed"
 def label(data: str) -> str:
     """The name of a data set in headings."""
     pretrained, _, evaluated = data.rpartition(">")
-    name = LABELS.get(evaluated, evaluated)
     if data in (PKU_VIDEOS, EMBEDDED_VIDEOS) or pretrained in ("", evaluated):
-        return name
-    return f"{name} from {LABELS.get(pretrained, pretrained)}"
+        return _label(evaluated)
+    return f"{_label(evaluated)} from {_label(pretrained)}"
+
+
+def _label(name: str) -> str:
+    # After an @ is what the data set was built from.
+    stem, at, form = name.partition("@")
+    return f"{LABELS[stem]} {at}{form}" if at and stem in LABELS else LABELS.get(name, name)
 
 
 def _accuracy(

@@ -64,7 +64,7 @@ PAPER = runpy.run_path("configs/pretrain.py")
 
 
 @pytest.mark.parametrize("stream", ["", "-joint", "-bone", "-motion"])
-@pytest.mark.parametrize("benchmark", PAPER["BENCHMARKS"])
+@pytest.mark.parametrize("benchmark", [*PAPER["BENCHMARKS"], "ntu60_xsub@pyskl"])
 def test_the_papers_recipes_name_data_sets_that_can_be_built(benchmark, stream):
     config = PAPER["get_config"](benchmark + stream)
     validate(config)

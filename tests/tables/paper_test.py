@@ -42,6 +42,14 @@ def test_the_published_loss_by_occlusion_is_not_that_of_other_data():
     assert headings[1][1] == "spatial occlusion, Δ, NTU 60 xsub"
 
 
+def test_data_built_from_arrays_have_columns_of_their_own():
+    data = "ntu_rgbd/ntu60_xsub@pyskl"
+    assert paper.label(data) == "NTU 60 xsub @pyskl"
+    assert paper.label(f"{data}>{data}") == "NTU 60 xsub @pyskl"
+    assert paper.label(f"{data}>pku_mmd/part2_xsub") == "PKU-MMD II xsub from NTU 60 xsub @pyskl"
+    assert paper.label("own_skeletons/coco_17@mine") == "own_skeletons/coco_17@mine"
+
+
 @pytest.mark.parametrize("number", RUNS)
 def test_published_figures_have_a_column_and_mostly_a_row(number):
     table = paper.TABLES[number]

@@ -195,6 +195,16 @@ def test_data_sets_that_are_not_built_leave_cells_out(fakes, tmp_path):
     )
 
 
+def test_data_sets_built_from_arrays_take_the_place_of_the_papers(fakes, tmp_path):
+    names = tuple(f"ntu_rgbd/ntu60_{split}@pyskl" for split in ("xsub", "xview"))
+    data = build(tmp_path / "data", *names)
+    config = recipe(4, data__dir=data, tables__data=names, tables__cells="^PCM³")
+    results = main.run(config, tmp_path / "table")
+    assert {config.data.name for config in fakes.ran} == set(names)
+    assert all("@pyskl" in column for column in results["columns"][:6])
+    assert results["rows"][-2]["cells"]["spatial occlusion, NTU 60 xsub @pyskl (%)"]["mean"]
+
+
 def test_nothing_is_pretrained_for_an_evaluation_without_data(fakes, tmp_path):
     data = build(tmp_path / "data", "ntu_rgbd/ntu60_xsub")
     with pytest.raises(UserError, match=r"^No cell of table 5 can be run: There is no data set "):

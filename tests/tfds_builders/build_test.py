@@ -10,6 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from pcm3_jax.data.normalization import NORMALIZATIONS, normalization_of
+from pcm3_jax.errors import UserError
 from tfds_builders import build
 
 REPOSITORY = Path(__file__).parents[2]
@@ -155,6 +156,10 @@ def test_clips_do_not_depend_on_the_size_of_the_data_set(tmp_path, tiny_dir):
 def test_the_name_of_a_data_set_says_how_it_is_normalised(name):
     for config in build.load_builder(name).BUILDER_CONFIGS:
         for suffix in ("", *(f"_{coordinates}" for coordinates in NORMALIZATIONS)):
-            found = build.load_builder(name).config_named(f"{config.name}{suffix}")
+            try:
+                found = build.load_builder(name).config_named(f"{config.name}{suffix}")
+            except UserError:  # the files of some configs lack some coordinates
+                assert suffix and "@" in config.name
+                continue
             expected = NORMALIZATIONS[found.coordinates]
             assert normalization_of(f"{name}/{found.name}") is expected

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from pcm3_jax.data.formats.raw_files import find_files
 from tests.data.formats.raw_writers import skeleton_text
 from tfds_builders.intellirehabds.intellirehabds_dataset_builder import (
@@ -37,18 +39,30 @@ def free_names(subject: int, gesture: int) -> Iterator[str]:
             yield name
 
 
-def write(source: Path, destination: Path) -> dict[str, str]:
-    """Writes the recordings of a folder or archive; returns {name here: name in NTU's form}."""
-    destination.mkdir(parents=True, exist_ok=True)
-    names, written = {}, {}
+def skeletons(source: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """{name: (name in NTU's form, (T, 2, 25, 3) metres)} of the recordings of a folder or archive.
+
+    A missing joint is zero, an absent person is zeros.
+    """
+    names, found = {}, {}
     for file in find_files(source, ".txt"):
         clip = parse_file(file)
         kind = (clip.info["subject"], clip.info["label"])
         names.setdefault(kind, free_names(*kind))
-        written[clip.name] = next(names[kind])
-        frames = [[body for body in frame if body.any()] for frame in clip.skeleton]
-        (destination / f"{written[clip.name]}.skeleton").write_bytes(skeleton_text(frames))
-    return written
+        skeleton = np.nan_to_num(clip.skeleton)
+        absent = np.zeros((len(skeleton), 2 - skeleton.shape[1], 25, 3), np.float32)
+        found[clip.name] = next(names[kind]), np.concatenate([skeleton, absent], axis=1)
+    return found
+
+
+def write(source: Path, destination: Path) -> dict[str, str]:
+    """Writes the recordings of a folder or archive; returns {name here: name in NTU's form}."""
+    destination.mkdir(parents=True, exist_ok=True)
+    found = skeletons(source)
+    for name, skeleton in found.values():
+        frames = [[body for body in frame if body.any()] for frame in skeleton]
+        (destination / f"{name}.skeleton").write_bytes(skeleton_text(frames))
+    return {clip: name for clip, (name, _) in found.items()}
 
 
 if __name__ == "__main__":

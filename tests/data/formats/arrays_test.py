@@ -1,9 +1,13 @@
 """Reading arrays of any layout; the tests of `own_skeletons` cover invalid ones."""
 
-import numpy as np
+import io
 
-from pcm3_jax.data.formats.arrays import read_skeleton
+import numpy as np
+import pytest
+
+from pcm3_jax.data.formats.arrays import read_arrays, read_skeleton
 from pcm3_jax.data.joint_layouts import LAYOUTS
+from tests.data.formats.raw_writers import array_bytes
 
 
 def test_kinect_v2_stays_as_it_is():
@@ -40,3 +44,10 @@ def test_the_only_person_there_is_first_and_third_persons_are_left_out():
     assert sorted(map(np.float32, (crowd[0, 2, 0, 0], crowd[0, 3, 0, 0]))) == sorted(
         found[0, :, 0, 0]
     )
+
+
+@pytest.mark.parametrize("damage", [b"(", b"'", b"\x00", b"\xff"])
+def test_a_damaged_header_is_refused(damage):
+    content = array_bytes(np.zeros(3)).replace(b" \n", damage + b"\n")
+    with pytest.raises(ValueError, match="holds no usable arrays"):
+        read_arrays(io.BytesIO(content))

@@ -60,3 +60,27 @@ def _change_blank(rng, content):
 
 
 CHANGES = (_flip_bit, _set_byte, _cut, _change_line, _change_word, _change_word, _change_blank)
+
+
+def binary_mutant(rng, content):
+    """`content` with one to three random changes that need no lines or words."""
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        content = rng.choice((_flip_bit, _flip_bit, _set_byte, _cut, _move, _set_number))(
+            rng, content
+        )
+    return content
+
+
+def _move(rng, content):
+    """Deletes, repeats or copies a few bytes."""
+    at, size, place = (rng.randrange(n) for n in (len(content) + 1, 12, len(content) + 1))
+    part = content[at : at + size]
+    if rng.random() < 0.5:
+        return content[:at] + content[at + size :]
+    return content[:place] + part + content[place:]
+
+
+def _set_number(rng, content):
+    at, size = rng.randrange(len(content) + 1), rng.choice((1, 2, 4, 8))
+    number = rng.choice((0, 1, 2 ** (8 * size) - 1, 2 ** (8 * size - 1), rng.randrange(2**size)))
+    return content[:at] + number.to_bytes(size, "little") + content[at + size :]
