@@ -630,8 +630,11 @@ def test_other_networks_are_refused(tensors, tmp_path, change, sentence):
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        (lambda w: w.config.model.update(hidden=10**12), "does not fit"),
-        (lambda w: w.config.model.update(layers=10**12), "number of layers"),
+        (lambda w: w.config.model.update(hidden=10**12), "config.model.hidden is 10{12}, but"),
+        (lambda w: w.config.model.update(hidden=64), "does not fit"),
+        (lambda w: w.config.model.update(layers=10**12), "config.model.layers is 10{12}, but"),
+        (lambda w: w.config.model.update(layers=2), "number of layers"),
+        (lambda w: w.config.views.update(frames=10**9), "config.views.frames is 10{9}, but"),
         (lambda w: w.config.model.update(dtype="void"), "config.model.dtype"),
         (lambda w: w.tree["params"].update(evil={"x": np.zeros(3, "f4")}), "evil/x' is unknown"),
         (lambda w: w.tree["params"].pop("encoder"), "no usable model"),

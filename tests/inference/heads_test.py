@@ -1,6 +1,8 @@
 """Models that detect or forecast: what `predict` prints, people who are absent, damaged files."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -95,8 +97,7 @@ def test_only_people_in_the_last_frame_are_predicted(paths):
     [
         ("detector", ["short.npy"], "^short.npy has 5 frames, fewer than the 8 of this detector"),
         ("forecaster", ["short.npy"], "^short.npy has 5 frames, fewer than the 6 that"),
-        ("detector", ["some.npz", "--out=x.npz"], "--out is for predicted poses"),
-        ("forecaster", ["some.npz", "--out=x.csv"], "x.csv must end in .npz"),
+        ("detector", ["some.npz", "--out=x.txt"], "x.txt must end in .csv, .jsonl or .npz"),
         ("forecaster", ["some.npz", "--out=no/x.npz"], "no/x.npz cannot be written"),
         ("detector", ["-"], "This model has no classifier"),
     ],
@@ -122,12 +123,29 @@ def test_mistakes_are_one_sentence(paths, files, head, arguments, sentence):
 def test_damaged_heads_are_refused(paths, tmp_path, head, metadata, sentence):
     with safe_open(paths[head], framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        changed = file.metadata() | metadata
+        # As an older version wrote it, without a checksum.
+        changed = file.metadata() | {"checksum": None} | metadata
     path = tmp_path / "damaged.safetensors"
     save_file(arrays, path, {key: value for key, value in changed.items() if value is not None})
     with pytest.raises(UserError, match=sentence) as error:
         library.load(path)
     assert str(error.value).count("\n") == 0
+
+
+def test_intervals_and_poses_are_written_as_tables(paths, files, tmp_path, capsys):
+    for head, columns in (
+        ("detector", "name,start,stop,label,score"),
+        ("forecaster", "name,frames"),
+    ):
+        arguments = ["some.npz", f"--model={paths[head]}", "--json"]
+        predict.run([*arguments, "--out=out.csv"])
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        header, *rows = Path("out.csv").read_text().splitlines()
+        assert header == columns
+        if head == "detector":
+            assert len(rows) == sum(len(result["intervals"]) for result in found)
+        else:
+            assert rows == [f"{result['name']},{result['frames']}" for result in found]
 
 
 def test_a_full_disk_is_one_sentence(paths, tmp_path, filled):
