@@ -37,7 +37,7 @@ def run(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     if flags.out and flags.out.suffix not in (".npz", ".csv", ".jsonl"):
         raise UserError(f"--out={shown(str(flags.out))} must end in .npz, .csv or .jsonl.")
-    model = library.load(flags.model)
+    model = library.load(flags.model, flags.persons)
     skeleton_files.print_layout_note(flags.model, flags.layout)
     names, features, measured = [], [], []
     for file in flags.files:

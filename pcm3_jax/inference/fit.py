@@ -48,7 +48,7 @@ def run(argv: list[str]) -> None:
         table = Path(flags.files)
         rows = read_table(table)
         found = [_recording(table, row, flags.layout) for row in rows]
-    model = library.load(flags.model)
+    model = library.load(flags.model, flags.persons)
     skeleton_files.print_layout_note(flags.model, flags.layout)
     skeleton_files.print_persons_note(model, found)
     skeleton_files.print_notes(skeleton_files.measures(found, flags.layout))
@@ -60,7 +60,7 @@ def run(argv: list[str]) -> None:
     fitted_model = model.with_classifier(
         fitted,
         window=window_of([len(recording.skeletons) for recording in found]),
-        persons=min(2, max(recording.persons for recording in found)),
+        persons=min(model.persons, max(recording.persons for recording in found)),
     )
     fitted_model.save(flags.out)
     print(

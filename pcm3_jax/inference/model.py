@@ -50,7 +50,7 @@ class Neighbors(NamedTuple):
     similarities: np.ndarray
 
 
-def load(place: str | os.PathLike[str]) -> Model:
+def load(place: str | os.PathLike[str], persons: int | None = None) -> Model:
     """Loads a trained model.
 
     Args:
@@ -59,11 +59,16 @@ def load(place: str | os.PathLike[str]) -> Model:
         evaluation, finetuning, detection or motion prediction (its encoder and what the task
         trained), one checkpoint ``WORKDIR/checkpoints/STEP``, or a safetensors file from
         `pcm3_jax.convert` or `Model.save`.  Names go first; ``./base`` is a path.
+      persons: how many persons of a recording count, 1 or 2: those who move most.  By default as
+        many as the model was trained on.
 
     Raises:
       pcm3_jax.errors.UserError: ``place`` holds no model, or a damaged one.
     """
-    return Model(model_file.load(place))
+    if persons not in (None, 1, 2):
+        raise UserError(f"persons is {persons}; it must be 1 or 2.")
+    weights = model_file.load(place)
+    return Model(dataclasses.replace(weights, persons=persons) if persons else weights)
 
 
 class Model:
@@ -120,7 +125,7 @@ class Model:
 
     @property
     def persons(self) -> int:
-        """How many persons it was trained on, 1 or 2; of more, those who move most are kept."""
+        """How many persons count, by default as it was trained, 1 or 2: those who move most."""
         return self._weights.trained_persons
 
     @property
@@ -341,7 +346,7 @@ class Model:
         """
         features = self.embed(skeletons, mask, layout=layout, normalize=normalize)
         fitted = recogniser.fit(features, labels, performers)
-        sequences = read_sequences(skeletons, mask, layout=layout)
+        sequences = read_sequences(skeletons, mask, persons=self.persons, layout=layout)
         return self.with_classifier(
             fitted,
             window=window_of([len(sequence.poses) for sequence in sequences]),

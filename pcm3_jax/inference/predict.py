@@ -63,7 +63,7 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--out={shown(str(flags.out))} must end in .csv, .jsonl or .npz.")
     if live_frames and flags.out:
         raise UserError("--out is for files; redirect the standard output instead.")
-    model = library.load(flags.model)
+    model = library.load(flags.model, flags.persons)
     skeleton_files.print_layout_note(flags.model, flags.layout)
     if live_frames or not model.heads or "classifier" in model.heads:
         # Fails if there is no classifier, before any file or frame is read.

@@ -56,6 +56,11 @@ def arguments(
         "--normalized", action="store_true", help="the skeletons are normalised already"
     )
     parser.add_argument("--layout", help=f"joints of the files: {', '.join(LAYOUTS)}, or a .toml")
+    parser.add_argument(
+        "--persons",
+        type=int,
+        help="persons that count, 1 or 2; by default as the model was trained",
+    )
     parser.add_argument("--data_dir", default="data", help="of DATA_SET")
     return parser
 

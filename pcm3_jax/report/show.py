@@ -36,7 +36,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--gif", type=Path, metavar="FILE.gif")
     flags = parser.parse_args(argv)
     _check_outputs(flags.out, flags.gif)
-    model = library.load(flags.model) if flags.model else None
+    model = library.load(flags.model, flags.persons) if flags.model else None
     normalization = recognition.normalization(model) if model else normalize_sequence
     skeleton_files.print_layout_note(flags.model, flags.layout)
     found = entries.read(

@@ -483,6 +483,10 @@ def test_bystanders_are_left_out_with_a_note(model_path, tmp_path, monkeypatch, 
         output.err.count("1 of 1 recordings show more persons than the model was trained on") == 2
     )
     assert library.load(model_path).persons == 2
+    predict.run(["first.npy", f"--model={model_path}", "--k=1", "--persons=1"])
+    assert capsys.readouterr().out.endswith(f": {expected[0]} {100 * expected[1]:.1f} %\n")
+    with pytest.raises(UserError, match="persons is 3; it must be 1 or 2"):
+        predict.run(["first.npy", f"--model={model_path}", "--persons=3"])
 
 
 def test_the_only_person_there_is_the_first_one(model, tmp_path):

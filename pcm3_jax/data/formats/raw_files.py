@@ -17,7 +17,7 @@ _TAR = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".txz")
 ARCHIVES = (".zip", *_TAR)
 # What operating systems and archivers leave beside the data; names are in lower case.
 _STRAY_FOLDER = "__macosx"
-_STRAY_STARTS = ("._", ".ds_store", "desktop.ini", "readme", "thumbs.db")
+_STRAY_NAMES = ("desktop.ini", "readme", "thumbs.db")
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
@@ -119,8 +119,8 @@ def search(source: Path, suffix: str | tuple[str, ...]) -> Found:
     """Finds the files with (one of) the suffixes, in any case, at any depth.
 
     Archives in a folder are searched, too; nothing is unpacked to disk. Files that operating
-    systems and archivers leave behind (`._*`, `__MACOSX`, `Thumbs.db`, …) and README files are
-    stray, whatever their suffix.
+    systems and archivers leave behind (`._*`, `__MACOSX`, `Thumbs.db`, …), README files, and
+    whatever is hidden by a dot are stray, whatever their suffix.
 
     Raises:
         UserError: if an archive cannot be read or there is no such file.
@@ -149,8 +149,9 @@ def search(source: Path, suffix: str | tuple[str, ...]) -> Found:
 
 
 def _is_stray(path: str) -> bool:
-    *folders, name = path.lower().split("/")
-    return _STRAY_FOLDER in folders or name.startswith(_STRAY_STARTS)
+    parts = path.lower().removeprefix("./").split("/")
+    hidden = any(part.startswith((".", _STRAY_FOLDER)) for part in parts)
+    return hidden or parts[-1].startswith(_STRAY_NAMES)
 
 
 def _search_archive(path: Path, suffix: str | tuple[str, ...], found: Found) -> None:
