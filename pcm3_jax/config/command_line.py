@@ -111,6 +111,8 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
             f"{error.filename or 'The output'} cannot be written ({reason(error)}); the "
             "same command continues from the last checkpoint once this is fixed."
         )
+    elif isinstance(error, OSError) and error.filename:
+        message = commands.unusable(error)
     elif parallel.lost_process(error):
         message = _LOST.format(reason(error))
     elif isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):

@@ -51,6 +51,12 @@ def close_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def unusable(error: OSError) -> str:
+    """A sentence for a file or stream whose failure nobody else has explained."""
+    what = shown(str(error.filename)) if error.filename else "The standard output"
+    return f"{what} cannot be used: {error.strerror or error}."
+
+
 def main(run: Callable[[list[str]], object]) -> None:
     """Calls ``run`` with the command line; bad input exits with code 1 and one sentence."""
     # SIGTERM raises SystemExit, so that cleanup runs and no half-written file remains.
@@ -66,7 +72,5 @@ def main(run: Callable[[list[str]], object]) -> None:
     except BrokenPipeError:  # the reader, e.g. `head`, has gone
         close_output()
     except OSError as error:
-        # Files that a command names raise UserError; this is the output, or a program's own file.
         close_output()
-        what = shown(str(error.filename)) if error.filename else "The standard output"
-        sys.exit(f"error: {what} cannot be used: {error.strerror or error}.")
+        sys.exit(f"error: {unusable(error)}")

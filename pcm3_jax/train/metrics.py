@@ -18,7 +18,7 @@ from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from pcm3_jax.errors import reason, report_failure
+from pcm3_jax.errors import NO_ROOM, UserError, reason, report_failure
 from pcm3_jax.runtime.files import write_text
 from pcm3_jax.train.workdir import METRICS_FILE
 
@@ -59,8 +59,15 @@ class Telemetry:
         )
         if self._active:
             path = workdir / METRICS_FILE
-            write_text(path, "".join(_lines_until(path, first_step)))
-            self._file = path.open("a", buffering=1, encoding="utf-8")
+            try:
+                write_text(path, "".join(_lines_until(path, first_step)))
+                self._file = path.open("a", buffering=1, encoding="utf-8")
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    raise
+                raise UserError(
+                    f"{path} cannot be used ({reason(error)}): move it away."
+                ) from error
             self._events: _Events | None = _Events(workdir / "tensorboard", first_step + 1)
 
     def advance(self) -> None:

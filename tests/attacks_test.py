@@ -1,0 +1,266 @@
+"""Every file that a command reads, damaged in every way: the right answer, or one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from pcm3_jax import main
+from pcm3_jax.errors import UserError, WriteError
+from pcm3_jax.inference import convert, embed, fit, model_file, predict
+from pcm3_jax.report import __main__ as report
+from pcm3_jax.report import summary
+from pcm3_jax.runtime import commands
+from tests.running import Program
+from tfds_builders import build
+
+# Orbax's own threads complain of a damaged checkpoint once they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+PLACES = 20
+# No command on files of this size takes longer, also on a busy machine.
+SECONDS = 20
+
+
+class Command(NamedTuple):
+    """A command that reads files of a workspace.
+
+    Attributes:
+      run: (workspace) → what it has found, which must be equal for equal files.
+      reads: patterns of the files that it reads.
+      verified: patterns of those whose content has a checksum or is redundant: with a changed byte
+        the command finds the same, or refuses.
+    """
+
+    run: Callable[[Path], object]
+    reads: tuple[str, ...]
+    verified: tuple[str, ...] = ()
+
+
+def embedded(space: Path, model: str, file: str = "own/0.npy") -> bytes:
+    out = space / "features.npz"
+    embed.run([str(space / file), f"--model={space / model}", f"--out={out}"])
+    return np.load(out)["features"].tobytes()
+
+
+def evaluated(space: Path) -> object:
+    config = Program(space, space / "data").config()
+    config.task, config.encoder = "linear_eval", str(space / "run")
+    return main.run(config, space / "evaluation")
+
+
+def continued(space: Path) -> object:
+    config = Program(space, space / "data").config()
+    return main.run(config, space / "run")
+
+
+def fitted(space: Path) -> object:
+    out = space / "mine.safetensors"
+    fit.run([str(space / "own/labels.csv"), f"--model={space / 'model.safetensors'}",
+             f"--out={out}"])  # fmt: skip
+    return model_file.load(out).heads["classifier"]["kernel"].tobytes()
+
+
+def built(space: Path) -> object:
+    build.build("own_skeletons/kinect_v2_25", space / "built", space / "own", skip_bad_files=False)
+    return None
+
+
+def reported(space: Path) -> object:
+    report.run([str(space / "run"), f"--out={space / 'report.html'}", f"--data_dir={space}/data"])
+    return None
+
+
+DATA = ("data/**/*",)
+COMMANDS = {
+    "embed with a checkpoint": Command(
+        lambda space: embedded(space, "run"),
+        ("run/*.json", "run/checkpoints/**/*", "own/0.npy"),
+        ("run/checkpoints/**/*",),
+    ),
+    "embed with a file": Command(
+        lambda space: embedded(space, "model.safetensors"),
+        ("model.safetensors", "own/0.npy"),
+        ("model.safetensors",),
+    ),
+    "predict with an evaluation": Command(
+        lambda space: predict.run([str(space / "own/0.npy"), f"--model={space / 'linear'}"]),
+        ("linear/*", "run/*.json", "run/checkpoints/**/*", "own/0.npy"),
+    ),
+    "fit": Command(fitted, ("own/*", "model.safetensors"), ("model.safetensors",)),
+    "evaluate": Command(evaluated, (*DATA, "run/checkpoints/**/*", "run/*.json"), DATA),
+    "continue": Command(continued, ("run/*", "run/checkpoints/**/*"), ("run/checkpoints/**/*",)),
+    "build": Command(built, ("own/*",)),
+    "summary": Command(lambda space: summary.run([str(space / "linear")]), ("linear/*",)),
+    "report": Command(reported, ("run/*", "run/checkpoints/**/*")),
+    "export": Command(
+        lambda space: convert.run(["export", str(space / "run"), str(space / "x.safetensors")]),
+        ("run/*.json", "run/checkpoints/**/*"),
+        ("run/checkpoints/**/*",),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, data_dir, program, finished_run):
+    """A workspace: a data set, a run, its evaluation, an exported model, own recordings."""
+    space = tmp_path_factory.mktemp("original")
+    shutil.copytree(data_dir, space / "data")
+    shutil.copytree(finished_run[0], space / "run")
+    with quiet():
+        convert.run(["export", str(space / "run"), str(space / "model.safetensors")])
+        config = Program(space, space / "data").config()
+        config.task, config.encoder = "linear_eval", str(space / "run")
+        main.run(config, space / "linear")
+    (space / "own").mkdir()
+    rng = np.random.default_rng(0)
+    rows = [["file", "label", "performer", "split"]]
+    for number in range(8):
+        walk = rng.normal(size=(12, 25, 3)) + 0.1 * rng.normal(size=(12, 25, 3)).cumsum(axis=0)
+        np.save(space / f"own/{number}.npy", (walk + [0, 0, 3]).astype(np.float32))
+        rows.append(
+            [f"{number}.npy", "ab"[number % 2], str(number % 4), ("train", "test")[number > 3]]
+        )
+    with open(space / "own/labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return space
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def workspace(original: Path, folder: Path) -> Path:
+    """A copy that shares the files' contents; whoever changes one writes it anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(original, folder, copy_function=os.link)
+    return folder
+
+
+def answer(command: Command, space: Path) -> tuple[str, object]:
+    """("found", what it finds) or ("refused", the sentence); raises anything else."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"longer than {SECONDS} s")
+
+    previous = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        with quiet():
+            return "found", command.run(space)
+    except (UserError, WriteError) as error:
+        return "refused", str(error)
+    except OSError as error:  # the entry points end with this sentence, if it names the file
+        if error.filename is None:
+            raise
+        return "refused", commands.unusable(error)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def damages(path: Path, places: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    """(what, a function that damages the file) for each kind of damage."""
+    content = path.read_bytes()
+
+    def write(changed: bytes) -> Callable[[], None]:
+        def change() -> None:
+            path.unlink()  # its content is shared
+            path.write_bytes(changed)
+
+        return change
+
+    def folder() -> None:
+        path.unlink()
+        path.mkdir()
+
+    yield "empty", write(b"")
+    yield "half", write(content[: len(content) // 2])
+    yield "a folder", folder
+    rng = np.random.default_rng(len(content))
+    for place in rng.integers(len(content), size=places if content else 0):
+        changed = bytearray(content)
+        changed[place] ^= 1 << rng.integers(8)
+        yield f"byte {place}", write(bytes(changed))
+
+
+def matching(space: Path, patterns: tuple[str, ...]) -> list[Path]:
+    found = {path for pattern in patterns for path in space.glob(pattern) if path.is_file()}
+    return sorted(path.relative_to(space) for path in found if path.name != ".lock")
+
+
+def attack(original: Path, folder: Path, command: Command, places: int, *, all_kinds: bool) -> int:
+    """Damages each file that a command reads, once or in all ways; returns the attempts."""
+    kind, right = answer(command, workspace(original, folder))
+    assert kind == "found", right
+    verified, attempts = set(matching(original, command.verified)), 0
+    for number, name in enumerate(matching(original, command.reads)):
+        for index in range(3 + places) if all_kinds else [number % (3 + places)]:
+            space = workspace(original, folder)
+            kinds = list(damages(space / name, places))
+            if index >= len(kinds):
+                break
+            what, damage = kinds[index]
+            damage()
+            attempts += 1
+            try:
+                kind, found = answer(command, space)
+            except Exception as error:
+                raise AssertionError(f"{name}, {what}: {type(error).__name__}: {error}") from error
+            if kind == "refused":
+                assert "\n" not in found and found.endswith("."), f"{name}, {what}: {found}"
+            elif name in verified and what.startswith("byte"):
+                assert found == right, f"{name}, {what}: another answer without a word"
+    return attempts
+
+
+@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("continue", "report")])
+def test_damaged_files_are_noticed_or_harmless(original, tmp_path, name):
+    assert attack(original, tmp_path / "space", COMMANDS[name], 1, all_kinds=False) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_many_damages_are_noticed_or_harmless(original, tmp_path, name):
+    assert attack(original, tmp_path / "space", COMMANDS[name], PLACES, all_kinds=True) > 20
+
+
+def test_no_command_opens_a_file_that_is_not_attacked(original, tmp_path):
+    """Traces what Python opens; what C++ opens lies in the same folders."""
+    opened: set[str] = set()
+    tracing = True
+
+    def hook(event: str, arguments: tuple) -> None:
+        if tracing and event == "open" and isinstance(arguments[0], str):
+            writes = isinstance(arguments[1], str) and arguments[1][0] in "wax"
+            if not writes and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+                opened.add(arguments[0])
+
+    sys.addaudithook(hook)
+    try:
+        for name, command in COMMANDS.items():
+            space = workspace(original, tmp_path / "space")
+            opened.clear()
+            answer(command, space)
+            attacked = set(matching(space, command.reads))
+            for path in map(Path, sorted(opened)):
+                if path.is_file() and path.is_relative_to(space):
+                    relative = path.relative_to(space)
+                    known = relative.parts[0] == "data" or relative.name in ("small.py", ".lock")
+                    if (original / relative).exists() and not known:
+                        assert relative in attacked, (name, relative)
+    finally:
+        tracing = False
