@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import logging
 import os
+import resource
+import runpy
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +21,7 @@ import numpy as np
 import pytest
 
 from pcm3_jax import main
+from pcm3_jax.config import Config
 from pcm3_jax.errors import UserError, WriteError
 from pcm3_jax.inference import convert, embed, fit, model_file, predict
 from pcm3_jax.report import __main__ as report
@@ -54,14 +59,20 @@ def embedded(space: Path, model: str, file: str = "own/0.npy") -> bytes:
     return np.load(out)["features"].tobytes()
 
 
+def configuration(space: Path) -> Config:
+    config = runpy.run_path(str(space / "small.py"))["get_config"]()
+    config.data.dir = str(space / "data")
+    return config
+
+
 def evaluated(space: Path) -> object:
-    config = Program(space, space / "data").config()
+    config = configuration(space)
     config.task, config.encoder = "linear_eval", str(space / "run")
     return main.run(config, space / "evaluation")
 
 
 def continued(space: Path) -> object:
-    config = Program(space, space / "data").config()
+    config = configuration(space)
     return main.run(config, space / "run")
 
 
@@ -264,3 +275,95 @@ def test_no_command_opens_a_file_that_is_not_attacked(original, tmp_path):
                         assert relative in attacked, (name, relative)
     finally:
         tracing = False
+
+
+WRITERS = ("embed with a file", "fit", "evaluate", "continue", "build", "report", "export")
+
+
+def left(space: Path) -> dict[Path, bytes]:
+    """The content of each file of a workspace, but for the locks."""
+    files = [p for p in space.rglob("*") if p.is_file() and p.name != ".lock"]
+    return {path.relative_to(space): path.read_bytes() for path in files}
+
+
+@contextlib.contextmanager
+def full_after(size: int) -> Iterator[None]:
+    """No file of this process may become larger than ``size`` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    logging.disable()  # Orbax logs what it also raises.
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def fill(original: Path, folder: Path, name: str, size: int) -> None:
+    """Runs a command on a full disk, and then again with room."""
+    _, right = answer(COMMANDS[name], workspace(original, folder))
+    space = workspace(original, folder)
+    before = left(space)
+    with full_after(size):
+        kind, sentence = answer(COMMANDS[name], space)
+    if kind == "found":
+        return
+    assert "\n" not in str(sentence), sentence
+    after = left(space)
+    for path, content in before.items():
+        assert path in after, f"{path} is lost"
+        # A run adds to these while it works.
+        if path.name not in ("provenance.json", "metrics.jsonl"):
+            assert after[path] == content, f"{path} has changed"
+    assert answer(COMMANDS[name], space) == ("found", right)
+
+
+@pytest.mark.parametrize("name", [n for n in WRITERS if n not in ("continue", "report")])
+def test_a_full_disk_is_one_sentence_and_loses_nothing(original, tmp_path, name):
+    fill(original, tmp_path / "space", name, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [0, 1, 100, 3000, 20_000])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_fills_is_one_sentence_and_loses_nothing(original, tmp_path, name, size):
+    fill(original, tmp_path / "space", name, size)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+count = int(sys.argv[3])
+
+def hook(event, arguments):
+    global count
+    writes = event == "open" and isinstance(arguments[1], str) and arguments[1][0] in "wax"
+    if writes or event in ("os.rename", "os.replace", "os.mkdir", "os.remove"):
+        place = str(arguments[0])
+        if place.startswith(sys.argv[2]):
+            count -= 1
+            if count == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+from tests import attacks_test
+command = attacks_test.COMMANDS[sys.argv[1]]
+sys.addaudithook(hook)
+command.run(Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_kill_at_any_write_loses_nothing(original, tmp_path, name):
+    space = tmp_path / "space"
+    _, right = answer(COMMANDS[name], workspace(original, space))
+    for number in range(1, 40):
+        workspace(original, space)
+        command = [sys.executable, "-c", KILLED, name, str(space), str(number)]
+        done = subprocess.run(command, capture_output=True, timeout=300, check=False)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+        assert answer(COMMANDS[name], space) == ("found", right), number
+    assert number > 1

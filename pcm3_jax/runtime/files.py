@@ -89,6 +89,10 @@ def whole(path: Path) -> Iterator[Path]:
         os.umask(mask)
         partial.chmod(0o666 & ~mask)
         partial.replace(path)
+    except OSError as error:
+        # A failed write does not say of which file.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
