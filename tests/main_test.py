@@ -149,6 +149,7 @@ def test_a_wrong_setting_is_named(program, tmp_path, capsys, monkeypatch, overri
             "--config.data.dir=gs://a is a URL, not a folder: mount it",
         ),
         ([f"--config={SMALL}", "--workdir=x", "--processes=2"], "need --coordinator=HOST:PORT"),
+        ([f"--config={SMALL}", "--workdir=x", "--coordinator=x"], "=x must be HOST:PORT, such as"),
         (
             [f"--config={SMALL}", "--workdir=x", "--coordinator=a:1", "--process=1"],
             "--process is 1, but must be at least 0 and less than --processes=1",

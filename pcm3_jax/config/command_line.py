@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -216,6 +217,11 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
             f"--{flag}={place} is a URL, not a folder: mount it and give the path of the mount.",
         )
     processes, process = _PROCESSES.value, _PROCESS.value
+    coordinator = _COORDINATOR.value
+    require(
+        coordinator in (None, "", "auto") or re.fullmatch(r".+:\d{1,5}", coordinator) is not None,
+        f"--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.1:1234, or auto.",
+    )
     require(
         (processes, process) == (1, 0) or _COORDINATOR.value not in (None, "", "auto"),
         f"--processes={processes} --process={process} need --coordinator=HOST:PORT.",

@@ -157,13 +157,19 @@ def _at(path: Path, training: bool, stream: Stream | None) -> ModelWeights:
         return _read(path / MODEL_FILE)
     if (path / CLASSIFIER_FILE).exists():
         return _of_evaluation(path, config)
-    latest = latest_checkpoint(path)
-    if latest is None:
-        raise UserError(
-            f"The run in {path}, of task {config.task!r}, has not saved a model: name the "
-            "workdir of a pretraining run with a checkpoint or of a finished linear evaluation."
-        )
-    return _of_run(config, latest, training, stream)
+    while True:
+        latest = latest_checkpoint(path)
+        if latest is None:
+            raise UserError(
+                f"The run in {path}, of task {config.task!r}, has not saved a model: name the "
+                "workdir of a pretraining run with a checkpoint or of a finished linear evaluation."
+            )
+        try:
+            return _of_run(config, latest, training, stream)
+        except UserError:
+            # A run that goes on may have deleted it meanwhile, for a later one.
+            if latest.exists():
+                raise
 
 
 def _read(path: Path) -> ModelWeights:

@@ -1,6 +1,7 @@
 """Files of several encoders: joined by `convert export`, in float16, read as one model."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -300,3 +301,30 @@ def test_shipped_models(name: str, model: Shipped):
 def test_a_model_has_an_encoder():
     with pytest.raises(UserError, match="has no encoder"):
         check(ModelWeights({}), "It")
+
+
+def test_a_checkpoint_that_a_run_deletes_meanwhile_gives_way_to_the_next(
+    finished_run, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    steps = sorted(run.glob("checkpoints/*"), key=lambda path: int(path.name))
+    of_run = model_file._of_run
+
+    def while_deleting(config, latest, *rest):
+        if latest == steps[-1]:
+            shutil.rmtree(latest)
+        return of_run(config, latest, *rest)
+
+    monkeypatch.setattr(model_file, "_of_run", while_deleting)
+    made = model_file.load(run).provenance
+    assert next(iter(made.values()))["steps"] == int(steps[-2].name)
+
+
+def test_an_evaluation_that_names_itself_as_its_encoder_is_refused(tmp_path, run_config):
+    run_config.task, run_config.encoder = "linear_eval", str(tmp_path)
+    (tmp_path / "config.json").write_text(run_config.to_json())
+    arrays = {"kernel": np.zeros((16, 2)), "bias": np.zeros(2), "classes": np.array(["a", "b"])}
+    np.savez(tmp_path / "classifier.npz", **arrays)
+    with pytest.raises(UserError, match="names itself as its encoder"):
+        pcm3_jax.load(tmp_path)
