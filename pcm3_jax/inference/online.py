@@ -163,17 +163,12 @@ class OnlineWindow(Online):
             return False
         self._waited = 0
         persons = max(poses.shape[1] for poses, _ in self._window)
-        self.feature = self._embed(
-            np.concatenate([_of_persons(poses, persons, 0) for poses, _ in self._window]),
-            np.concatenate([_of_persons(visible, persons, True) for _, visible in self._window]),
-        )
+        whole = np.zeros((len(self._window), persons, *poses.shape[2:]), np.float32)
+        seen = np.ones(whole.shape[:-1], bool)
+        for time, (frame, shown) in enumerate(self._window):
+            whole[time, : frame.shape[1]], seen[time, : frame.shape[1]] = frame[0], shown[0]
+        self.feature = self._embed(whole, seen)
         return True
-
-
-def _of_persons(frame: np.ndarray, persons: int, value: float) -> np.ndarray:
-    """A frame (1, M, …) with further persons of a value."""
-    absent = [(0, 0), (0, persons - frame.shape[1])] + [(0, 0)] * (frame.ndim - 2)
-    return np.pad(frame, absent, constant_values=value)
 
 
 class OnlineEncoder(Online):
