@@ -9,7 +9,7 @@ from pcm3_jax.config import default_config
 from pcm3_jax.report.runs import Run
 
 # These differ between any two starts, or are compared as settings.
-_NOT_COMPARED = {"time", "command", "encoder"}
+_NOT_COMPARED = {"time", "command", "encoder", "encoder_checksum", "resumed"}
 
 
 def settings(runs: list[Run]) -> dict[str, Any]:

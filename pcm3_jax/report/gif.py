@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -21,8 +22,13 @@ _COLOURS = {"trunk": "#4a5058", "left": "#0072b2", "right": "#c4560a"}
 _PAPER, _TEXT = "#ffffff", "#5a616b"
 
 
-def write(path: Path, views: list[View]) -> None:
+def write(path: Path, views: list[View], band: list[dict[str, Any]]) -> None:
     """Writes an animation of the views of one recording, side by side.
+
+    Args:
+      path: the file.
+      views: of the recording.
+      band: stretches of frames with a label, which is written below while they last.
 
     Raises:
       UserError: the file cannot be written.
@@ -31,7 +37,9 @@ def write(path: Path, views: list[View]) -> None:
     count = min(max(2, round(frames / FRAME_RATE * _RATE)), _MOST_FRAMES)
     times = np.linspace(0, frames - 1, count).round().astype(int)
     drawn = [_projected(view) for view in views]
-    pictures = [_picture(views, [joints[t] for joints in drawn]) for t in times]
+    pictures = [
+        _picture(views, [joints[t] for joints in drawn], _label(band, t)) for t in times.tolist()
+    ]
     # One palette for all frames.
     first = pictures[0].quantize(32)
     paletted = [picture.quantize(palette=first, dither=Image.Dither.NONE) for picture in pictures]
@@ -57,8 +65,14 @@ def _projected(view: View) -> np.ndarray:
     return np.stack(pixels, axis=-1)
 
 
-def _picture(views: list[View], joints: list[np.ndarray]) -> Image.Image:
-    """One frame: the joints (2, 25, 2) of every view."""
+def _label(band: list[dict[str, Any]], time: int) -> str:
+    """The label of a frame; "" without one."""
+    labels = (part["label"] for part in band if part["start"] <= time <= part["stop"])
+    return next((label for label in labels if label), "")
+
+
+def _picture(views: list[View], joints: list[np.ndarray], label: str) -> Image.Image:
+    """One frame: the joints (2, 25, 2) of every view, and the frame's label."""
     size = _WIDTH * len(views), _HEIGHT
     large = Image.new("RGB", (size[0] * _LARGER, size[1] * _LARGER), _PAPER)
     pen = ImageDraw.Draw(large)
@@ -69,6 +83,7 @@ def _picture(views: list[View], joints: list[np.ndarray]) -> Image.Image:
     pen = ImageDraw.Draw(picture)
     for column, view in enumerate(views):
         pen.text((column * _WIDTH + 12, 8), view.title, fill=_TEXT)
+    pen.text((size[0] / 2, _HEIGHT - 14), label, fill=_TEXT, anchor="mm", font_size=16)
     return picture
 
 

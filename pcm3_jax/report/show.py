@@ -58,7 +58,8 @@ def run(argv: list[str]) -> None:
     if flags.gif:
         from pcm3_jax.report import gif
 
-        gif.write(flags.gif, bodies.views(found.shown[0], normalization))
+        band = (described[0].get("labels") or {}).get("band", [])
+        gif.write(flags.gif, bodies.views(found.shown[0], normalization), band)
         print(f"{shown(str(flags.gif))}: {shown(found.shown[0].name)}")
 
 

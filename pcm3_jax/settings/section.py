@@ -205,13 +205,13 @@ class Section:
                     value in choices, f"config.{key} is {value!r}, but must be one of {choices}."
                 )
             low, high = field.metadata["low"], field.metadata["high"]
+            bounds = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
             for part in value if isinstance(value, tuple) else (value,):
                 if isinstance(part, (int, float)):
-                    most = (
-                        min(high, _LARGEST) if isinstance(part, int) and high == math.inf else high
-                    )
-                    bounds = f"at least {low}" if most == math.inf else f"in [{low}, {most}]"
-                    require(low <= part <= most, f"config.{key} is {value}, but must be {bounds}.")
+                    message = f"config.{key} is {value}, but must be"
+                    require(low <= part <= high, f"{message} {bounds}.")
+                    fits = isinstance(part, float) or high < math.inf or part <= _LARGEST
+                    require(fits, f"{message} at most {_LARGEST}.")
 
 
 def _is(value: Any, kind: Any) -> bool:

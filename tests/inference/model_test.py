@@ -450,7 +450,7 @@ def test_places_without_a_model_are_refused(tmp_path, run_config):
 @pytest.mark.parametrize("text", ['{"model": 3}', '{"model": {"hidden": "x"}}', "[1]", '"x"'])
 def test_a_configuration_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match="config.json cannot be used: ") as error:
+    with pytest.raises(UserError, match="config.json (cannot be used: |is damaged)") as error:
         pcm3_jax.load(tmp_path)
     assert "\n" not in str(error.value)
 

@@ -205,6 +205,14 @@ def test_a_gif_moves(shown, clips, tmp_path, capsys):
         assert (frames[0][view] < 128).any() and (frames[0][view] != frames[1][view]).any()
 
 
+def test_a_gif_has_the_labels_of_its_frames():
+    pytest.importorskip("PIL.Image", reason="needs pillow")
+    from pcm3_jax.report import gif
+
+    band = [{"start": 0, "stop": 3.5, "label": None}, {"start": 3.5, "stop": 9, "label": "wave"}]
+    assert [gif._label(band, time) for time in (0, 3, 4, 9, 10)] == ["", "", "wave", "wave", ""]
+
+
 def test_hostile_names_stay_data(shown, clips, tmp_path):
     name = HOSTILE.replace("/", "")
     np.savez(tmp_path / "some.npz", **{name: clips[0]})

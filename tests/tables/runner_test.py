@@ -276,7 +276,7 @@ def test_small_settings_that_cannot_work_are_refused_before_anything_runs(fakes,
     [
         ("tables__number", 11, r"config\.tables\.number is 11, but must be in \[0, 10\]"),
         ("tables__seeds", (), r"config\.tables\.seeds is \(\)"),
-        ("tables__seeds", (1, 1), r"config\.tables\.seeds is \(1, 1\), .* different whole"),
+        ("tables__seeds", (1, 1), r"config\.tables\.seeds is \(1, 1\), .* different numbers"),
         ("tables__seeds", ("0",), r"config\.tables\.seeds has '0', .* whole number"),
         ("tables__data", ("a>b>c",), r"config\.tables\.data is \('a>b>c',\)"),
         ("tables__data", ("a", "a"), r"config\.tables\.data .* different names"),

@@ -174,7 +174,7 @@ def test_a_started_run_resumes_bitwise_without_its_start(finished_run, program, 
     arguments = (f"--config.encoder={source}", "--config.seed=1")
     code, out, err = program.run(tmp_path / "whole", *arguments)
     assert (code, err) == (0, "")
-    assert out.startswith(f"starts from {source}: ")
+    assert out.startswith(f"starts from {source}/checkpoints/24: ")
     killed = tmp_path / "killed"
     with program.start(killed, *arguments) as process:
         while process.poll() is None and not (killed / "checkpoints" / "4").exists():
