@@ -208,9 +208,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except OSError as error:  # as the reader of the output has gone, or the disk under it is full
+    except OSError as error:
         commands.close_output()
-        print(f"error: The standard output cannot be used: {error.strerror}.", file=sys.stderr)
+        print(f"error: {commands.unusable(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"interrupted: {arguments.dataset} is not built.", file=sys.stderr)

@@ -96,6 +96,5 @@ def _check_classes(value: Any) -> None:
         return
     for key, inner in value.items():
         if key in _OTHER_KEYS or (key == "pythonClassName" and inner not in _CLASSES):
-            found = f"{key} = {str(inner)[:80]!r}"
-            raise ValueError(f"features.json has {found}, which no builder here writes")
+            raise ValueError(f"features.json may not have {key} = {str(inner)[:60]!r}")
         _check_classes(inner)

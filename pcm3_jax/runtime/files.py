@@ -127,10 +127,10 @@ def whole(path: Path) -> Iterator[Path]:
 
     A device or a pipe is written directly.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            yield path
-            return
         handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     except ValueError as error:
         # The name has a null byte.
