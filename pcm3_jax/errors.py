@@ -3,12 +3,22 @@
 import contextlib
 import difflib
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterable
 
 # Error numbers of writes that fail for lack of disk space.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What to do about what a computer lacks or forbids, by error number.
+_REMEDIES = {
+    **dict.fromkeys(NO_ROOM, "free some disk space"),
+    errno.ENOMEM: "free some memory, or raise the limit (ulimit -v)",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit on open files (ulimit -n)"),
+    errno.EAGAIN: "raise the limit on threads (ulimit -u)",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give this user the permission"),
+    errno.EROFS: "choose a place that can be written",
+}
 
 
 class UserError(Exception):
@@ -16,6 +26,10 @@ class UserError(Exception):
 
     Entry points print it without a traceback and exit with code 1.
     """
+
+    def __str__(self) -> str:
+        # Messages name files, whose names can hold what controls a terminal.
+        return shown(super().__str__())
 
 
 class Busy(UserError):
@@ -65,13 +79,31 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def shortage(error: BaseException) -> str | None:
+    """What the computer lacks or forbids, and what to do about it, as two clauses.
+
+    None if the error is about something else, for instance a damaged file.
+    """
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    if number not in _REMEDIES:
+        # Libraries in C++ give the error of the system as text.
+        text = str(error).replace("can't start new thread", os.strerror(errno.EAGAIN))
+        number = next((n for n in _REMEDIES if os.strerror(n) in text), None)
+    return None if number is None else f"{os.strerror(number)}; {_REMEDIES[number]}"
+
+
 def reason(error: BaseException) -> str:
     """A short reason for an error, without a full stop, for use inside a message."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM and error.strerror:
-        return error.strerror
+    if lacking := shortage(error):
+        return lacking.partition(";")[0]
     message = str(error).strip()
     # TensorStore's message is a chain of errors; the file system's is at its end.
     if found := re.search(r"([^:]+) \[os_error_code=", message):
         return found[1].strip()
     first = message.partition("\n")[0] or "no reason given"
     return f"{type(error).__name__}: {first[:100].rstrip(' :.(')}"
+
+
+def shown(text: str) -> str:
+    """A text for printing, such as a file's name; what controls a terminal is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

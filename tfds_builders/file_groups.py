@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import resource
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pcm3_jax.data.formats.raw_files import BadFile, RawFile
+from pcm3_jax.runtime.files import crc, whole, write_text
 from tfds_builders import workers
 
 
@@ -129,8 +131,8 @@ def _parse_group(folder: Path, version: str, group: FileGroup) -> dict[str, Any]
     stamps = [(file.name, file.stamp) for files in group.recordings for file in files]
     mark = workers.fingerprint(version, stamps)
     index_file = folder / f"{group.name}-{mark}.json"
-    if index_file.exists():
-        return json.loads(index_file.read_text())
+    if (index := _read_index(index_file)) is not None:
+        return index
     for outdated in folder.glob(f"{group.name}-*"):
         outdated.unlink()
     clips, flaws, poses, start = [], [], [np.zeros((0, 25, 3), np.float32)], 0
@@ -146,9 +148,30 @@ def _parse_group(folder: Path, version: str, group: FileGroup) -> dict[str, Any]
         poses.append(clip.skeleton[:, :persons].swapaxes(0, 1).reshape(-1, 25, 3))
         start += frames * persons
     poses_file = index_file.with_suffix(".npy")
-    workers.write_whole(poses_file, lambda path: np.save(path, np.concatenate(poses)))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    index = {"poses": poses_file.name, "clips": clips, "flaws": flaws, "peak_memory_mb": memory}
+    with whole(poses_file) as partial:
+        with open(partial, "wb") as file:
+            np.save(file, np.concatenate(poses))
+        checksum = crc(partial)
+    index = {
+        "poses": poses_file.name,
+        "poses_checksum": checksum,
+        "clips": clips,
+        "flaws": flaws,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
     # Written last: an index marks its group as complete.
-    workers.write_whole(index_file, lambda path: path.write_text(json.dumps(index)))
+    text = json.dumps(index)
+    write_text(index_file, f"{zlib.crc32(text.encode()):08x} {text}")
     return index
+
+
+def _read_index(file: Path) -> dict[str, Any] | None:
+    """The index of a group that is stored and undamaged; None for any other."""
+    try:
+        checksum, _, text = file.read_text(encoding="utf-8").partition(" ")
+        if checksum != f"{zlib.crc32(text.encode()):08x}":
+            return None
+        index = json.loads(text)
+        return index if crc(file.with_name(index["poses"])) == index["poses_checksum"] else None
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pcm3_jax.data.formats.raw_files import BadFile, RawFile
+from pcm3_jax.errors import shown
+from pcm3_jax.runtime.files import read_json, write_text
 
 # Sorted (name, mark) of every file. A mark changes when the size or the content does.
 Inputs = list[tuple[str, str]]
@@ -32,13 +34,16 @@ def _mark(file: RawFile, size: int) -> str:
 
 def write(inputs: Inputs, folder: Path) -> None:
     """Stores the inputs in the folder of the data set."""
-    _file(folder).write_text(json.dumps(inputs))
+    write_text(_file(folder), json.dumps(inputs))
 
 
 def read(folder: Path) -> Inputs | None:
     """The inputs of the data set in a folder; None if it was built before they were stored."""
-    file = _file(folder)
-    return [(name, mark) for name, mark in json.loads(file.read_text())] if file.exists() else None
+    try:
+        found = read_json(_file(folder), list, "delete the data set and build it again")
+    except FileNotFoundError:
+        return None
+    return [(name, mark) for name, mark in found]
 
 
 def _file(folder: Path) -> Path:
@@ -57,4 +62,4 @@ def difference(old: Inputs, new: Inputs) -> str:
 
 def listed(names: Sequence[str], most: int = 3) -> str:
     """The first of the names, separated by commas."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    return shown(", ".join(names[:most])) + (", …" if len(names) > most else "")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from pcm3_jax.data.built import REPORT_FILE
 from pcm3_jax.data.formats import raw_files
 from pcm3_jax.data.formats.raw_files import BadFile, Found, RawFile
 from pcm3_jax.data.normalization import NORMALIZATIONS, apply_around_missing
@@ -22,7 +23,7 @@ from tfds_builders.inputs import Inputs, listed
 from tfds_builders.skeleton_builder import SHARD_SIZE, Example, Shard, SkeletonBuilder
 
 # Raise it when a builder keeps something else of a parsed recording in `Clip.info`.
-_PARSED_FORM = 2
+_PARSED_FORM = 3
 
 
 class Record(NamedTuple):
@@ -187,6 +188,8 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
         """Finds the raw files and groups those of this config; begins the report."""
         found = self._find_files()
         self.report, self.tables = Report(files_seen=len(found.files), stray=found.stray), []
+        for flaw in found.flaws:
+            self._refuse(flaw)
         groups = self._file_groups(found.files)
         sources = (one for group in groups for recording in group.recordings for one in recording)
         used = [source for source in sources if isinstance(source, RawFile)]
@@ -253,7 +256,7 @@ class RecordedBuilder(SkeletonBuilder, skip_registration=True):  # type: ignore[
             labels = Counter(label for record in chosen for label in record.labels)
             report.splits[split] = {name: labels[i] for i, name in enumerate(self.LABELS)}
             report.examples[split] = len(chosen)
-        report.write(Path(self.data_dir) / "report.json")
+        report.write(Path(self.data_dir) / REPORT_FILE)
         inputs.write(built_from, Path(self.data_dir))
         return {split: self._split_shards(split, chosen) for split, chosen in records.items()}
 

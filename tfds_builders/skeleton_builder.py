@@ -14,8 +14,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, writer
 
+from pcm3_jax.data.built import write_checksums
 from pcm3_jax.data.normalization import NORMALIZATIONS
 from pcm3_jax.errors import UserError
+from pcm3_jax.runtime.files import whole
 from tfds_builders import workers
 
 Example = dict[str, Any]
@@ -169,6 +171,10 @@ class SkeletonBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # t
             )
             splits.append(info)
         self.info.set_splits(tfds.core.splits.SplitDict(splits))
+        # TFDS writes these files once more, as they are, after this method.
+        self.info.download_size = dl_manager.downloaded_size
+        self.info.write_to_directory(self.data_dir)
+        write_checksums(Path(self.data_dir))
 
     def _post_download_and_prepare_hook(self) -> None:
         shutil.rmtree(self.staging / self.builder_config.name)
@@ -186,7 +192,8 @@ def _write_shard(folder: Path, features: tfds.features.FeaturesDict, shard: Shar
 
         records = ((key, serialize(example)) for key, example in shard.examples())
         array_record = writer.ExampleWriter(tfds.core.FileFormat.ARRAY_RECORD)
-        workers.write_whole(path, lambda whole: array_record.write(whole, records))
+        with whole(path) as partial:
+            array_record.write(partial, records)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Multiprocessing with a progress bar, and atomic file writing, for resumable builds."""
+"""Multiprocessing with a progress bar, and removal of partial files, for resumable builds."""
 
 import concurrent.futures
 import contextlib
@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from pcm3_jax.runtime.files import PARTIAL
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_UNFINISHED = "unfinished."
 
 
 def run(
@@ -70,15 +70,7 @@ def fingerprint(*what: Any) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
-def write_whole(path: Path, write: Callable[[Path], Result]) -> Result:
-    """Calls `write` with a temporary path and renames it, so `path` is complete or absent."""
-    unfinished = path.with_name(f"{_UNFINISHED}{os.getpid()}.{path.name}")
-    result = write(unfinished)
-    os.replace(unfinished, path)
-    return result
-
-
 def remove_unfinished(folder: Path) -> None:
-    """Removes temporary files that killed processes left in `write_whole`."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
+    """Removes temporary files that killed processes left in `files.whole`."""
+    for path in folder.glob(f"{PARTIAL}*"):
         path.unlink()

@@ -43,6 +43,7 @@ from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.settings import require
 from pcm3_jax.train.cost import Steps, noise_batches
 from pcm3_jax.train.metrics import peak_memory
+from pcm3_jax.train.workdir import locked
 
 # Numbers of devices that the step's time is projected to, with the measured number of samples per
 # device and no overlap of communication and computation.
@@ -309,9 +310,9 @@ def benchmark(config: Config, workdir: Path) -> dict[str, Any]:
         f"config.task is {config.task!r}, but only pretraining steps can be timed.",
     )
     config = scaled_to_batch(config)
-    figures = measure(config) if config.benchmark.torch_baseline == "none" else compare(config)
-    if jax.process_index() == 0:
-        print_figures(figures)
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "benchmark.json", figures)
+    with locked(workdir):
+        figures = measure(config) if config.benchmark.torch_baseline == "none" else compare(config)
+        if jax.process_index() == 0:
+            print_figures(figures)
+            write_json(workdir / "benchmark.json", figures)
     return figures

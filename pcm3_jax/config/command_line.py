@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import signal
@@ -20,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from pcm3_jax.config import Config, config_class, validate
-from pcm3_jax.errors import NO_ROOM, UserError, WriteError, reason, suggestion
+from pcm3_jax.errors import NO_ROOM, UserError, WriteError, reason, shortage, suggestion
 from pcm3_jax.runtime import commands, parallel
 from pcm3_jax.settings import Section, renamed, require
 from pcm3_jax.train.loop import Preempted
@@ -61,9 +60,6 @@ def main(
         validate(config)
         # JAX's default precision allows TF32 (GPU) and bfloat16 (TPU) for float32 matmuls.
         jax.config.update("jax_default_matmul_precision", config.model.precision)
-        # Orbax logs errors with tracebacks before raising them; drop these duplicates.
-        for name in ("absl", "asyncio", "concurrent.futures"):
-            logging.getLogger(name).addFilter(lambda record: not record.exc_info)
         _join_processes()
         _require_devices()
         if _DRY_RUN.value:
@@ -118,6 +114,10 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
         message = _LOST.format(reason(error))
     elif isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
         message = _NO_MEMORY.format(reason(error))
+    elif lacking := shortage(error):
+        message = (
+            f"The run has ended: {lacking}; the same command continues from the last checkpoint."
+        )
     else:
         return None, 1
     return f"error: {message}", 1

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pcm3_jax.errors import UserError
-from pcm3_jax.runtime.files import shown
+from pcm3_jax.runtime.files import opened, shown
 
 # Kinect for Windows SDK 2.0, `JointType`.
 KINECT_V2_JOINTS = (
@@ -276,7 +276,8 @@ def layout_named(name: str) -> Layout:
             "(docs/own_data.md)."
         )
     try:
-        content = Path(name).read_bytes()
+        with opened(Path(name)) as file:
+            content = file.read()
     except OSError as error:
         raise UserError(f"{shown(name)} cannot be read: {error.strerror or error}.") from error
     return parse_layout(content, name)

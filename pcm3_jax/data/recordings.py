@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pcm3_jax.data.built import named_if_damaged, open_built
 from pcm3_jax.data.normalization import normalization_of
 from pcm3_jax.data.skeleton import FEATURES, PERSONS
 from pcm3_jax.errors import UserError
@@ -123,8 +123,8 @@ def read(
         is set or vice versa, or has a sequence that cannot be used.
     """
     folder = find(name, data_dir)
-    with _named_if_damaged(folder):
-        builder = tfds.builder_from_directory(str(folder))
+    builder = open_built(folder)
+    with named_if_damaged(folder):
         splits = sorted(builder.info.splits)
         source = builder.as_data_source(split) if split in splits else None
     if source is None:
@@ -225,21 +225,8 @@ def _flat(skeleton: np.ndarray) -> np.ndarray:
 
 
 def _examples(source: Sequence[dict], folder: Path) -> Iterator[dict]:
-    with _named_if_damaged(folder):
+    with named_if_damaged(folder):
         yield from source
-
-
-@contextlib.contextmanager
-def _named_if_damaged(folder: Path) -> Iterator[None]:
-    """Converts any error of reading into a UserError that names the data set's folder."""
-    try:
-        yield
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "no reason given")
-        raise UserError(
-            f"The data set in {folder} cannot be read ({type(error).__name__}: {reason[:100]}); "
-            "delete the folder and build it again."
-        ) from error
 
 
 def find(name: str, data_dir: str) -> Path:
@@ -255,10 +242,10 @@ def find(name: str, data_dir: str) -> Path:
     root = data_root / name
     # "name/version" or, where the data set has configurations, "name/config/version".
     found = sorted(root.glob("*/dataset_info.json")) or sorted(root.glob("*/*/dataset_info.json"))
-    folders = {path.parent for path in found}
+    folders = {path.parent for path in found if tfds.core.Version.is_valid(path.parent.name)}
     folders = {folder for folder in folders if folder.parent == root / "default"} or folders
     configs = {folder.parent for folder in folders}
-    if not found:
+    if not folders:
         raise UserError(
             f"There is no data set {name!r} in {data_dir}: build it with `python -m "
             f"tfds_builders.build {name} --data_dir={data_dir} [--manual_dir=DOWNLOAD]`, or set "
@@ -287,8 +274,9 @@ def count(name: str, data_dir: str, split: str) -> int:
       UserError: as in `find`, or the data set cannot be read.
     """
     folder = find(name, data_dir)
-    with _named_if_damaged(folder):
-        return tfds.builder_from_directory(str(folder)).info.splits[split].num_examples
+    builder = open_built(folder)
+    with named_if_damaged(folder):
+        return builder.info.splits[split].num_examples
 
 
 def _check(skeleton: np.ndarray, what: str) -> None:

@@ -16,9 +16,9 @@ output.  A .jsonl gets one object {"name": …, "features": […]} per line, an 
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -27,7 +27,7 @@ import numpy as np
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import skeleton_files
-from pcm3_jax.runtime.files import replaced, shown
+from pcm3_jax.runtime.files import replaced, shown, write_csv
 
 
 def run(argv: list[str]) -> None:
@@ -36,7 +36,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args(argv)
     if flags.out and flags.out.suffix not in (".npz", ".csv", ".jsonl"):
-        raise UserError(f"--out={shown(str(flags.out))} must end in .npz, .csv or .jsonl.")
+        raise UserError(f"--out={flags.out} must end in .npz, .csv or .jsonl.")
     model = library.load(flags.model, flags.persons)
     skeleton_files.print_layout_note(flags.model, flags.layout)
     names, features, measured = [], [], []
@@ -57,7 +57,7 @@ def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
       UserError: the file cannot be written.
     """
     if out is None:
-        write_csv(sys.stdout, names, features)
+        write_csv(sys.stdout, _rows(map(shown, names), features))
         return
     with replaced(out) as partial:
         if out.suffix == ".npz":
@@ -66,16 +66,17 @@ def write(out: Path | None, names: list[str], features: np.ndarray) -> None:
         else:
             # File names can contain bytes that are not valid UTF-8.
             with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                (write_csv if out.suffix == ".csv" else _write_jsonl)(file, names, features)
+                if out.suffix == ".csv":
+                    write_csv(file, _rows(names, features))
+                else:
+                    _write_jsonl(file, names, features)
     print(f"{shown(str(out))}: {features.shape[0]} sequences, {features.shape[1]} features")
 
 
-def write_csv(file: TextIO, names: list[str], features: np.ndarray) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["name", *(f"feature_{i}" for i in range(features.shape[1]))])
+def _rows(names: Iterable[str], features: np.ndarray) -> Iterator[list[str]]:
+    yield ["name", *(f"feature_{i}" for i in range(features.shape[1]))]
     for name, row in zip(names, features, strict=True):
-        label = name if file is not sys.stdout else shown(name)
-        writer.writerow([label, *map(_digits, row)])
+        yield [name, *map(_digits, row)]
 
 
 def _write_jsonl(file: TextIO, names: list[str], features: np.ndarray) -> None:

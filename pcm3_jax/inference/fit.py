@@ -25,7 +25,7 @@ from pcm3_jax.inference import model as library
 from pcm3_jax.inference import recogniser, skeleton_files
 from pcm3_jax.inference.recogniser import Recogniser
 from pcm3_jax.inference.skeleton_files import Recording
-from pcm3_jax.runtime.files import shown
+from pcm3_jax.runtime.files import opened, shown
 
 # Confusion matrices of more classes are wider than a terminal.
 _MATRIX_CLASSES = 12
@@ -77,7 +77,8 @@ def read_table(path: Path) -> list[Row]:
       UserError: the table cannot be read, or a row is flawed.
     """
     try:
-        content = path.read_bytes()
+        with opened(path) as file:
+            content = file.read()
     except OSError as error:
         raise UserError(f"{shown(str(path))} cannot be read: {error.strerror}.") from error
     with skeleton_files.repairable():

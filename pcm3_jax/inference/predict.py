@@ -22,12 +22,11 @@ a line is printed: the label, once it has held and reaches the model's threshold
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -40,7 +39,7 @@ from pcm3_jax.inference import model as library
 from pcm3_jax.inference import skeleton_files
 from pcm3_jax.inference.online import Online
 from pcm3_jax.inference.skeleton_files import Recording
-from pcm3_jax.runtime.files import replaced, shown
+from pcm3_jax.runtime.files import replaced, shown, write_csv
 
 # Longer than any line of numbers of a few persons; limits the memory for input without line ends.
 _LONGEST_LINE = 1 << 16
@@ -60,7 +59,7 @@ def run(argv: list[str]) -> None:
     if "-" in flags.files and not live_frames:
         raise UserError("Standard input, -, cannot be read along with files.")
     if flags.out and flags.out.suffix not in (".csv", ".jsonl", ".npz"):
-        raise UserError(f"--out={shown(str(flags.out))} must end in .csv, .jsonl or .npz.")
+        raise UserError(f"--out={flags.out} must end in .csv, .jsonl or .npz.")
     if live_frames and flags.out:
         raise UserError("--out is for files; redirect the standard output instead.")
     model = library.load(flags.model, flags.persons)
@@ -160,7 +159,8 @@ def _write(path: Path, suffix: str, results: list[dict[str, Any]]) -> None:
     # File names can contain bytes that are not valid UTF-8.
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         if suffix == ".csv":
-            _write_csv(file, results)
+            columns, rows = _rows(results)
+            write_csv(file, [columns, *rows])
         else:
             file.writelines(_json(result) + "\n" for result in results)
 
@@ -175,11 +175,6 @@ def _rows(results: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
         rows = [[r["name"], *(i[c] for c in columns)] for r in results for i in r["intervals"]]
         return ["name", *columns], rows
     return ["name", "frames"], [[r["name"], len(r["poses"])] for r in results]
-
-
-def _write_csv(file: TextIO, results: list[dict[str, Any]]) -> None:
-    columns, rows = _rows(results)
-    csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 def _arrays(results: list[dict[str, Any]]) -> dict[str, Any]:

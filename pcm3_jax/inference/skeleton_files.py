@@ -32,7 +32,6 @@ FORMATS = ".skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .np
 SPLITS = ("train", "test")
 # Published results use the first frames of a .skeleton file only, also for normalisation.
 _NTU_FRAMES = 300
-_LARGEST = 2**31
 
 
 def arguments(
@@ -218,29 +217,22 @@ def _of_file(file: RawFile, layout: str | None) -> list[Recording]:
 
 
 def _ntu(file: RawFile) -> dict[str, np.ndarray]:
-    slots = ntu_rgbd.parse(_content(file), file.file).skeleton
+    slots = ntu_rgbd.parse(file.read(), file.file).skeleton
     return {"": select_bodies(slots)[:_NTU_FRAMES]}
 
 
 def _text(file: RawFile) -> dict[str, np.ndarray]:
-    content = _content(file)
+    content = file.read()
     # Files of one person with commas are IntelliRehabDS's.
     if content.lstrip().partition(b"\n")[0].count(b",") == JOINTS * COORDINATES - 1:
         return {"": intellirehabds.parse(content, file.file)[:, None]}
     return {"": pku_mmd.parse_video(content, file.file)}
 
 
-def _content(file: RawFile) -> bytes:
-    content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise UserError(f"{shown(file.file)} is larger than 2 GB, the limit for one recording.")
-    return content
-
-
 def _arrays(file: RawFile) -> dict[str, np.ndarray]:
     on_disk = file.archive is None and file.content is None
     try:
-        return read_arrays(Path(file.file) if on_disk else BytesIO(_content(file)))
+        return read_arrays(Path(file.file) if on_disk else BytesIO(file.read()))
     except OSError as error:
         raise UserError(f"{shown(file.file)} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:

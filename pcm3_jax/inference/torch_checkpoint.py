@@ -22,6 +22,7 @@ import numpy as np
 from pcm3_jax.data.formats import pickles
 from pcm3_jax.data.formats.pickles import IGNORED, Name, Refused, StringKeyDict, expect
 from pcm3_jax.errors import UserError
+from pcm3_jax.runtime.files import opened
 
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
 # The number is the first thing in a file, after the instructions of any pickle protocol.
@@ -206,7 +207,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
       UserError: it is damaged, or holds classes or functions that no checkpoint needs.
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115
+        file = opened(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     with file:

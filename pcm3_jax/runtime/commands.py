@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, shortage
 from pcm3_jax.runtime.files import shown
 
 # Makes --help show a module's docstring with its line breaks.
@@ -29,8 +30,11 @@ def open_streams() -> None:
     """Makes the standard streams usable, whatever the shell has left of them.
 
     Closed ones become the null device; otherwise the first file that is opened would take their
-    place.  Characters that the locale's encoding lacks are printed as escapes.
+    place.  Characters that the locale's encoding lacks are printed as escapes.  Orbax and asyncio
+    log errors with tracebacks before they raise them; these duplicates are dropped.
     """
+    for name in ("absl", "asyncio", "concurrent.futures"):
+        logging.getLogger(name).addFilter(_without_traceback)
     for number in range(3):
         try:
             os.fstat(number)
@@ -43,6 +47,10 @@ def open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    return not record.exc_info
 
 
 def close_output() -> None:
@@ -74,3 +82,7 @@ def main(run: Callable[[list[str]], object]) -> None:
     except OSError as error:
         close_output()
         sys.exit(f"error: {unusable(error)}")
+    except (MemoryError, RuntimeError) as error:
+        if lacking := shortage(error):
+            sys.exit(f"error: {lacking}.")
+        raise

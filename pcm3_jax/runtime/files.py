@@ -1,23 +1,71 @@
-"""Reading of files that the package wrote, atomic writing, and safe printing of names."""
+"""Reading of files that the package wrote, atomic writing, checksums and locks."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import fcntl
 import json
 import os
+import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 import jax
 import numpy as np
 
 from pcm3_jax.errors import UserError
+from pcm3_jax.errors import shown as shown
 
 # Prefix of temporary files during a write; a killed process leaves them behind.
 PARTIAL = ".partial."
+_CHUNK = 1 << 20
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, opened for reading.
+
+    Raises:
+      OSError: it cannot be opened, or is a folder, a device or a pipe, which need not have an end.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "It is no regular file", str(path))
+        return open(path, "rb")
+    except ValueError as error:  # the name has a null byte
+        raise OSError(errno.EINVAL, str(error)) from error
+
+
+def crc(path: Path) -> str:
+    """The CRC-32 of a file's content, as eight digits.  Raises OSError."""
+    found = 0
+    with opened(path) as file:
+        while chunk := file.read(_CHUNK):
+            found = zlib.crc32(chunk, found)
+    return f"{found:08x}"
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Locks a file, which is created, and yields whether no other process has locked it.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    with open(path, "a") as file:
+        free = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        except OSError:
+            pass  # The file system has no locks.
+        yield free
 
 
 def read_json(path: Path, kind: type, remedy: str) -> Any:
@@ -33,7 +81,8 @@ def read_json(path: Path, kind: type, remedy: str) -> Any:
       UserError: it cannot be read, or is damaged.
     """
     try:
-        content = json.loads(path.read_bytes())
+        with opened(path) as file:
+            content = json.loads(file.read())
         if isinstance(content, kind):
             return content
         flaw = f"it holds no JSON {'object' if kind is dict else 'list'}"
@@ -61,7 +110,7 @@ def read_arrays(
       UserError: it cannot be read, or is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with opened(path) as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in (*names, *optional) if name in {*names, *file}}
     except OSError as error:
         if error.strerror is not None:
@@ -74,7 +123,13 @@ def read_arrays(
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write to: renamed to ``path`` on success, deleted on error."""
+    """Yields a temporary path to write to: renamed to ``path`` on success, deleted on error.
+
+    A device or a pipe is written directly.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     try:
         handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     except ValueError as error:
@@ -122,13 +177,26 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_csv(file: TextIO, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes rows as CSV.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
+    csv.writer(file, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 def save_arrays(path: Path, **arrays: Any) -> None:
     """Writes ``arrays`` as an .npz file, atomically, from process 0 only."""
     if jax.process_index() == 0:
         with whole(path) as partial, open(partial, "wb") as file:
             np.savez(file, **arrays)
-
-
-def shown(name: str) -> str:
-    """A file's name for printing, escaped if it has control characters."""
-    return name if name.isprintable() else ascii(name)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pcm3_jax.runtime.files import write_json, write_text
+from pcm3_jax.runtime.files import write_csv, write_json, write_text
 from pcm3_jax.tables.paper import Column, Table, published
 from pcm3_jax.train.workdir import RESULTS_FILE
 
@@ -83,7 +82,7 @@ def write(document: dict[str, Any], workdir: Path) -> None:
     """Writes the three files, each atomically."""
     lines = grid(document)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    write_csv(text, lines)
     for name, content in (("results.csv", text.getvalue()), ("results.md", _markdown(document))):
         write_text(workdir / name, content)
     write_json(workdir / RESULTS_FILE, document)

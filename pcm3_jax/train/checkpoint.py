@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from pcm3_jax.errors import UserError, reason, report_failure
+from pcm3_jax.errors import UserError, reason, report_failure, shortage
 from pcm3_jax.runtime.parallel import lost_process
 
 # Field of a training state in checkpoints of earlier versions → current name.
@@ -215,6 +215,8 @@ def _readable(path: Path) -> Iterator[None]:
     except Exception as error:
         if lost_process(error):
             raise
+        if lacking := shortage(error):
+            raise UserError(f"Checkpoint {path} cannot be read: {lacking}.") from error
         raise UserError(
             f"Checkpoint {path} is damaged or of another layout ({reason(error)}); move it away "
             "to continue from the one before it."

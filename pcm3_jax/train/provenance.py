@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from pcm3_jax.data import recordings
+from pcm3_jax.data.built import CHECKSUMS_FILE, REPORT_FILE
 from pcm3_jax.errors import UserError, warn
 from pcm3_jax.runtime.files import read_json, write_json
 from pcm3_jax.runtime.parallel import wait_for_all
@@ -179,11 +180,12 @@ def checksum(model: Path) -> str | None:
 def data_set(name: str, data_dir: str) -> dict[str, str]:
     """Name and fingerprint of a data set: the SHA-256 of its files.
 
-    report.json is left out, because its paths and memory use differ between identical builds.
+    Left out are report.json, because its paths and memory use differ between identical builds, and
+    the checksums of the others.
     """
     folder = recordings.find(name, data_dir)
     digest = hashlib.sha256()
-    for path in sorted(set(folder.iterdir()) - {folder / "report.json"}):
+    for path in sorted(set(folder.iterdir()) - {folder / REPORT_FILE, folder / CHECKSUMS_FILE}):
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

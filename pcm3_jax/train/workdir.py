@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TypeVar
 import jax
 
 from pcm3_jax.errors import Busy, UserError
-from pcm3_jax.runtime.files import PARTIAL, read_json, write_json
+from pcm3_jax.runtime.files import PARTIAL, lock, read_json, write_json
 from pcm3_jax.runtime.parallel import agreed, wait_for_all
 from pcm3_jax.settings import Config
 
@@ -116,13 +115,7 @@ def locked(workdir: Path) -> Iterator[None]:
         free = True
         if jax.process_index() == 0:
             with _writable(workdir):
-                file = stack.enter_context((workdir / _LOCK_FILE).open("a"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                free = False
-            except OSError:
-                pass  # The file system has no locks.
+                free = stack.enter_context(lock(workdir / _LOCK_FILE))
         if not agreed(free):
             raise Busy(
                 f"Another process is running in workdir {workdir}: wait for it, or choose another "

@@ -171,8 +171,8 @@ def test_a_damaged_data_set_is_an_error_that_names_it(data_dir, tmp_path, damage
         (folder / "dataset_info.json").write_text("{")
     with pytest.raises(UserError) as caught:
         read(tmp_path / "data")
-    assert f"The data set in {folder} cannot be read" in str(caught.value)
+    assert str(folder) in str(caught.value) and "build it again" in str(caught.value)
     assert "\n" not in str(caught.value)
     if damage in ("features", "info"):
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match="cannot be read|is damaged"):
             recordings.count(NAME, str(tmp_path / "data"), "train")

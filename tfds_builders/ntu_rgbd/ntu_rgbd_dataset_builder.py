@@ -170,7 +170,7 @@ class Builder(RecordedBuilder):
         paths = [found]
         if protocol.form == "authors":
             paths = [path for some in ntu_arrays.authors_files(found).values() for path in some]
-        return Found([RawFile(str(path), ntu_arrays.stamp(path)) for path in paths], [])
+        return Found([RawFile(str(path), ntu_arrays.stamp(path)) for path in paths], [], [])
 
     def _file_groups(self, files: Sequence[RawFile]) -> list[FileGroup]:
         if self.builder_config.form:

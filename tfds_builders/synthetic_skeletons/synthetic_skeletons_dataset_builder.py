@@ -22,8 +22,8 @@ from tfds_builders.skeleton_builder import (
 from tfds_builders.synthetic_skeletons import generator, motions
 
 _SHARD_SIZE = 8 * generator.CHUNK
-_SIZED = re.compile(r"n(\d+)x(\d+)(_untrimmed)?", re.ASCII)
-_MOTIONS = re.compile(r"motions_n(\d+)", re.ASCII)
+_SIZED = re.compile(r"n(\d{1,9})x(\d{1,9})(_untrimmed)?", re.ASCII)
+_MOTIONS = re.compile(r"motions_n(\d{1,9})", re.ASCII)
 
 
 @dataclass(eq=False, kw_only=True)

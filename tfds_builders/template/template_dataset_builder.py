@@ -19,7 +19,7 @@ from tfds_builders.recorded_builder import Record, RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonConfig
 
 LAYOUT = LAYOUTS["kinect_v2_25"]  # EDIT: one of these, or a table of your own
-_NAME = re.compile(r"([a-z]+)_(\d+)_(\d+)\.csv", re.ASCII)  # EDIT
+_NAME = re.compile(r"([a-z]+)_(\d{1,9})_(\d+)\.csv", re.ASCII)  # EDIT
 
 
 class Builder(RecordedBuilder):

@@ -11,6 +11,7 @@ import numpy as np
 
 from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, Layout, layouts_of, to_kinect_v2
 from pcm3_jax.data.normalization import MAX_METRES, NANOMETRE, SPINE, leading_persons
+from pcm3_jax.runtime.files import opened
 
 _LARGEST = 2**31
 # Least cosine, in size, of feet with the direction that tells whether a skeleton is mirrored.
@@ -26,7 +27,7 @@ def read_arrays(file: Path | BinaryIO) -> dict[str, np.ndarray]:
         ValueError: the file has no usable arrays; the message is one clause with the reason.
     """
     try:
-        with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as content:
+        with opened(file) if isinstance(file, Path) else nullcontext(file) as content:
             if content.read(2) == b"PK":
                 entries = zipfile.ZipFile(content).infolist()
                 if sum(entry.file_size for entry in entries) > _LARGEST:

@@ -10,7 +10,7 @@ from pcm3_jax.data.formats.text import read_table
 
 # Physiotherapists, patients (there is no 208), students.
 SUBJECTS = (*range(101, 108), *range(201, 208), *range(209, 218), *range(301, 308))
-_NAME = re.compile(r"(\d+)_(\d+)_([0-8])_(\d+)_([123])_([A-Za-z-]+)\.txt", re.ASCII)
+_NAME = re.compile(r"(\d{1,9})_(\d+)_([0-8])_(\d+)_([123])_([A-Za-z-]+)\.txt", re.ASCII)
 _NUMBERS = 75  # 25 joints of x, y, z
 
 
