@@ -41,7 +41,7 @@ from pcm3_jax.models.pcm3 import PromptOffsets
 from pcm3_jax.runtime.files import write_json
 from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.settings import require
-from pcm3_jax.train.cost import Steps, noise_batches
+from pcm3_jax.train.cost import Steps, noise_batches, program_memory
 from pcm3_jax.train.metrics import peak_memory
 from pcm3_jax.train.workdir import locked
 
@@ -153,14 +153,22 @@ class Ours:
         self.state = Devices(config.mapping).replicate(create_state(model, optimizer, config))
         step = functools.partial(update, model=model, optimizer=optimizer, config=config)
         self._update = jax.jit(step, donate_argnums=0)
+        self._program: jax.stages.Compiled | None = None
         self.multiply = functools.partial(_multiply, jnp.dtype(config.model.dtype))
 
     def prepare(self, views: Views, offsets: PromptOffsets) -> tuple[Views, PromptOffsets]:
         return views, offsets
 
     def step(self, inputs: tuple[Views, PromptOffsets]) -> Mapping[str, Any]:
-        self.state, metrics = jax.block_until_ready(self._update(self.state, *inputs))
+        # Compiled once; a state or views of another kind would be refused.
+        self._program = self._program or self._update.lower(self.state, *inputs).compile()
+        self.state, metrics = jax.block_until_ready(self._program(self.state, *inputs))
         return metrics
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that a step needs, by the compiler's account; None before the first step."""
+        return self._program and program_memory(self._program)
 
 
 def compare(config: Config) -> dict[str, Any]:
@@ -200,6 +208,8 @@ def compare(config: Config) -> dict[str, Any]:
             "ours_times_as_fast": statistics.median(ratios),
             "ours_times_as_fast_min": min(ratios),
             "ours_times_as_fast_max": max(ratios),
+            # None where PyTorch does not tell it, on a CPU.
+            "memory_gb": (memory := contestants[name].memory) and memory / 1e9,
             "first_loss": its[0].loss,
         }
     return figures

@@ -198,6 +198,8 @@ class Baseline(nn.Module):
 
     def step(self, views: BaselineViews) -> dict[str, float]:
         """One optimizer step (Eq. 7) with MoCo's bookkeeping; returns the losses."""
+        if self.queue.is_cuda:
+            torch.cuda.reset_peak_memory_stats()
         method, share = self.config.method, views.mix_share
         with torch.no_grad():
             sides = [list(side.parameters()) for side in (self.encoder_k, self.encoder_q)]
@@ -222,6 +224,23 @@ class Baseline(nn.Module):
         self._push(keys)
         names = (*(f"nce_{name}" for name in POSITIVES), "kl", "mask_mse", "loss")
         return dict(zip(names, torch.stack([*nces, kl, mse, loss]).tolist(), strict=True))
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that the last step needed at most, on a GPU; None on a CPU."""
+        return torch.cuda.max_memory_allocated() if self.queue.is_cuda else None
+
+    @torch.no_grad()
+    def embed(self, frames: Tensor) -> Tensor:
+        """Features (N, 2H) of frames (T, N, 150), by running statistics: the last states."""
+        encoder = self.encoder_q
+        norm = encoder["input_norm"]
+        mean, variance = norm.running_mean, norm.running_var
+        normalised = F.batch_norm(
+            frames.flatten(0, 1), mean, variance, norm.weight, norm.bias, eps=norm.eps
+        )
+        with self._products():
+            return encoder["encoder"]["gru"](normalised.view_as(frames))[0][-1].float()
 
     def multiply(self, size: int, count: int) -> None:
         """Multiplies (size, size) matrices ``count`` times, for `benchmark.product_rate`."""

@@ -209,13 +209,11 @@ def scan_results(jaxpr) -> list[int]:
     """Sizes of what the scans of a jaxpr carry, or emit in each iteration."""
     sizes = []
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan":
-            carried = equation.params["num_carry"]
-            for i, out in enumerate(equation.outvars):
-                shape = out.aval.shape if i < carried else out.aval.shape[1:]
-                sizes.append(int(np.prod(shape)))
         assert equation.primitive.name != "while"
         for sub in jaxprs_in_params(equation.params):
+            if equation.primitive.name == "scan":
+                # The results of a scan's body are one iteration's.
+                sizes += [out.aval.size for out in sub.outvars]
             sizes += scan_results(sub)
     return sizes
 
