@@ -240,7 +240,7 @@ def attack(original: Path, folder: Path, command: Command, places: int, *, all_k
 
 @pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("continue", "report")])
 def test_damaged_files_are_noticed_or_harmless(original, tmp_path, name):
-    assert attack(original, tmp_path / "space", COMMANDS[name], 1, all_kinds=False) > 3
+    assert attack(original, tmp_path / "space", COMMANDS[name], 1, all_kinds=False) > 1
 
 
 @pytest.mark.slow
