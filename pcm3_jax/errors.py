@@ -19,6 +19,8 @@ _REMEDIES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "give this user the permission"),
     errno.EROFS: "choose a place that can be written",
 }
+# Of Python and TFDS, which use no error number.
+_WORDS = {"can't start new thread": errno.EAGAIN, "Not enough disk space": errno.ENOSPC}
 
 
 class UserError(Exception):
@@ -87,8 +89,9 @@ def shortage(error: BaseException) -> str | None:
     number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
     if number not in _REMEDIES:
         # Libraries in C++ give the error of the system as text.
-        text = str(error).replace("can't start new thread", os.strerror(errno.EAGAIN))
+        text = str(error)
         number = next((n for n in _REMEDIES if os.strerror(n) in text), None)
+        number = number or next((n for words, n in _WORDS.items() if words in text), None)
     return None if number is None else f"{os.strerror(number)}; {_REMEDIES[number]}"
 
 

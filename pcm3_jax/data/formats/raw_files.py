@@ -134,16 +134,12 @@ def _unpacked(archive: zipfile.ZipFile, member: str, size: int) -> bytes:
     entry = archive.getinfo(member)
     _require_small(entry.file_size)
     _require_honest(entry.file_size, entry.compress_size)
-    # Only these methods expand no more than is asked for, whatever they claim.
-    exact = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    chunk, content = 1 << (16 if exact else 12), bytearray()
+    # Other methods expand to any size before zipfile compares it with what the archive claims.
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        method = zipfile.compressor_names.get(entry.compress_type, entry.compress_type)
+        raise ValueError(f"its compression method is {method}; pack it with deflate")
     with archive.open(entry) as file:
-        while size < 0 or len(content) < size:
-            part = file.read(chunk)
-            if not part:
-                break
-            content += part
-    return bytes(content if size < 0 else content[:size])
+        return file.read(size)
 
 
 class Found(NamedTuple):
