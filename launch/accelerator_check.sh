@@ -16,7 +16,7 @@ if [ -n "$wheels" ] && [ -z "$dry_run" ]; then
     python -m venv --clear --without-pip "$venv"
     folders=$(python -c 'import sys; print([p for p in sys.path if p.endswith("-packages")])')
     own=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    echo "import site; [site.addsitedir(folder) for folder in $folders]" >"$own/active.pth"
+    echo "import site; list(map(site.addsitedir, $folders))" >"$own/active.pth"
     project='import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]'
     "$venv/bin/python" -c "$project"'["dependencies"], sep="\n")' >"$venv/needed.txt"
     # Without some of them most parts still run.
