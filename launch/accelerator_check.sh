@@ -4,6 +4,12 @@
 # --rehearse runs all of it in a small size, on a CPU in at most three minutes.  With --wheels, for
 # machines without network, the active Python's packages are used, and those that it lacks are
 # installed from the wheels in DIR into build/wheels_venv, which leaves the active Python as it is.
+# With network, for a Python 3.12 that has JAX, flax, optax, orbax-checkpoint, scikit-learn and pytest:
+# pip download --no-deps --only-binary=:all: --python-version=3.12 --platform=manylinux_2_28_x86_64 \
+#     --platform=manylinux2014_x86_64 --dest=DIR array_record dm-tree docstring_parser \
+#     googleapis-common-protos grain immutabledict importlib_resources ml_collections portpicker \
+#     simple-parsing tensorboardX tensorflow-datasets tensorflow-metadata termcolor toml
+# pip wheel --no-deps --wheel-dir=DIR promise
 for argument; do
     if [[ $argument == --wheels=* ]]; then EXTRA=none; fi
 done
@@ -16,7 +22,7 @@ if [ -n "$wheels" ] && [ -z "$dry_run" ]; then
     python -m venv --clear --without-pip "$venv"
     folders=$(python -c 'import sys; print([p for p in sys.path if p.endswith("-packages")])')
     own=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    echo "import site; [site.addsitedir(folder) for folder in $folders]" >"$own/active.pth"
+    echo "import site; list(map(site.addsitedir, $folders))" >"$own/active.pth"
     project='import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]'
     "$venv/bin/python" -c "$project"'["dependencies"], sep="\n")' >"$venv/needed.txt"
     # Without some of them most parts still run.

@@ -1,6 +1,7 @@
 """The scripts in launch/: their dry runs, and real runs where one machine suffices."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import pwd
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import jax
@@ -36,7 +38,7 @@ AWKWARD = ('--config.data.dir=/a b/it\'s "here" $HOME', "--config.views.crop_rat
 
 
 def launch(
-    script: str, *arguments: str, folder: Path = LAUNCH, **changes: str | None
+    script: str, *arguments: str, folder: Path = LAUNCH, cwd: Path = ROOT, **changes: str | None
 ) -> subprocess.CompletedProcess:
     """Runs a script with this Python instead of an environment of its own.
 
@@ -47,7 +49,7 @@ def launch(
     return subprocess.run(
         ["bash", folder / script, *arguments],
         env={name: value for name, value in environment.items() if value is not None},
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=300,
@@ -87,6 +89,56 @@ def stand_in(folder: Path, name: str, body: str) -> None:
 def test_scripts_have_valid_syntax(script):
     result = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_newest_versions_are_tested_every_week():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "newest.yml").read_text())
+    # YAML reads the key "on" as True.
+    assert workflow[True]["schedule"]
+    *_, install, test = [step.get("run") for step in workflow["jobs"]["test"]["steps"]]
+    assert "--constraint" not in install
+    # With any other EXTRA, the script installs the versions of constraints.txt.
+    assert test == "EXTRA=none bash launch/test.sh"
+
+
+def test_the_accelerator_check_runs_with_its_options():
+    (line,) = dry_run("accelerator_check.sh", "--rehearse", "--wheels=/a b", "--out=/c d")
+    module = "pcm3_jax.benchmark.accelerator_check"
+    assert shlex.split(line) == ["exec", "python", "-m", module, "--rehearse", "--out=/c d"]
+
+
+def test_the_accelerator_check_installs_what_is_missing_from_wheels(tmp_path):
+    """Into an environment of its own, which sees the packages of the active Python."""
+    shutil.copytree(LAUNCH, tmp_path / "launch")
+    project = "[project]\ndependencies = ['numpy>=2', 'pcm3_made_up']\n"
+    (tmp_path / "pyproject.toml").write_text(project)
+    body = "import json, sys, numpy, pcm3_made_up; print(json.dumps(sys.argv))"
+    package = tmp_path / "pcm3_jax" / "benchmark"
+    package.mkdir(parents=True)
+    (package / "accelerator_check.py").write_text(body)
+    wheel(tmp_path / "wheels", "pcm3_made_up")
+    result = launch(
+        "accelerator_check.sh", "--wheels=wheels", "--rehearse", folder=tmp_path / "launch",
+        EXTRA=None, PYTHONPATH=None, cwd=tmp_path,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)[1:] == ["--rehearse"]
+    assert importlib.util.find_spec("pcm3_made_up") is None
+
+
+def wheel(folder: Path, name: str) -> None:
+    """An empty package."""
+    folder.mkdir()
+    information = f"{name}-1.dist-info"
+    files = {
+        f"{name}.py": "",
+        f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n",
+        f"{information}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{information}/RECORD": "",
+    }
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
 
 
 def test_the_encoders_of_the_package_are_made_in_order():

@@ -4,90 +4,38 @@ Only the device's compiler is needed, which ``pip install "pcm3_jax[gpu]"`` or `
 tests whose compiler is missing are skipped.
 """
 
-import importlib.metadata
+import contextlib
 import re
 
-import jax
 import pytest
-from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec
 
+from pcm3_jax.benchmark import absent, estimate
+from pcm3_jax.benchmark.absent import compile_step
+from pcm3_jax.benchmark.hlo import kernels
 from pcm3_jax.config import default_config
+from pcm3_jax.errors import UserError
 from pcm3_jax.methods import METHODS
 from pcm3_jax.methods.pcm3 import PCM3Method
-from pcm3_jax.runtime.parallel import AXIS, Devices
-from pcm3_jax.train.cost import abstract_step, program_memory
+from pcm3_jax.train.cost import program_memory
 
 pytestmark = pytest.mark.slow
 
-# The GPU properties that XLA needs, from the H100's data sheet.
-H100 = """
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
-  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
-  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472 l2_cache_size: 52428800
-  memory_bandwidth: 3352320000000 device_memory_size: 84929347584
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-}
-runtime_version { major: 12 minor: 9 }
-dnn_version_info { major: 9 minor: 8 }
-platform_name: "CUDA"
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 GIGABYTES = {"tpu": 16, "gpu": 80}
 
 
 @pytest.fixture(params=["tpu", "gpu"])
-def described(request, monkeypatch):
+def described(request):
     """A function that makes JAX compile for up to four H100s or TPU v5e chips; returns the kind."""
-    kind = request.param
-    compilers = {"tpu": {"libtpu"}, "gpu": {"jax-cuda12-pjrt", "jax-cuda13-pjrt"}}
-    installed = {found.name.replace("_", "-") for found in importlib.metadata.distributions()}
-    if not installed & compilers[kind]:
-        pytest.skip(f"The compiler for a {kind.upper()} is not installed.")
-    if kind == "tpu":
-        monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-        monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-        topology = topologies.get_topology_desc("v5e:2x2", "tpu")
-    else:
-        topology = topologies.get_topology_desc(
-            "h100", "cuda", target_config=H100, topology="1x1x4"
-        )
+    with contextlib.ExitStack() as stack:
 
-    def pretend(count):
-        devices = list(topology.devices)[:count]
-        monkeypatch.setattr(jax, "default_backend", lambda: kind)
-        monkeypatch.setattr(jax, "devices", lambda: devices)
-        monkeypatch.setattr(jax, "device_count", lambda: count)
-        return kind
+        def pretend(count):
+            try:
+                stack.enter_context(absent.devices(request.param, count))
+            except UserError as error:
+                pytest.skip(str(error))
+            return request.param
 
-    # Programs for absent devices can be written to the compilation cache, but not read.
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield pretend
-    jax.config.update("jax_enable_compilation_cache", True)
-
-
-def compiled_step(config):
-    """The step compiled for all devices with shard_map."""
-    devices = Devices("shard_map")
-
-    def placed(tree, spec):
-        sharding = NamedSharding(devices._mesh, spec)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-        )
-
-    step, (state, frames, batch) = abstract_step(config, config.optimizer.batch_size, AXIS)
-    mapped = devices.map(step, frames_sharded=False, donate=True)
-    lowered = mapped.lower(
-        *placed((state, frames), PartitionSpec()), placed(batch, PartitionSpec(AXIS))
-    )
-    # Autotuning needs a GPU.
-    options = {"xla_gpu_autotune_level": "0"} if jax.default_backend() == "gpu" else None
-    return lowered.compile(compiler_options=options)
+        yield pretend
 
 
 @pytest.mark.parametrize("method", list(METHODS))
@@ -96,7 +44,7 @@ def test_devices_exchange_no_more_than_projected(described, small_config, method
     small_config.method.name, small_config.optimizer.batch_size = method, 8
     small_config.cmd.neighbours = 4
     found = []
-    for line in compiled_step(small_config).as_text().splitlines():
+    for line in compile_step(small_config).as_text().splitlines():
         exchange = re.search(r" (all-\w+|reduce-scatter|collective-\w+)(-start)?\(", line)
         if exchange:
             found.append((exchange[1], re.search(r"channel_id=(\d+)", line)[1]))
@@ -118,7 +66,7 @@ def test_the_paper_s_step_fits_into_memory(described, dtype, rows):
         pytest.skip("A TPU v5e has 16 GB.")
     config = default_config()
     config.model.dtype, config.optimizer.batch_size = dtype, rows
-    needed = program_memory(compiled_step(config))
+    needed = program_memory(compile_step(config))
     print(f"{kind}, {dtype}, {rows} samples: {needed / 1e9:.1f} GB")
     assert needed < 0.9e9 * GIGABYTES[kind]
 
@@ -126,7 +74,7 @@ def test_the_paper_s_step_fits_into_memory(described, dtype, rows):
 def test_a_frame_takes_few_kernels_on_a_gpu(described, small_config):
     if described(1) != "gpu":
         pytest.skip("A TPU has no kernels to launch.")
-    text = compiled_step(small_config).as_text()
+    text = compile_step(small_config).as_text()
     computations = dict(re.findall(r"^%?([\w.]+) \(.*?\{\n(.*?)^\}", text, re.S | re.M))
     bodies = {computations[name] for name in re.findall(r" while\(.*?body=%?([\w.]+)", text)}
     kernels = [len(re.findall(r" (?:fusion|custom-call)\(", body)) for body in bodies]
@@ -134,3 +82,30 @@ def test_a_frame_takes_few_kernels_on_a_gpu(described, small_config):
     assert kernels
     # Including the one that increments the frame counter.
     assert max(kernels) <= 5
+
+
+def test_the_estimate_counts_the_step_s_arithmetic(described, small_config):
+    if described(1) != "gpu":
+        pytest.skip("The estimate is for GPUs.")
+    small_config.model.hidden = small_config.model.decoder_hidden = 64
+    found = kernels(compile_step(small_config).as_text())
+    flops = sum(kernel.runs * kernel.flops for kernel in found)
+    # XLA may turn the smallest products into sums.
+    counted = PCM3Method().step_flops(small_config) * small_config.optimizer.batch_size
+    assert flops == pytest.approx(counted, rel=0.1)
+    # All loops run over the frames.
+    assert {kernel.runs for kernel in found if kernel.loop} == {small_config.views.frames}
+
+
+def test_estimate_prints_a_table(described, capsys):
+    """At the paper's size, whose figures SPEED.md has."""
+    if described(1) != "gpu":
+        pytest.skip("The estimate is for GPUs.")
+    estimate.run([])
+    lines = capsys.readouterr().out.splitlines()
+    name, launched, gigabytes, gflop, _ = lines[lines.index("") - 1].strip("| ").split(" | ")
+    counted = PCM3Method().step_flops(default_config()) * 128 / 1e9
+    assert name == "all"
+    assert float(gflop.replace(",", "")) == pytest.approx(counted, rel=0.01)
+    assert int(launched.replace(",", "")) < 8000
+    assert float(gigabytes) < 110
