@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import datetime
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pcm3_jax
 from pcm3_jax.data.normalization import normalize_sequence
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
@@ -90,7 +90,7 @@ def _contents(
         "heading": heading,
         "lead": " ".join(notes),
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "version": metadata.version("pcm3_jax"),
+        "version": pcm3_jax.__version__,
         "skeleton": SKELETON,
         "recordings": described,
         "sequences": pool.sequences,
