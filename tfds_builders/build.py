@@ -1,4 +1,4 @@
-"""Builds a data set: `python -m tfds_builders.build NAME[/CONFIG] --data_dir=DIR`.
+"""Builds a data set: `pcm3 build NAME[/CONFIG] --data_dir=DIR`.
 
 A data set is written to a temporary folder and moved to its final place when complete. Building an
 existing data set changes nothing, and is an error if --manual_dir holds other files than those that
@@ -131,7 +131,7 @@ def is_built(builder: SkeletonBuilder) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code; errors are one sentence on standard error."""
-    parser = argparse.ArgumentParser(prog="tfds_builders.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="pcm3 build", description=__doc__)
     parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"NAME: {', '.join(BUILDERS)}")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--manual_dir", type=Path, help="folder or archive with the raw data")
