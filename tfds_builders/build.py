@@ -9,7 +9,6 @@ folder may be deleted at any time.
 
 import argparse
 import contextlib
-import importlib
 import io
 import os
 import shutil
@@ -21,18 +20,16 @@ from pathlib import Path
 from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
 
 from pcm3_jax.errors import UserError
+from tfds_builders import BUILDERS, Provider
 from tfds_builders.recorded_builder import RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonBuilder
-
-# Each name is a folder with a module NAME_dataset_builder.py.
-BUILDERS = ("intellirehabds", "ntu_rgbd", "own_skeletons", "pku_mmd", "synthetic_skeletons")
 
 
 def load_builder(name: str) -> type[SkeletonBuilder]:
     """The builder class of that name. Raises UserError if there is none."""
     if name not in BUILDERS:
         raise UserError(f"there is no builder {name!r}; use one of {', '.join(BUILDERS)}.")
-    return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
+    return Provider().get_builder_cls(name)
 
 
 def build(
