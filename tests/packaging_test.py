@@ -27,3 +27,12 @@ def test_licence_and_citation_agree():
     paper = citation["preferred-citation"]
     assert [author["family-names"] for author in paper["authors"]] == ["Zhang", "Lin", "Liu"]
     assert paper["title"] in " ".join((ROOT / "README.md").read_text().replace("> ", "").split())
+
+
+def test_continuous_integration_runs_the_oldest_and_the_newest_python():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    job = workflow["jobs"]["test"]
+    oldest, newest = job["strategy"]["matrix"]["python"]
+    assert PROJECT["project"]["requires-python"] == f">={oldest}" and newest == "3.14"
+    (test,) = (step for step in job["steps"] if step.get("run") == "bash launch/test.sh")
+    assert test["env"] == {"EXTRA": "none"}
