@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pcm3_jax.inference.model import Model, load
     from pcm3_jax.inference.shipped_models import available
 
+# Also read, without importing the package, when it is built (pyproject.toml).
+__version__ = "0.1.0"
 __all__ = ["Model", "available", "load"]
 
 

@@ -1,6 +1,6 @@
 """Runs the task of a configuration.
 
-python -m pcm3_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=value …] [--dry_run]
+pcm3 train --config=configs/NAME.py --workdir=DIR [--config.key=value …] [--dry_run]
 """
 
 from __future__ import annotations

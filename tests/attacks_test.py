@@ -20,12 +20,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from pcm3_jax import main
+from pcm3_jax import convert, embed, fit, main, predict, summary
 from pcm3_jax.config import Config
 from pcm3_jax.errors import UserError, WriteError
-from pcm3_jax.inference import convert, embed, fit, model_file, predict
+from pcm3_jax.inference import model_file
 from pcm3_jax.report import __main__ as report
-from pcm3_jax.report import summary
 from pcm3_jax.runtime import commands
 from tests.running import Program
 from tfds_builders import build

@@ -20,7 +20,7 @@ tables
 registry
 config
 report
-__init__ convert embed fit main predict show summary
+__init__ __main__ convert embed fit main predict show summary
 benchmark
 """
 LEVEL = {room: level for level, line in enumerate(ROOMS.split("\n")) for room in line.split()}

@@ -21,8 +21,8 @@ import pytest
 import yaml
 from absl.testing import flagsaver
 
+from pcm3_jax import summary
 from pcm3_jax.config import command_line
-from pcm3_jax.report import summary
 from pcm3_jax.runtime import parallel
 from pcm3_jax.runtime.files import write_json
 from tests.running import assert_same_run, losses

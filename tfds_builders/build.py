@@ -1,4 +1,4 @@
-"""Builds a data set: `python -m tfds_builders.build NAME[/CONFIG] --data_dir=DIR`.
+"""Builds a data set: `pcm3 build NAME[/CONFIG] --data_dir=DIR`.
 
 A data set is written to a temporary folder and moved to its final place when complete. Building an
 existing data set changes nothing, and is an error if --manual_dir holds other files than those that
@@ -9,7 +9,6 @@ DIR/.staging, for the other configs of the data set; that folder may be deleted 
 
 import argparse
 import contextlib
-import importlib
 import io
 import os
 import shutil
@@ -25,18 +24,16 @@ from pcm3_jax.data import built
 from pcm3_jax.errors import UserError, reason, shortage
 from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import lock
+from tfds_builders import BUILDERS, Provider
 from tfds_builders.recorded_builder import RecordedBuilder
 from tfds_builders.skeleton_builder import SkeletonBuilder
-
-# Each name is a folder with a module NAME_dataset_builder.py.
-BUILDERS = ("intellirehabds", "ntu_rgbd", "own_skeletons", "pku_mmd", "synthetic_skeletons")
 
 
 def load_builder(name: str) -> type[SkeletonBuilder]:
     """The builder class of that name. Raises UserError if there is none."""
     if name not in BUILDERS:
         raise UserError(f"there is no builder {name!r}; use one of {', '.join(BUILDERS)}.")
-    return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
+    return Provider().get_builder_cls(name)
 
 
 def build(
@@ -179,7 +176,7 @@ def is_built(builder: SkeletonBuilder, *, verify: bool = False) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code; errors are one sentence on standard error."""
-    parser = argparse.ArgumentParser(prog="tfds_builders.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="pcm3 build", description=__doc__)
     parser.add_argument("dataset", metavar="NAME[/CONFIG]", help=f"NAME: {', '.join(BUILDERS)}")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--manual_dir", type=Path, help="folder or archive with the raw data")

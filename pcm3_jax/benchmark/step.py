@@ -1,6 +1,6 @@
 """Measures the pretraining step: throughput per device, relative to its matrix product rate.
 
-python -m pcm3_jax.benchmark --config=configs/NAME.py --workdir=DIR [--config.key=value …]
+pcm3 bench --config=configs/NAME.py --workdir=DIR [--config.key=value …]
 
 Runs the configuration's step on random sequences through the resident feed.  After each step the
 device multiplies large matrices of the step's dtype; the step's FLOP/s are reported as a share of

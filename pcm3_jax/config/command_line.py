@@ -24,6 +24,8 @@ from pcm3_jax.runtime import commands, parallel
 from pcm3_jax.settings import Section, renamed, require
 from pcm3_jax.train.loop import Preempted
 
+# The checkout's configs/, which is installed with the package.
+_INSTALLED = Path(__file__).parents[1] / "configs"
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, e.g. configs/demo.py."
 )
@@ -55,7 +57,7 @@ def main(
             print(flags.FLAGS.module_help(__name__))
             print(settings_help(), flush=True)
             return
-        sys.argv = renamed.command_line(sys.argv)
+        sys.argv = [installed(argument) for argument in renamed.command_line(sys.argv)]
         config, workdir = parse(sys.argv)
         validate(config)
         # JAX's default precision allows TF32 (GPU) and bfloat16 (TPU) for float32 matmuls.
@@ -231,6 +233,18 @@ def parse(argv: list[str]) -> tuple[Config, Path]:
         f"--process is {process}, but must be at least 0 and less than --processes={processes}.",
     )
     return _CONFIG.value, Path(workdir)
+
+
+def installed(argument: str) -> str:
+    """An argument as it is, or --config=configs/NAME.py with the path of the package's file.
+
+    A file of that name in the current folder comes first.
+    """
+    if found := re.fullmatch(r"(--?config=)?configs/([^:]+)(:.*)?", argument):
+        flag, name, options = found.groups(default="")
+        if not Path("configs", name).exists() and (_INSTALLED / name).exists():
+            return f"{flag}{_INSTALLED / name}{options}"
+    return argument
 
 
 def settings_help() -> str:

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from pcm3_jax.data.built import named_if_damaged, open_built
 from pcm3_jax.data.normalization import normalization_of
 from pcm3_jax.data.skeleton import FEATURES, PERSONS
-from pcm3_jax.errors import UserError
+from pcm3_jax.errors import UserError, suggestion
 from pcm3_jax.runtime.parallel import Devices
 
 
@@ -246,10 +246,15 @@ def find(name: str, data_dir: str) -> Path:
     folders = {folder for folder in folders if folder.parent == root / "default"} or folders
     configs = {folder.parent for folder in folders}
     if not folders:
+        infos = [
+            *data_root.glob("*/*/dataset_info.json"),
+            *data_root.glob("*/*/*/dataset_info.json"),
+        ]
+        end = suggestion(name, {str(path.parents[1].relative_to(data_root)) for path in infos})
         raise UserError(
             f"There is no data set {name!r} in {data_dir}: build it with `python -m "
             f"tfds_builders.build {name} --data_dir={data_dir} [--manual_dir=DOWNLOAD]`, or set "
-            "config.data.dir."
+            f"config.data.dir{end or '.'}"
         )
     if len(configs) > 1:
         options = sorted(str(path.relative_to(root.parent)) for path in configs)

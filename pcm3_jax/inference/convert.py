@@ -1,21 +1,11 @@
 """Converts models to and from the authors' PyTorch program, and exports them.
 
-python -m pcm3_jax.convert from_torch MODEL.pth.tar OUT.safetensors [--stream=joint]
-python -m pcm3_jax.convert to_torch   MODEL OUT.pth.tar
-python -m pcm3_jax.convert export     MODEL … OUT.safetensors [--whiten=DATA_SET --data_dir=data]
-python -m pcm3_jax.convert stablehlo  MODEL OUT.bin
-
-MODEL is the name of a model that comes with the package (base, …), the workdir of a run, one of its
-checkpoints, or a safetensors file.  `from_torch` takes the encoder of --stream where a checkpoint
-has several (encoder_q_motion, …), and says which tensors it leaves out.  `export` of several, for
-instance of the runs of three streams, joins their encoders to one model with parameters in float16,
-without decoders; --whiten whitens its features with statistics of a built data set's training
-split.  `stablehlo` writes a program for `jax.export.deserialize(…).call` that maps normalised
-skeletons (N, T, 2, 25, 3), T = config.views.frames, to features (N, F).  PyTorch is not needed.
+`pcm3_jax.convert` is the command line.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +17,7 @@ from jax import export
 
 from pcm3_jax.data import recordings
 from pcm3_jax.data.normalization import normalization_of
-from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, STREAMS, missing_joints, to_stream
+from pcm3_jax.data.skeleton import COORDINATES, JOINTS, PERSONS, missing_joints, to_stream
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model_file, torch_checkpoint
 from pcm3_jax.inference.encoder import TrainedEncoder
@@ -39,7 +29,6 @@ from pcm3_jax.inference.whitening import fit_whitening
 from pcm3_jax.methods.state import build_model, build_readout
 from pcm3_jax.models.encoder import unit_length
 from pcm3_jax.models.pcm3 import PCM3
-from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import replaced, shown
 from pcm3_jax.runtime.parallel import Devices
 
@@ -128,20 +117,8 @@ def _sequences(data: str, data_dir: str, weights: Weights) -> list[Sequence]:
     return read_sequences(skeletons, [missing_joints(skeleton) for skeleton in skeletons])
 
 
-def run(argv: list[str]) -> None:
-    """Runs the command.  Raises UserError if a file cannot be read, written or converted."""
-    parser = commands.Arguments(
-        prog="python -m pcm3_jax.convert",
-        description=__doc__,
-        formatter_class=commands.AS_WRITTEN,
-    )
-    parser.add_argument("direction", choices=("from_torch", "to_torch", "export", "stablehlo"))
-    parser.add_argument("sources", nargs="+", metavar="MODEL")
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--stream", choices=tuple(STREAMS), default="joint")
-    parser.add_argument("--whiten", metavar="DATA_SET")
-    parser.add_argument("--data_dir", default="data")
-    flags = parser.parse_args(argv)
+def run(flags: argparse.Namespace) -> None:
+    """Runs `pcm3 convert`.  Raises UserError if a file cannot be read, written or converted."""
     if len(flags.sources) > 1 and flags.direction != "export":
         raise UserError(f"{flags.direction} takes one MODEL; only export joins several.")
     if flags.direction == "from_torch":

@@ -1,21 +1,11 @@
 """Features of skeleton recordings.
 
-python -m pcm3_jax.embed FILE … [--model=MODEL] [--out=FEATURES.npz|.csv|.jsonl] [--layout=LAYOUT]
-
-FILE: .skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz with skeletons
-(frames, 25, 3) or (frames, persons, 25, 3) in metres; a folder or an archive of such files; or
-DATA_SET:SPLIT, a split of a data set that is built in --data_dir.  With --layout
-(docs/own_data.md), .npy and .npz files have the joints of that layout, NaN where one is missing.
-MODEL: the name of a model that comes with the package (by default base), the workdir of a run,
-a checkpoint, or a safetensors file.
-
-A .csv gets one line per sequence, its name and F numbers; without --out, the same goes to standard
-output.  A .jsonl gets one object {"name": …, "features": […]} per line, an .npz the arrays `names`
-(N,) and `features` (N, F).
+`pcm3_jax.embed` is the command line.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -30,11 +20,8 @@ from pcm3_jax.inference import skeleton_files
 from pcm3_jax.runtime.files import replaced, shown, write_csv
 
 
-def run(argv: list[str]) -> None:
-    """Runs the command.  Raises UserError if a file cannot be read or written."""
-    parser = skeleton_files.arguments("embed", __doc__, model="base")
-    parser.add_argument("--out", type=Path)
-    flags = parser.parse_args(argv)
+def run(flags: argparse.Namespace) -> None:
+    """Runs `pcm3 embed`.  Raises UserError if a file cannot be read or written."""
     if flags.out and flags.out.suffix not in (".npz", ".csv", ".jsonl"):
         raise UserError(f"--out={flags.out} must end in .npz, .csv or .jsonl.")
     model = library.load(flags.model, flags.persons)

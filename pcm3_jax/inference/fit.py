@@ -1,17 +1,11 @@
 """A recogniser of actions from a few labelled recordings.
 
-python -m pcm3_jax.fit LABELS.csv [--model=MODEL] [--out=RECOGNISER.safetensors] [--layout=LAYOUT]
-python -m pcm3_jax.fit DATA_SET:SPLIT [--data_dir=data] …    # of a data set that is built
-
-LABELS.csv has the columns file, label, performer and split (docs/own_data.md); files, as for
-`pcm3_jax.embed`, are named from its folder.  All of them are fitted, whatever their split.  With
---layout (docs/own_data.md), .npy and .npz files have the joints of that layout, NaN where one is
-missing.  MODEL: as for `pcm3_jax.embed`.  RECOGNISER (by default recogniser.safetensors) holds the
-encoders and a classifier; use it as --model of `pcm3_jax.predict`, or with `pcm3_jax.load`.
+`pcm3_jax.fit` is the command line.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,11 +26,8 @@ _MATRIX_CLASSES = 12
 _LISTED = 10
 
 
-def run(argv: list[str]) -> None:
-    """Runs the command.  Raises UserError if a file cannot be read, fitted or written."""
-    parser = skeleton_files.arguments("fit", __doc__, model="base", files="LABELS.csv")
-    parser.add_argument("--out", type=Path, default=Path("recogniser.safetensors"))
-    flags = parser.parse_args(argv)
+def run(flags: argparse.Namespace) -> None:
+    """Runs `pcm3 fit`.  Raises UserError if a file cannot be read, fitted or written."""
     name, _, split = flags.files.rpartition(":")
     if name and split in skeleton_files.SPLITS:
         found = skeleton_files.read_data_set(name, split, flags.data_dir)

@@ -14,7 +14,6 @@ from pcm3_jax.data import plausibility, recordings
 from pcm3_jax.data.formats import intellirehabds, ntu_rgbd, pku_mmd
 from pcm3_jax.data.formats.arrays import read_arrays
 from pcm3_jax.data.formats.raw_files import ARCHIVES, BadFile, RawFile, find_files
-from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.data.plausibility import Measures
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, missing_joints
@@ -22,7 +21,6 @@ from pcm3_jax.errors import UserError, note
 from pcm3_jax.inference import shipped_models
 from pcm3_jax.inference.model import Model
 from pcm3_jax.inference.validation import read_sequence
-from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import shown
 from pcm3_jax.runtime.parallel import Devices
 from pcm3_jax.settings import Config
@@ -32,36 +30,6 @@ FORMATS = ".skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .np
 SPLITS = ("train", "test")
 # Published results use the first frames of a .skeleton file only, also for normalisation.
 _NTU_FRAMES = 300
-
-
-def arguments(
-    command: str, description: str | None, *, model: str, files: str = ""
-) -> commands.Arguments:
-    """A parser with the arguments that `pcm3_jax.embed`, `predict` and `fit` share.
-
-    Args:
-      command, description: for --help.
-      model: the one to use without --model.
-      files: what to call the only file; by default there may be several.
-    """
-    parser = commands.Arguments(
-        prog=f"python -m pcm3_jax.{command}",
-        description=description,
-        formatter_class=commands.AS_WRITTEN,
-    )
-    parser.add_argument("files", nargs=None if files else "+", metavar=files or "FILE")
-    parser.add_argument("--model", default=model)
-    parser.add_argument(
-        "--normalized", action="store_true", help="the skeletons are normalised already"
-    )
-    parser.add_argument("--layout", help=f"joints of the files: {', '.join(LAYOUTS)}, or a .toml")
-    parser.add_argument(
-        "--persons",
-        type=int,
-        help="persons that count, 1 or 2; by default as the model was trained",
-    )
-    parser.add_argument("--data_dir", default="data", help="of DATA_SET")
-    return parser
 
 
 def print_layout_note(model: str, layout: str | None) -> None:

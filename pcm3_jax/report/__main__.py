@@ -1,6 +1,6 @@
 """Writes one self-contained HTML page about runs.
 
-python -m pcm3_jax.report WORKDIR … [--out=report.html] [--figures=DIR]
+pcm3 report WORKDIR … [--out=report.html] [--figures=DIR]
 
 WORKDIR: the workdir of a run of any task, finished or not, or of a benchmark.  The page has
 curves, result tables, confusion matrices, maps of the embeddings, nearest neighbours, masked
@@ -13,22 +13,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import jax
-
 from pcm3_jax.errors import UserError
-from pcm3_jax.report import page
-from pcm3_jax.report.contents import contents
-from pcm3_jax.report.encoders import Splits
-from pcm3_jax.report.runs import read_runs
 from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import shown
 
 
 def run(argv: list[str]) -> None:
     """The command line.  Raises UserError if files cannot be read or written."""
-    parser = commands.Arguments(
-        prog="python -m pcm3_jax.report", description=__doc__, formatter_class=commands.AS_WRITTEN
-    )
+    parser = commands.parser("report", __doc__)
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", type=Path)
     parser.add_argument("--out", type=Path, default=Path("report.html"))
     parser.add_argument("--figures", type=Path, metavar="DIR")
@@ -37,6 +29,14 @@ def run(argv: list[str]) -> None:
         "--curves_only", action="store_true", help="leave out what needs data sets and encoders"
     )
     flags = parser.parse_args(argv)
+    # Import JAX, which --help does not need.
+    import jax
+
+    from pcm3_jax.report import page
+    from pcm3_jax.report.contents import contents
+    from pcm3_jax.report.encoders import Splits
+    from pcm3_jax.report.runs import read_runs
+
     if flags.out.is_dir():
         raise UserError(f"--out={shown(str(flags.out))} is a folder; name a file.")
     if flags.figures:

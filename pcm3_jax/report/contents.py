@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from importlib import metadata
 from typing import Any
 
+import pcm3_jax
 from pcm3_jax.report import augmented, comparison, curves, encoders, masked, results
 from pcm3_jax.report.runs import Run
 from pcm3_jax.report.sequences import SKELETON, Pool
@@ -35,7 +35,7 @@ def contents(
     page: Contents = {
         "title": f"{names} – PCM³ report" if names else "PCM³ report",
         "created": now.strftime("%Y-%m-%d %H:%M UTC"),
-        "version": metadata.version("pcm3_jax"),
+        "version": pcm3_jax.__version__,
         "runs": [_summary(run) for run in runs],
         "warnings": comparison.warnings(runs),
         "notes": [],

@@ -1,24 +1,17 @@
 """Recordings as animated skeletons, on one self-contained page.
 
-python -m pcm3_jax.show FILE … [--layout=LAYOUT] [--model=MODEL] [--out=show.html] [--gif=FILE.gif]
-python -m pcm3_jax.show DATA_SET[:SPLIT] [--data_dir=data] …    # of a data set that is built
-
-FILE: as for `pcm3_jax.embed`.  SPLIT: train or test (the default).  The page shows each recording
-as stored and as networks see it, normalised, with the names of joints on hover, the measures of the
-body, and what looks wrong with them.  With --model (as for `pcm3_jax.predict`) it also shows the
-model's labels over time, and the most similar ones of the recordings named and of the data set's
-training split.  --gif also writes an animation of the first recording, which needs
-pip install "pcm3_jax[report]".
+`pcm3_jax.show` is the command line.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pcm3_jax
 from pcm3_jax.data.normalization import normalize_sequence
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
@@ -29,12 +22,8 @@ from pcm3_jax.report.sequences import SKELETON, Pool
 from pcm3_jax.runtime.files import shown
 
 
-def run(argv: list[str]) -> None:
-    """The command line.  Raises UserError if files cannot be read or written."""
-    parser = skeleton_files.arguments("show", __doc__, model="")
-    parser.add_argument("--out", type=Path, default=Path("show.html"))
-    parser.add_argument("--gif", type=Path, metavar="FILE.gif")
-    flags = parser.parse_args(argv)
+def run(flags: argparse.Namespace) -> None:
+    """Runs `pcm3 show`.  Raises UserError if files cannot be read or written."""
     _check_outputs(flags.out, flags.gif)
     model = library.load(flags.model, flags.persons) if flags.model else None
     normalization = recognition.normalization(model) if model else normalize_sequence
@@ -91,7 +80,7 @@ def _contents(
         "heading": heading,
         "lead": " ".join(notes),
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "version": metadata.version("pcm3_jax"),
+        "version": pcm3_jax.__version__,
         "skeleton": SKELETON,
         "recordings": described,
         "sequences": pool.sequences,

@@ -1,19 +1,16 @@
 """Prints one table of finished evaluations, or of benchmarks.
 
-python -m pcm3_jax.summary WORKDIR [WORKDIR …]
-
-Runs that differ only in their seed share a row: mean ± standard deviation.  Rows with the same
-data set, encoder and stream also name the settings in which they differ.
+`pcm3_jax.summary` is the command line.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from pcm3_jax.errors import UserError
 from pcm3_jax.report.results import compared, markdown, throughput
 from pcm3_jax.report.runs import BENCHMARK_FILE, read_runs
-from pcm3_jax.runtime import commands
 from pcm3_jax.runtime.files import shown
 from pcm3_jax.settings import require
 from pcm3_jax.train.workdir import RESULTS_FILE
@@ -33,13 +30,8 @@ def table(workdirs: list[Path]) -> str:
     raise UserError(f"There is no finished evaluation in {', '.join(map(str, workdirs))}.")
 
 
-def run(argv: list[str]) -> None:
-    """The command line.  Raises UserError if there is nothing to show."""
-    parser = commands.Arguments(
-        prog="python -m pcm3_jax.summary", description=__doc__, formatter_class=commands.AS_WRITTEN
-    )
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
-    workdirs = parser.parse_args(argv).workdirs
-    for workdir in workdirs:
+def run(flags: argparse.Namespace) -> None:
+    """Runs `pcm3 summary`.  Raises UserError if there is nothing to show."""
+    for workdir in flags.workdirs:
         require(workdir.exists(), f"There is no {shown(str(workdir))}.")
-    print(table(workdirs))
+    print(table(flags.workdirs))

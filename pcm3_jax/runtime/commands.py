@@ -26,6 +26,11 @@ class Arguments(argparse.ArgumentParser):
         raise UserError(f"The command line is wrong: {message}; --help lists the arguments.")
 
 
+def parser(command: str, description: str | None) -> Arguments:
+    """The parser of ``pcm3 COMMAND``, with --help that keeps the description's line breaks."""
+    return Arguments(prog=f"pcm3 {command}", description=description, formatter_class=AS_WRITTEN)
+
+
 def open_streams() -> None:
     """Makes the standard streams usable, whatever the shell has left of them.
 

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-import jax
 import numpy as np
 
 from pcm3_jax.errors import UserError
@@ -197,6 +196,8 @@ def _cell(value: Any) -> Any:
 
 def save_arrays(path: Path, **arrays: Any) -> None:
     """Writes ``arrays`` as an .npz file, atomically, from process 0 only."""
+    import jax  # here, since commands import this module for --help
+
     if jax.process_index() == 0:
         with whole(path) as partial, open(partial, "wb") as file:
             np.savez(file, **arrays)

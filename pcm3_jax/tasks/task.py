@@ -174,5 +174,9 @@ def run_task(task: Task, config: Config, workdir: Path) -> Results:
         results = {"task": config.task, **task.run(config, workdir)}
         if jax.process_index() == 0:
             write_json(workdir / RESULTS_FILE, results)
-            print(json.dumps(task.printed(workdir, results)))
+            printed = task.printed(workdir, results)
+            if evaluated := task.compared(config):
+                # Without config.encoder a random one, which may have been forgotten.
+                printed = {"task": config.task, "encoder": evaluated[0]} | printed
+            print(json.dumps(printed))
     return results

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+import pcm3_jax
 from pcm3_jax.data import recordings
 from pcm3_jax.data.built import CHECKSUMS_FILE, REPORT_FILE
 from pcm3_jax.errors import UserError, warn
@@ -116,7 +117,7 @@ def describe(config: Config, *, reads_data: bool = True) -> dict[str, Any]:
     """Time, command, versions, devices, encoder and data of this process."""
     taken = encoder(config)
     versions: dict[str, str | None] = {}
-    for package in ("pcm3_jax", *PACKAGES):
+    for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -124,7 +125,7 @@ def describe(config: Config, *, reads_data: bool = True) -> dict[str, Any]:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.orig_argv,
-        "version": versions.pop("pcm3_jax"),
+        "version": pcm3_jax.__version__,
         "commit": commit(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "packages": versions,

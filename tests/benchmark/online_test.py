@@ -2,8 +2,8 @@
 
 import re
 
+from pcm3_jax import fit
 from pcm3_jax.benchmark import online
-from pcm3_jax.inference import fit
 
 
 def test_a_recogniser_is_as_good_online_as_on_whole_recordings(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pcm3_jax.config import Config, config_class, default_config, validate
+import pcm3_jax
+from pcm3_jax.config import Config, command_line, config_class, default_config, validate
 from pcm3_jax.errors import UserError
 from tests.config import reads
 from tfds_builders import build
@@ -54,6 +55,21 @@ def test_every_recipe_is_valid(path):
     validate(config)
     # A recipe changes settings, but adds none.
     assert type(config) is config_class()
+
+
+@pytest.mark.parametrize("form", ["--config={}", "-config={}", "{}"])
+def test_recipes_of_the_package_work_in_any_folder(form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argument = form.format("configs/pretrain.py:ntu60_xsub-bone")
+    path = Path(pcm3_jax.__file__).with_name("configs") / "pretrain.py"
+    assert path.read_text() == (ROOT / "configs" / "pretrain.py").read_text()
+    assert command_line.installed(argument) == form.format(f"{path}:ntu60_xsub-bone")
+    for other in ("configs/absent.py", "pretrain.py", "--config.data.dir=configs/demo.py"):
+        assert command_line.installed(form.format(other)) == form.format(other)
+    # The folder's own file comes first.
+    Path("configs").mkdir()
+    Path("configs/pretrain.py").touch()
+    assert command_line.installed(argument) == argument
 
 
 def test_recipes_are_found():

@@ -127,6 +127,11 @@ def test_a_missing_data_set_is_an_error_that_says_how_to_build_it(tmp_path, data
         read(data_dir, "ntu")
 
 
+def test_a_misspelt_data_set_is_an_error_that_suggests_one(data_dir):
+    with pytest.raises(UserError, match=r"; did you mean 'synthetic_skeletons/n64x32'\?$"):
+        read(data_dir, "synthetic_skeleton/n64x32")
+
+
 def test_a_missing_split_is_an_error_that_lists_the_splits(data_dir):
     with pytest.raises(UserError, match=r"no split 'validation'; it has \['test', 'train'\]"):
         read(data_dir, split="validation")

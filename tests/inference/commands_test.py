@@ -13,11 +13,13 @@ import zipfile
 import numpy as np
 import pytest
 
+from pcm3_jax import embed, predict
 from pcm3_jax.data.joint_layouts import LAYOUTS
 from pcm3_jax.data.normalization import normalize_sequence, select_bodies
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import embed, model_file, predict, skeleton_files, torch_layout
 from pcm3_jax.inference import model as library
+from pcm3_jax.inference import model_file, skeleton_files, torch_layout
+from pcm3_jax.inference.predict import read_frames
 from pcm3_jax.inference.weights import ModelWeights
 from pcm3_jax.runtime import commands
 from tests import golden_vectors
@@ -192,10 +194,10 @@ def test_a_joint_that_is_nan_is_missing():
     words = ["1"] * 75
     words[4] = "nan"
     line = " ".join(words).encode()
-    ((_, frame),) = predict.read_frames(io.BytesIO(line))
+    ((_, frame),) = read_frames(io.BytesIO(line))
     np.testing.assert_array_equal(frame[0, 1], 0)
     np.testing.assert_array_equal(np.delete(frame[0], 1, axis=0), 1)
-    ((_, frame),) = predict.read_frames(io.BytesIO(line), joints=5)
+    ((_, frame),) = read_frames(io.BytesIO(line), joints=5)
     assert frame.shape == (5, 5, 3)
     np.testing.assert_array_equal(np.isnan(frame).nonzero()[:2], [[0] * 3, [1] * 3])
 
@@ -266,7 +268,7 @@ def test_a_live_line_comes_before_the_next_frame_is_sent(model_path):
 )
 def test_lines_that_are_no_frames_are_refused(line, sentence):
     good = " ".join(["1"] * 75).encode() + b"\n"
-    frames = predict.read_frames(io.BytesIO(good + line + b"\n" + good))
+    frames = read_frames(io.BytesIO(good + line + b"\n" + good))
     assert next(frames)[1].shape == (1, 25, 3)
     with pytest.raises(UserError, match=f"line 2: .*{sentence}"):
         next(frames)
@@ -372,7 +374,7 @@ def test_a_user_error_is_one_line_and_exit_code_1(monkeypatch):
     assert stop.value.code == "error: What, where, what to do."
 
 
-@pytest.mark.parametrize("command", ["convert", "embed", "fit", "predict"])
+@pytest.mark.parametrize("command", ["convert", "embed", "fit", "predict", "show", "summary"])
 def test_help_shows_how(command, monkeypatch, capsys):
     """Runs the modules as `python -m` does."""
     monkeypatch.setattr(sys, "argv", [command, "--help"])
@@ -381,7 +383,7 @@ def test_help_shows_how(command, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module(f"pcm3_jax.{command}", run_name="__main__")
     assert stop.value.code == 0
-    assert f"usage: python -m pcm3_jax.{command} " in capsys.readouterr().out
+    assert f"usage: pcm3 {command} " in capsys.readouterr().out
 
 
 @pytest.fixture

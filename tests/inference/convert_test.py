@@ -23,12 +23,13 @@ import jax
 import numpy as np
 import pytest
 
+from pcm3_jax import convert
 from pcm3_jax.config import default_config
 from pcm3_jax.data.formats import pickles
 from pcm3_jax.data.skeleton import flatten_frames
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert, model_file, torch_layout
 from pcm3_jax.inference import model as library
+from pcm3_jax.inference import model_file, torch_layout
 from pcm3_jax.inference import torch_checkpoint as torch_file
 from pcm3_jax.inference.weights import ModelWeights, Weights
 from pcm3_jax.methods.optimizer import build_optimizer

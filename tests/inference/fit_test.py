@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import pcm3_jax
+from pcm3_jax import convert, fit, predict
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert, fit, model_file, predict, torch_layout
+from pcm3_jax.inference import model_file, torch_layout
 from tests import golden_vectors
 from tests.inference.model_test import walk
 from tfds_builders.synthetic_skeletons import generator

@@ -10,10 +10,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from pcm3_jax import convert, predict
 from pcm3_jax.data.normalization import normalize_sequence
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert, model_file, predict, torch_layout
 from pcm3_jax.inference import model as library
+from pcm3_jax.inference import model_file, torch_layout
 from pcm3_jax.inference.weights import HEADS
 from tests import golden_vectors
 

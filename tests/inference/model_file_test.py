@@ -11,10 +11,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import pcm3_jax
+from pcm3_jax import convert
 from pcm3_jax.data.normalization import normalize_sequence
 from pcm3_jax.data.skeleton import STREAMS
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert, model_file, shipped_models, torch_layout
+from pcm3_jax.inference import model_file, shipped_models, torch_layout
 from pcm3_jax.inference.shipped_models import Shipped
 from pcm3_jax.inference.weights import ModelWeights, check, join
 from pcm3_jax.tasks.common import encoder_variables

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import pcm3_jax
+from pcm3_jax import convert
 from pcm3_jax.data.joint_layouts import LAYOUTS, to_kinect_v2
 from pcm3_jax.data.normalization import SPINE, normalize_sequence
 from pcm3_jax.data.skeleton import unflatten_frames
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert, torch_layout
 from pcm3_jax.inference import model as library
+from pcm3_jax.inference import torch_layout
 from pcm3_jax.inference.online import OnlineNormalization, build_step
 from pcm3_jax.inference.weights import ModelWeights
 from pcm3_jax.main import run

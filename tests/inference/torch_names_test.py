@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from pcm3_jax import predict
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import model_file, predict, torch_layout
+from pcm3_jax.inference import model_file, torch_layout
 from tests import golden_vectors
 
 FIRST = "encoder.gru.weight_ih_l0"

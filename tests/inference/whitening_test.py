@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from pcm3_jax import convert as command
 from pcm3_jax.data.normalization import normalize_sequence
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import convert, model_file, torch_layout
@@ -115,7 +116,7 @@ def test_the_command_whitens(plain, data_dir, tmp_path, capsys):
     source, out = tmp_path / "plain.safetensors", tmp_path / "white.safetensors"
     model_file.save(source, plain)
     flags = ["--whiten=synthetic_skeletons/n64x32", f"--data_dir={data_dir}"]
-    convert.run(["export", str(source), str(out), *flags])
+    command.run(["export", str(source), str(out), *flags])
     capsys.readouterr()
     made = model_file.load(out)
     assert "whitening" in made.only.tree

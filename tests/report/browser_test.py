@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pcm3_jax.report import page, show
+from pcm3_jax import show
+from pcm3_jax.report import page
 from tests.report.report_test import HOSTILE, data_of
 from tfds_builders.synthetic_skeletons import generator
 

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+from pcm3_jax import convert
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert
 from pcm3_jax.report import __main__ as report
 from pcm3_jax.report import page
 from pcm3_jax.report.contents import contents

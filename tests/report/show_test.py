@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from pcm3_jax import show
 from pcm3_jax.data import recordings
 from pcm3_jax.data.joint_layouts import KINECT_V2_JOINTS, LAYOUTS
 from pcm3_jax.data.normalization import normalize_sequence
@@ -16,7 +17,6 @@ from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
 from pcm3_jax.inference import model_file, torch_layout
 from pcm3_jax.inference.weights import ModelWeights
-from pcm3_jax.report import show
 from pcm3_jax.runtime.parallel import Devices
 from tests import golden_vectors
 from tests.report.report_test import HOSTILE, data_of

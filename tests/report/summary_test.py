@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from pcm3_jax import summary
 from pcm3_jax.config import default_config
 from pcm3_jax.errors import UserError
-from pcm3_jax.report import summary
+from pcm3_jax.report.summary import table
 from pcm3_jax.runtime.files import write_json
 
 
@@ -35,7 +36,7 @@ def test_one_row_an_encoder_and_stream_with_mean_and_deviation_over_seeds(tmp_pa
         finished_run(tmp_path / "f", {"top1": 0.875}, task="fusion"),
         tmp_path / "not_started",
     ]
-    heading, _, *rows = summary.table(runs).splitlines()
+    heading, _, *rows = table(runs).splitlines()
     assert heading == (
         "| data set | encoder | stream | 1-NN (%) | linear (%) | finetuned (%) | ridge (%) | runs |"
     )
@@ -62,7 +63,7 @@ def test_other_settings_are_another_row_and_named(tmp_path):
         for kind, top1 in (("none", 0.5), ("spatial", 0.25))
         for seed in (0, 1)
     ]
-    rows = summary.table(runs).splitlines()[2:]
+    rows = table(runs).splitlines()[2:]
     start = "| synthetic_skeletons | pretrained encoder | joint "
     assert rows == [
         start + '(occlusion.kind="none") | 55.0 ± 7.1 | 2 |',
@@ -94,7 +95,7 @@ def test_encoders_of_other_training_are_other_rows(tmp_path):
         )
         for number in (0, 1, 2)
     ]
-    rows = summary.table(runs).splitlines()[2:]
+    rows = table(runs).splitlines()[2:]
     start = "| synthetic_skeletons | pretrained encoder | joint "
     fused = "| synthetic_skeletons | fused encoders | several "
     assert rows == [
@@ -115,7 +116,7 @@ def test_encoders_that_are_files_or_checkpoints_are_told_apart(tmp_path):
         finished_run(tmp_path / str(i), {"top1": i / 10}, task="linear_eval", encoder=name)
         for i, name in enumerate(named)
     ]
-    rows = summary.table(runs).splitlines()[2:]
+    rows = table(runs).splitlines()[2:]
     assert sorted(row.split(" | ")[-2:] for row in rows) == [
         ["0.0", "1 |"], ["10.0", "1 |"], ["20.0", "1 |"], ["30.0", "1 |"], ["45.0 ± 7.1", "2 |"],
     ]  # fmt: skip
@@ -132,7 +133,7 @@ def test_shipped_models_and_what_a_run_started_from_are_told_apart(tmp_path):
         finished_run(tmp_path / str(i), {"top1": i / 10}, task="linear_eval", encoder=name)
         for i, name in enumerate(named)
     ]
-    rows = summary.table(runs).splitlines()[2:]
+    rows = table(runs).splitlines()[2:]
     assert len(rows) == 4
     for row, name in zip(rows, ("", "encoder", "", ""), strict=True):
         assert ('encoder.encoder="base"' in row) == bool(name)
@@ -142,7 +143,7 @@ def test_shipped_models_and_what_a_run_started_from_are_told_apart(tmp_path):
 def test_from_inside_a_workdir(tmp_path, monkeypatch):
     """The workdir's config.json is not taken for that of an encoder with an empty name."""
     monkeypatch.chdir(finished_run(tmp_path / "run", {"top1": 0.5}, task="linear_eval"))
-    assert summary.table([Path()]).count("random encoder") == 1
+    assert table([Path()]).count("random encoder") == 1
 
 
 def test_comparisons_with_pytorch_are_not_listed(tmp_path):
@@ -151,10 +152,10 @@ def test_comparisons_with_pytorch_are_not_listed(tmp_path):
     for name, figures in (("a", cell | ours), ("b", {"device": "cpu", "ours": ours})):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "benchmark.json", figures)
-    rows = summary.table([tmp_path / "a", tmp_path / "b"]).splitlines()[2:]
+    rows = table([tmp_path / "a", tmp_path / "b"]).splitlines()[2:]
     assert rows == ["| cpu | float32 | 1 | 4 | 2 | 2 | 1 |"]
     with pytest.raises(UserError, match="no finished evaluation"):
-        summary.table([tmp_path / "b"])
+        table([tmp_path / "b"])
 
 
 def test_without_a_finished_evaluation_it_says_so(tmp_path):

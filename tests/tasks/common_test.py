@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pcm3_jax import convert
 from pcm3_jax.augment.pipeline import central_view
 from pcm3_jax.data import recordings
 from pcm3_jax.data.batch import Clips
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert
 from pcm3_jax.methods.state import build_model, init_variables
 from pcm3_jax.models.pcm3 import PCM3
 from pcm3_jax.runtime.parallel import Devices

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import pcm3_jax
+from pcm3_jax import convert
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert
 from pcm3_jax.inference.detection import segments, smooth
 from pcm3_jax.inference.validation import read_sequences
 from pcm3_jax.main import run

@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import pcm3_jax
+from pcm3_jax import convert
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert
 from pcm3_jax.inference.model_file import MODEL_FILE
 from pcm3_jax.main import run
 from pcm3_jax.runtime.parallel import Devices

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import pcm3_jax
+from pcm3_jax import convert
 from pcm3_jax.errors import UserError
-from pcm3_jax.inference import convert, model_file
+from pcm3_jax.inference import model_file
 from pcm3_jax.main import run
 from pcm3_jax.methods.state import build_encoder
 from pcm3_jax.models.heads import MotionPredictor

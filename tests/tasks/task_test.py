@@ -1,10 +1,12 @@
 """What every task has: its metrics, and its refusals."""
 
+import json
+
 import pytest
 
 from pcm3_jax.errors import UserError
 from pcm3_jax.registry import TASKS
-from pcm3_jax.tasks.task import Metric
+from pcm3_jax.tasks.task import Metric, run_task
 
 
 def test_a_metric_at_a_threshold_is_that_metric():
@@ -44,3 +46,10 @@ def test_occlusion_is_refused_where_nothing_is_occluded(run_config, task):
     run_config.occlusion.kind = "spatial"
     with pytest.raises(UserError, match=f"'spatial', but task '{task}' does not support occlusion"):
         TASKS[task].validate(run_config)
+
+
+def test_a_random_encoder_is_named(run_config, tmp_path, capsys):
+    run_config.task = "retrieval"
+    results = run_task(TASKS["retrieval"], run_config, tmp_path)
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed == {"encoder": "random encoder"} | results

@@ -40,6 +40,13 @@ def test_reads_without_the_builder_and_without_tensorflow(tiny_dir):
     assert result.stdout == "48 (2, 25, 3) float32 wave_left\n"
 
 
+@pytest.mark.parametrize("name", build.BUILDERS)
+def test_tfds_finds_the_builders(name, tmp_path):
+    (first, *_) = build.load_builder(name).BUILDER_CONFIGS
+    builder = tfds.builder(f"{name}/{first.name}", data_dir=tmp_path)
+    assert isinstance(builder, build.load_builder(name)) and builder.builder_config == first
+
+
 def test_the_package_does_not_import_the_builders():
     for path in (REPOSITORY / "pcm3_jax").rglob("*.py"):
         assert not re.search(r"^\s*(from|import) tfds_builders", path.read_text(), re.M), path

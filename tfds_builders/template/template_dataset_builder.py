@@ -1,8 +1,8 @@
 """Template of a builder: text files `LABEL_PERFORMER_TAKE.csv` with 75 numbers per line.
 
 Copy it to `tfds_builders/NAME/NAME_dataset_builder.py`, add NAME to `BUILDERS` in
-`tfds_builders/build.py`, and change what is marked EDIT. A `README.md` and a `CITATIONS.bib` in the
-same folder become the data set's description and citation.
+`tfds_builders/__init__.py`, and change what is marked EDIT. A `README.md` and a `CITATIONS.bib` in
+the same folder become the data set's description and citation.
 """
 
 import re
