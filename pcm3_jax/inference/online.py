@@ -88,7 +88,8 @@ class Online:
       labels: of that feature, (label, probability) of every class, the most probable first; empty
         without a classifier.
       label: the label to show: one that has been the most probable, at or above the threshold, in
-        `hold` features in a row; None before, and once `hold` features in a row are below it.
+        `hold` features in a row, until another one has, or it has been below half of the threshold
+        as often; None otherwise.
     """
 
     def __init__(self, labels: Labels, threshold: float, hold: int, layout: str | None) -> None:
@@ -136,7 +137,9 @@ class Online:
 
     def _hold_label(self) -> None:
         label, probability = self.labels[0] if self.labels else (None, 0.0)
-        seen = label if probability >= self._threshold else None
+        # A label that is shown stays until it is half as probable, so that it does not flicker.
+        needed = self._threshold / 2 if label == self.label else self._threshold
+        seen = label if probability >= needed else None
         self._held = self._held + 1 if seen == self._candidate else 1
         self._candidate = seen
         if self._held >= self._hold:

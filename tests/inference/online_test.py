@@ -37,6 +37,11 @@ def test_a_label_is_shown_once_it_has_held_above_the_threshold():
     assert shown == [None, None, None, wave, wave, wave, wave, jump, jump, None]
 
 
+def test_a_shown_label_stays_until_it_is_half_as_probable():
+    shown, *_ = told([0.6, 0.6, 0.9, 0.9, 0.6, 0.6, 0.6], threshold=0.8)
+    assert shown == [None, None, None, "wave", "wave", "wave", "wave"]
+
+
 def test_nobody_is_no_label():
     shown, _, online = told([0.9, 0.9, 0, 0, 0, 0, 0])
     # The window holds three frames, and nothing must have held twice.
