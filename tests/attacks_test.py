@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
+import json
 import logging
 import os
+import pickle
 import resource
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -366,3 +370,119 @@ def test_a_kill_at_any_write_loses_nothing(original, tmp_path, name):
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
         assert answer(COMMANDS[name], space) == ("found", right), number
     assert number > 1
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = str(mark)
+
+    def __reduce__(self) -> tuple[Callable, tuple[str, str]]:
+        return open, (self._mark, "w")
+
+
+@pytest.fixture
+def mark(tmp_path, monkeypatch):
+    """A file that exists once a payload was executed; `evil` is a module that creates it."""
+    mark = tmp_path / "executed"
+    (tmp_path / "evil.py").write_text(f"class Payload: pass\nopen({str(mark)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield mark
+    assert not mark.exists() and "evil" not in sys.modules
+
+
+def array_of(mark: Path) -> np.ndarray:
+    return np.array([Payload(mark)], object)
+
+
+def poisoned(value: object) -> object:
+    """JSON with the class of the payload as each of its strings."""
+    if isinstance(value, dict):
+        return {key: poisoned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [poisoned(inner) for inner in value]
+    return "evil.Payload" if isinstance(value, str) else value
+
+
+def payloads(content: bytes, mark: Path) -> Iterator[bytes]:
+    """What could be executed in place of a file's content."""
+    with contextlib.suppress(ValueError):
+        yield json.dumps(poisoned(json.loads(content))).encode()
+    yield pickle.dumps(Payload(mark))
+    for save in (np.save, np.savez):
+        stream = io.BytesIO()
+        save(stream, array_of(mark))
+        yield stream.getvalue()
+
+
+def execute(original: Path, folder: Path, command: Command, mark: Path, most: int) -> None:
+    # Files of the same name are read by the same code.
+    for name in {path.name: path for path in matching(original, command.reads)}.values():
+        for content in itertools.islice(payloads((original / name).read_bytes(), mark), most):
+            path = workspace(original, folder) / name
+            path.unlink()
+            path.write_bytes(content)
+            kind, found = answer(command, folder)
+            assert not mark.exists(), name
+            assert kind == "found" or "\n" not in str(found), name
+
+
+@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in ("continue", "report")])
+def test_no_file_is_executed(original, tmp_path, mark, name):
+    execute(original, tmp_path / "space", COMMANDS[name], mark, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_file_is_executed_in_any_format(original, tmp_path, mark, name):
+    execute(original, tmp_path / "space", COMMANDS[name], mark, 4)
+
+
+def test_the_payloads_work(tmp_path):
+    mark = tmp_path / "executed"
+    for content in payloads(b"", mark):
+        loaded = np.load(io.BytesIO(content), allow_pickle=True)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            loaded["arr_0"]
+        assert mark.exists()
+        mark.unlink()
+
+
+def pth(mark: Path) -> bytes:
+    """As `torch.save` writes it."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps({"state_dict": Payload(mark)}, protocol=2))
+        archive.writestr("x/version", "3\n")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("x.npy", lambda mark: list(payloads(b"", mark))[1]),
+        ("x.npz", lambda mark: list(payloads(b"", mark))[2]),
+        ("x.pth", pth),
+        ("old.pth", lambda mark: pickle.dumps({"state_dict": Payload(mark)}, protocol=2)),
+        ("x.safetensors", lambda mark: pickle.dumps(Payload(mark))),
+        ("x.toml", lambda mark: b'joints = ["__import__(\'evil\')"]\nclass = "evil.Payload"\n'),
+        ("labels.csv", lambda mark: b"file,label,performer,split\n__import__('evil'),a,1,train\n"),
+        ("ntu60_3danno.pkl", lambda mark: pickle.dumps({"annotations": [Payload(mark)]})),
+    ],
+)
+def test_no_file_that_users_name_is_executed(original, tmp_path, mark, name, make):
+    path = tmp_path / name
+    path.write_bytes(make(mark))
+    good, out = str(original / "own/0.npy"), str(tmp_path / "out.safetensors")
+    run = {
+        ".npy": lambda: embed.run([str(path)]),
+        ".npz": lambda: embed.run([str(path)]),
+        ".pth": lambda: convert.run(["from_torch", str(path), out]),
+        ".safetensors": lambda: embed.run([good, f"--model={path}"]),
+        ".toml": lambda: embed.run([good, f"--layout={path}"]),
+        ".csv": lambda: fit.run([str(path), f"--out={out}"]),
+        ".pkl": lambda: build.build("ntu_rgbd/ntu60_xsub@pyskl", tmp_path / "built", path),
+    }[path.suffix]
+    with pytest.raises(UserError):
+        run()

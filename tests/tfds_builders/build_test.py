@@ -1,8 +1,11 @@
 """The build command: what it writes, what it says, what it refuses."""
 
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,8 @@ import tensorflow_datasets as tfds
 
 from pcm3_jax.data.normalization import NORMALIZATIONS, normalization_of
 from pcm3_jax.errors import UserError
-from tfds_builders import build
+from pcm3_jax.runtime.files import lock
+from tfds_builders import build, workers
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -170,3 +174,87 @@ def test_the_name_of_a_data_set_says_how_it_is_normalised(name):
                 continue
             expected = NORMALIZATIONS[found.coordinates]
             assert normalization_of(f"{name}/{found.name}") is expected
+
+
+def test_a_second_build_of_a_data_set_at_once_is_an_error(tmp_path, capsys):
+    arguments = ["synthetic_skeletons/n4x3", f"--data_dir={tmp_path}"]
+    staging = tmp_path / ".staging" / "synthetic_skeletons"
+    staging.mkdir(parents=True)
+    with lock(staging / ".lock"):
+        assert build.main(arguments) == 1
+    assert "another process builds synthetic_skeletons" in capsys.readouterr().err
+    assert build.main(arguments) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_sentence_and_the_build_goes_on(tmp_path, filled, capsys, workers):
+    arguments = ["synthetic_skeletons/n4x3", f"--data_dir={tmp_path}", f"--workers={workers}"]
+    with filled():
+        assert build.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: cannot write synthetic_skeletons") and error.count("\n") == 1
+    assert "free some disk space" in error
+    assert not list(tmp_path.rglob("*1.0.0*")) and not list(tmp_path.rglob(".partial*"))
+    assert build.main(arguments) == 0
+
+
+def test_a_worker_that_dies_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def died(*arguments, **options):
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+    monkeypatch.setattr(workers, "run", died)
+    assert build.main(["synthetic_skeletons/n4x3", f"--data_dir={tmp_path}"]) == 1
+    assert "perhaps for lack of memory; give fewer --workers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", '{"version": "9.0.0"}'])
+def test_a_damaged_data_set_is_one_sentence(tmp_path, capsys, damage):
+    arguments = ["synthetic_skeletons/n4x3", f"--data_dir={tmp_path}"]
+    assert build.main(arguments) == 0
+    next(tmp_path.rglob("dataset_info.json")).write_text(damage)
+    assert build.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "delete the folder and build it again" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["n99999999999999999999x5", "motions_n99999999999999999999"])
+def test_sizes_of_twenty_digits_are_no_config(tmp_path, capsys, name):
+    assert build.main([f"synthetic_skeletons/{name}", f"--data_dir={tmp_path}"]) == 1
+    assert "no config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["json", "npy"])
+@pytest.mark.parametrize("damage", ["cut", "byte", "empty", "gone"])
+def test_damaged_parsed_parts_are_parsed_again(tmp_path, recordings, part, damage):
+    def shards():
+        folder = Path(build.build("intellirehabds", tmp_path / "data", recordings).data_path)
+        found = {path.name: path.read_bytes() for path in folder.glob("*.array_record*")}
+        shutil.rmtree(folder)
+        return found
+
+    right = shards()
+    path = next((tmp_path / "data" / ".staging").rglob(f"*.{part}"))
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": content[:-9], "byte": changed, "empty": b""}[damage])
+    assert shards() == right and path.stat().st_size > len(content) // 2
+
+
+def test_unreadable_archives_are_skipped_if_bad_files_are(tmp_path, recordings, capsys):
+    for path in recordings.iterdir():  # one archive for each performer
+        with zipfile.ZipFile(recordings / f"{path.name}.zip", "w") as archive:
+            for file in path.iterdir():
+                archive.write(file, file.name)
+        shutil.rmtree(path)
+    (recordings / "102.zip").write_bytes(b"PK no more")
+    arguments = [f"--data_dir={tmp_path / 'data'}", f"--manual_dir={recordings}"]
+    assert build.main(["intellirehabds", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert "102.zip: it cannot be read (File is not a zip file)" in error
+    assert "--on_bad_file=skip" in error
+    assert build.main(["intellirehabds", *arguments, "--on_bad_file=skip"]) == 0
+    assert "left out 1: it cannot be read (File is not a zip file)" in capsys.readouterr().out

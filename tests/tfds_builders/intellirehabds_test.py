@@ -112,7 +112,8 @@ def test_a_cut_archive_is_refused(tmp_path, capsys, recordings, keep):
     archive.write_bytes(archive.read_bytes()[:keep])
     arguments = [f"--data_dir={tmp_path / 'data'}", f"--manual_dir={archive}"]
     assert build.main(["intellirehabds", *arguments]) == 1
-    assert f"{archive} cannot be read" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {archive}") and ": it cannot be read (" in error
 
 
 def test_one_split_only_is_refused(tmp_path, capsys, recordings):

@@ -273,7 +273,7 @@ def test_a_cut_archive_is_refused(tmp_path, capsys, raw, keep):
     archive.write_bytes(archive.read_bytes()[:keep])
     command = ["ntu_rgbd/ntu60_xsub", f"--data_dir={tmp_path / 'data'}", f"--manual_dir={archive}"]
     assert build.main(command) == 1
-    assert f"{archive} cannot be read" in capsys.readouterr().err
+    assert f"{archive}: it cannot be read" in capsys.readouterr().err
 
 
 def test_damage_within_an_archive_is_a_bad_file(tmp_path, capsys, raw):

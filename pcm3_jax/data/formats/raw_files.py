@@ -107,8 +107,8 @@ def _bad_if_unreadable(file: str) -> Iterator[None]:
         if not isinstance(error, PermissionError) and (lacking := shortage(error)):
             raise UserError(f"{file} cannot be read: {lacking}.") from error
         first = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
-        reason = f"it cannot be read ({first.rstrip('.') or type(error).__name__})"
-        raise BadFile(file, None, reason) from error
+        first = first.rstrip(".:") or type(error).__name__
+        raise BadFile(file, None, f"it cannot be read ({first})") from error
 
 
 def _require_small(size: int) -> None:
