@@ -63,7 +63,7 @@ def test_a_line_for_every_interval(paths, files, capsys):
     expected = []
     for name, intervals in zip(files, found, strict=True):
         for label, start, stop, score in intervals:
-            label = label if label == "wave" else ascii(label)
+            label = label if label == "wave" else ascii(label)[1:-1]
             expected.append(f"{name}: frames {start}–{stop - 1}: {label} {100 * score:.1f} %")
         if not intervals:
             expected.append(f"{name}: no action found")
