@@ -88,10 +88,10 @@ def read_json(path: Path, kind: type, remedy: str) -> Any:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"{shown(str(path))} cannot be read: {error.strerror}.") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # damaged text, or brackets without end
         flaw = f"{type(error).__name__}: {error}"
-    raise UserError(f"{shown(str(path))} is damaged ({flaw}); {remedy}.")
+    raise UserError(f"{path} is damaged ({flaw}); {remedy}.")
 
 
 def read_arrays(
@@ -113,11 +113,11 @@ def read_arrays(
             return {name: file[name] for name in (*names, *optional) if name in {*names, *file}}
     except OSError as error:
         if error.strerror is not None:
-            raise UserError(f"{shown(str(path))} cannot be read: {error.strerror}.") from error
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from error
         flaw = str(error)
     except Exception as error:  # a damaged archive can raise any exception
         flaw = f"{type(error).__name__}: {error}"
-    raise UserError(f"{shown(str(path))} is damaged ({flaw.rstrip('.')}); {remedy}.")
+    raise UserError(f"{path} is damaged ({flaw.rstrip('.')}); {remedy}.")
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ def replaced(path: Path) -> Iterator[Path]:
         with whole(path) as partial:
             yield partial
     except OSError as error:
-        raise UserError(f"{shown(str(path))} cannot be written: {error.strerror}.") from error
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -118,9 +118,8 @@ def test_hostile_file_names_are_quoted_or_escaped(model_path, tmp_path, monkeypa
     for out in ("out.csv", "out.npz"):
         embed.run([name, f"--model={model_path}", f"--out={out}"])
     text = (tmp_path / "out.csv").read_bytes().decode("utf-8", "surrogateescape")
-    # A spreadsheet would take a name that begins with = for a formula.
-    cell = f"'{name}" if name.startswith("=") else name
-    assert list(csv.reader(io.StringIO(text, newline="")))[1][0] == cell
+    quoted = f"'{name}" if name.startswith("=") else name  # no formula of a spreadsheet
+    assert list(csv.reader(io.StringIO(text, newline="")))[1][0] == quoted
     assert np.load("out.npz")["names"].tolist() == [name]
     capsys.readouterr()
     predict.run([name, f"--model={model_path}"])

@@ -136,9 +136,8 @@ def _unpacked(archive: zipfile.ZipFile, member: str, size: int) -> bytes:
     _require_honest(entry.file_size, entry.compress_size)
     # Other methods expand to any size before zipfile compares it with what the archive claims.
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        names = zipfile.compressor_names  # type: ignore[attr-defined]
-        method = names.get(entry.compress_type, entry.compress_type)
-        raise ValueError(f"its compression method is {method}; pack it with deflate")
+        number = entry.compress_type
+        raise ValueError(f"it is compressed by method {number} instead of deflate, 8")
     with archive.open(entry) as file:
         return file.read(size)
 

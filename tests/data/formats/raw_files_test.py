@@ -98,9 +98,9 @@ def patched(path, offset, central, value):
     ("offset", "central", "value", "reason"),
     [
         (6, 8, 1, "encrypted"),
-        (8, 10, 9, "compression method is deflate64; pack it with deflate"),
-        (8, 10, 12, "compression method is bzip2"),
-        (8, 10, 77, "compression method is 77"),
+        (8, 10, 9, "compressed by method 9 instead of deflate"),
+        (8, 10, 12, "compressed by method 12"),
+        (8, 10, 77, "compressed by method 77"),
     ],
     ids=["encrypted", "deflate64", "bzip2", "unknown"],
 )
