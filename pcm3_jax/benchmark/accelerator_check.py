@@ -73,7 +73,8 @@ class Sizes:
 
     Attributes:
       settings: of the configuration, besides the following.
-      batches: of the step in all precisions.
+      precisions: of `PRECISIONS`, the most important first.
+      batches: of the step in each precision.
       others: (hidden, batch) of further steps.
       rounds: of steps of ours and of PyTorch, of which the median is taken.
       data: name of the generated data set that is trained on.
@@ -83,6 +84,7 @@ class Sizes:
     """
 
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    precisions: tuple[str, ...] = tuple(PRECISIONS)
     batches: tuple[int, ...] = (128, 512)
     others: tuple[tuple[int, int], ...] = ((256, 128), (512, 128), (1024, 32), (1024, 2048))
     rounds: int = 5
@@ -113,9 +115,10 @@ REHEARSAL = Sizes(
         "model.prompt_width": 2,
         "method.queue_size": 64,
     },
+    precisions=("bfloat16", "TF32"),
     batches=(4,),
     others=((16, 4),),
-    rounds=2,
+    rounds=1,
     data="synthetic_skeletons/n64x32",
     training_steps=30,
     embedded=(1, 64),
@@ -181,14 +184,14 @@ def products(sizes: Sizes, folder: Path) -> Iterator[Row]:
         with jax.default_matmul_precision(config.model.precision):
             return {"tflops": max(step.product_rate(multiply) for _ in range(6)) / 1e12}
 
-    for precision in PRECISIONS:
+    for precision in sizes.precisions:
         yield precision, functools.partial(rate, sizes.config(precision))
 
 
 def steps(sizes: Sizes, folder: Path) -> Iterator[Row]:
     """The step in three precisions, beside two PyTorch programs."""
     for batch in sizes.batches:
-        for precision in PRECISIONS:
+        for precision in sizes.precisions:
             config = sizes.config(precision, batch)
             yield f"{precision}, {batch}", functools.partial(_timed_step, config, "all")
 
@@ -262,7 +265,8 @@ def _train(sizes: Sizes, folder: Path, kind: str) -> dict[str, Any]:
         finished.append(time.perf_counter())
         return {}
 
-    loop.train(state, timed, batches, evaluate, schedule, workdir)
+    with jax.default_matmul_precision(config.model.precision):
+        loop.train(state, timed, batches, evaluate, schedule, workdir)
     whole = (finished[0] - ends[half - 1]) / (len(ends) - half)
     # The first step compiles.
     single = statistics.median(alone[1:])
@@ -276,7 +280,8 @@ def _data(sizes: Sizes, folder: Path) -> dict[str, Any]:
         build = ("-m", "tfds_builders.build", sizes.data, f"--data_dir={partial}")
         subprocess.run([sys.executable, *build], cwd=ROOT, check=True)
         partial.rename(data_dir)
-    return {"data.name": sizes.data, "data.dir": str(data_dir)}
+    # No decay, since short trainings end before; and so that all of them are one program.
+    return {"data.name": sizes.data, "data.dir": str(data_dir), "optimizer.decay_epochs": ()}
 
 
 def resume(sizes: Sizes, folder: Path) -> Iterator[Row]:
@@ -287,7 +292,6 @@ def resume(sizes: Sizes, folder: Path) -> Iterator[Row]:
             **_data(sizes, folder),
             **{
                 "optimizer.epochs": 2,
-                "optimizer.decay_epochs": (),
                 "eval.every_epochs": 0,
                 "checkpoint.every_epochs": 1,
                 "log_every_steps": 1,

@@ -144,7 +144,7 @@ def _facts(rows: dict[str, list[Row]]) -> list[str]:
 
 
 def _profile(rows: Sequence[Row]) -> str:
-    (row,) = [row for row in rows if "longest" in row] or [None]
+    row = next((row for row in rows if "longest" in row), None)
     if row is None:
         return ""
     head = (

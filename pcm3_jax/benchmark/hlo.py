@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^  (ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+# Attributes that name the computation of an instruction other than a loop; of a conditional, one.
+_CALLED = ("to_apply", "calls", "true_computation", "branch_computations")
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
@@ -34,7 +36,7 @@ class Instruction(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return _bytes(self.type)
+        return _bytes(_ARRAY.findall(self.type))
 
 
 Computation = dict[str, Instruction]
@@ -99,8 +101,9 @@ def _operands(rest: str) -> tuple[str, ...]:
     return tuple(part.split()[-1].lstrip("%") for part in parts if part.strip())
 
 
-def _bytes(kind: str) -> int:
-    return sum(_width(dtype) * _size(sizes) for dtype, sizes in _ARRAY.findall(kind)) // 8
+def _bytes(arrays: Iterable[tuple[str, str]]) -> int:
+    """Of arrays given by their type and sizes."""
+    return sum(_width(dtype) * _size(sizes) for dtype, sizes in arrays) // 8
 
 
 def _width(dtype: str) -> int:
@@ -123,15 +126,14 @@ def _walk(
         op, rest = instruction.op, instruction.rest
         if op == "while":
             trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-            body = re.search(r"body=%?([\w.-]+)", rest)[1]
+            body = _attribute("body", rest)
             times = runs * (int(trips[1]) if trips else 1)
             yield from _walk(computations, body, times, body, graph)
         elif op in ("call", "conditional", "async-start"):
-            within = re.search(r"(?:to_apply|calls|true_computation)=%?([\w.-]+)", rest)
-            within = within or re.search(r"branch_computations=\{%?([\w.-]+)", rest)
+            within = next(filter(None, (_attribute(name, rest) for name in _CALLED)), "")
             if within:
-                buffered = graph or "command_buffer" in within[1]
-                yield from _walk(computations, within[1], runs, loop, buffered)
+                buffered = graph or "command_buffer" in within
+                yield from _walk(computations, within, runs, loop, buffered)
         elif op not in _FREE and not op.endswith(_DONE):
             source = re.search(r'op_name="([^"]*)"', rest)
             flops, dtype = _products(computations, computation, instruction)
@@ -147,10 +149,15 @@ def _walk(
             )
 
 
+def _attribute(name: str, rest: str) -> str:
+    """The computation that an instruction names, the first of several; "" without it."""
+    found = re.search(rf"{name}=\{{?%?([\w.-]+)", rest)
+    return found[1] if found else ""
+
+
 def _called(computations: dict[str, Computation], instruction: Instruction) -> Computation | None:
     """The computation of a fusion."""
-    found = re.search(r"calls=%?([\w.-]+)", instruction.rest)
-    return computations[found[1]] if found else None
+    return computations.get(_attribute("calls", instruction.rest))
 
 
 def _traffic(
@@ -193,7 +200,7 @@ def _written(fused: Computation, root: Instruction) -> int:
         return fused[root.operands[1]].bytes
     if root.op == "custom-call":
         # The other results are a library's workspace.
-        return _bytes(_ARRAY.search(root.type)[0]) if _ARRAY.search(root.type) else 0
+        return _bytes(_ARRAY.findall(root.type)[:1])
     return root.bytes
 
 
@@ -211,9 +218,9 @@ def _products(
                 flops, inner = _products(computations, fused, each)
                 total, dtype = total + flops, dtype or inner
             continue
-        dtype, sizes = _ARRAY.search(within[each.operands[0]].type).groups()
+        dtype, sizes = _ARRAY.findall(within[each.operands[0]].type)[0]
         lengths = [int(size) for size in sizes.split(",") if size]
-        _, result = _ARRAY.search(each.type).groups()
+        _, result = _ARRAY.findall(each.type)[0]
         total += 2.0 * _size(result) * float(np.prod([lengths[axis] for axis in contracted]))
     return total, dtype
 

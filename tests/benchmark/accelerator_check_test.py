@@ -209,7 +209,7 @@ def test_rehearsal(tmp_path):
     ), result.stdout
     assert result.returncode == 0
     rows = {name: [row["row"] for row in part["rows"]] for name, part in found.items()}
-    assert len(rows["steps"]) == len(check.PRECISIONS)
+    assert rows["steps"] == [f"{name}, 4" for name in check.REHEARSAL.precisions]
     assert rows["training"] == ["resident", "disk"]
     assert found["golden"]["rows"][0]["failed"] == 0
     (resumed,) = found["resume"]["rows"]

@@ -134,6 +134,19 @@ def test_state_round_trip_is_exact(kind, make_baseline, tiny_config):
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_match_ours(kind, make_baseline, torch, tiny_config, random_views):
+    """With running statistics that differ from those of a new network."""
+    state = random_state(tiny_config)
+    baseline = make_baseline(kind, tiny_config)
+    baseline.load_state(state)
+    poses = random_views(tiny_config)[0].key
+    ours = build_model(tiny_config).apply(state.variables, poses, method="embed")
+    flat = poses.reshape(*poses.shape[:2], -1).swapaxes(0, 1)
+    theirs = baseline.embed(torch.tensor(np.ascontiguousarray(flat)))
+    np.testing.assert_allclose(theirs.numpy(), ours, rtol=0, atol=LOSS_TOLERANCE)
+
+
 def test_only_the_tuned_baseline_uses_bfloat16(make_baseline, tiny_config, random_views):
     """Its loss stays close to that in float32."""
     state = random_state(tiny_config)
