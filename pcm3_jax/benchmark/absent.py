@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import os
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import jax
@@ -82,11 +83,12 @@ def compile_step(config: Config) -> jax.stages.Compiled:
         )
 
     step, (state, frames, batch) = abstract_step(config, config.optimizer.batch_size, AXIS)
-    mapped: jax.stages.Wrapped = mapping.map(step, frames_sharded=False, donate=True)
+    mapped: Any = mapping.map(step, frames_sharded=False, donate=True)
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
     lowered = mapped.lower(
         placed(state, everywhere), placed(frames, everywhere), placed(batch, split)
     )
     # Autotuning needs a GPU.
+    options: dict[str, str | bool] | None
     options = {"xla_gpu_autotune_level": "0"} if jax.default_backend() == "gpu" else None
     return lowered.compile(compiler_options=options)

@@ -27,9 +27,10 @@ import sys
 import time
 import traceback
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ import numpy as np
 from pcm3_jax.benchmark import accelerator_report, step, trace
 from pcm3_jax.config import Config, default_config
 from pcm3_jax.data import feed
+from pcm3_jax.data.skeleton import flatten_frames
 from pcm3_jax.errors import UserError, reason
 from pcm3_jax.inference.model import Model
 from pcm3_jax.inference.weights import ModelWeights, Weights
@@ -93,10 +95,16 @@ class Sizes:
     embedded: tuple[int, ...] = (1, 64, 1024)
     golden: tuple[str, ...] = ()
 
-    def config(self, precision: str = "bfloat16", batch: int = 0, **more: Any) -> Config:
-        """The configuration of a precision and batch size, by default the first one."""
+    def config(
+        self,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        precision: str = "bfloat16",
+        batch: int = 0,
+    ) -> Config:
+        """The configuration with changes; the batch size is by default the first one."""
         config = default_config()
-        config.update_from_flattened_dict(self.settings | PRECISIONS[precision] | more)
+        config.update_from_flattened_dict(self.settings | PRECISIONS[precision] | dict(changes))
         config.optimizer.batch_size = batch or self.batches[0]
         config.benchmark.steps = self.rounds
         return config
@@ -185,25 +193,25 @@ def products(sizes: Sizes, folder: Path) -> Iterator[Row]:
             return {"tflops": max(step.product_rate(multiply) for _ in range(6)) / 1e12}
 
     for precision in sizes.precisions:
-        yield precision, functools.partial(rate, sizes.config(precision))
+        yield precision, functools.partial(rate, sizes.config(precision=precision))
 
 
 def steps(sizes: Sizes, folder: Path) -> Iterator[Row]:
     """The step in three precisions, beside two PyTorch programs."""
     for batch in sizes.batches:
         for precision in sizes.precisions:
-            config = sizes.config(precision, batch)
+            config = sizes.config(precision=precision, batch=batch)
             yield f"{precision}, {batch}", functools.partial(_timed_step, config, "all")
 
 
 def other_sizes(sizes: Sizes, folder: Path) -> Iterator[Row]:
     """The step with other hidden and batch sizes, beside tuned PyTorch."""
     for hidden, batch in sizes.others:
-        config = sizes.config(batch=batch, **{"model.hidden": hidden})
+        config = sizes.config({"model.hidden": hidden}, batch=batch)
         yield f"hidden {hidden}, {batch}", functools.partial(_timed_step, config, "tuned")
 
 
-def _timed_step(config: Config, baselines: str) -> dict[str, Any]:
+def _timed_step(config: Config, baselines: Literal["all", "tuned"]) -> dict[str, Any]:
     """Figures of `step.compare`, or of `step.measure` with the reason why PyTorch is left out."""
     config.benchmark.torch_baseline = baselines
     with jax.default_matmul_precision(config.model.precision):
@@ -222,7 +230,7 @@ def training(sizes: Sizes, folder: Path) -> Iterator[Row]:
 def _train(sizes: Sizes, folder: Path, kind: str) -> dict[str, Any]:
     # One checkpoint is saved in the second half.
     changes = {"data.feed": kind, "checkpoint.every_epochs": 20}
-    config = sizes.config(**_data(sizes, folder), **changes)
+    config = sizes.config(_data(sizes, folder) | changes)
     devices = Devices(config.mapping)
     split = read_split(config, config.data.name, "train", devices)
     sampler = feed.Sampler(len(split), config.optimizer.batch_size, config.seed)
@@ -288,15 +296,13 @@ def resume(sizes: Sizes, folder: Path) -> Iterator[Row]:
     """Whether a run that goes on from its first checkpoint ends as it did without interruption."""
 
     def compare() -> dict[str, Any]:
-        config = sizes.config(
-            **_data(sizes, folder),
-            **{
-                "optimizer.epochs": 2,
-                "eval.every_epochs": 0,
-                "checkpoint.every_epochs": 1,
-                "log_every_steps": 1,
-            },
-        )
+        changes = {
+            "optimizer.epochs": 2,
+            "eval.every_epochs": 0,
+            "checkpoint.every_epochs": 1,
+            "log_every_steps": 1,
+        }
+        config = sizes.config(_data(sizes, folder) | changes)
         whole, resumed = folder / "resume_whole", folder / "resume_again"
         _run(config, whole)
         numbers = sorted(int(path.name) for path in (whole / "checkpoints").iterdir())
@@ -336,7 +342,10 @@ def _losses(workdir: Path) -> list[tuple[int, float]]:
 def embedding(sizes: Sizes, folder: Path) -> Iterator[Row]:
     """Embedding: the network on views on the device, beside tuned PyTorch, and `Model.embed`."""
     for rows in sizes.embedded:
-        yield f"{rows} sequences", functools.partial(_embed, sizes.config("float32"), rows)
+        yield (
+            f"{rows} sequences",
+            functools.partial(_embed, sizes.config(precision="float32"), rows),
+        )
 
 
 def _embed(config: Config, rows: int) -> dict[str, Any]:
@@ -375,8 +384,8 @@ def _torch_embed(config: Config, views: jax.Array) -> Callable[[], Any]:
     baseline = torch_baseline.Baseline("tuned", config, device)
     model, optimizer = build_model(config), build_optimizer(config.optimizer, 1)
     baseline.load_state(create_state(model, optimizer, config))
-    flat = np.asarray(views).reshape(*views.shape[:2], -1).swapaxes(0, 1)
-    inputs = torch_baseline.torch.tensor(np.ascontiguousarray(flat), device=device)
+    frames = np.array(jnp.swapaxes(flatten_frames(views), 0, 1))
+    inputs = torch_baseline.torch.tensor(frames, device=device)
     # Copying the result to the host waits for it.
     return lambda: baseline.embed(inputs).cpu()
 
@@ -405,13 +414,14 @@ class Part(NamedTuple):
     rehearsal_limit: int
 
 
-# The limits add up to less than nine and three minutes.
+# The limits add up to less than nine and three minutes; a part may also take what those before it
+# have left.  The first has to read all libraries from the disk.
 PARTS = {
-    "environment": Part(environment, 15, 10),
+    "environment": Part(environment, 30, 20),
     "golden": Part(golden, 60, 30),
     "products": Part(products, 20, 10),
-    "steps": Part(steps, 210, 30),
-    "other_sizes": Part(other_sizes, 60, 15),
+    "steps": Part(steps, 195, 25),
+    "other_sizes": Part(other_sizes, 60, 10),
     "training": Part(training, 65, 25),
     "resume": Part(resume, 55, 25),
     "embedding": Part(embedding, 25, 15),

@@ -107,7 +107,7 @@ def run(argv: list[str]) -> None:
     config.model.dtype, config.optimizer.batch_size = flags.dtype, flags.batch
     validate(config)
     with absent.devices("gpu", 1):
-        text = absent.compile_step(config).as_text()
+        text = absent.compile_step(config).as_text() or ""
     found = kernels(text)
     device = DEVICES[flags.device]
     print(f"{table(by_module(found, device))}\n")

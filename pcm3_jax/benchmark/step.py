@@ -168,7 +168,7 @@ class Ours:
     @property
     def memory(self) -> int | None:
         """Bytes that a step needs, by the compiler's account; None before the first step."""
-        return self._program and program_memory(self._program)
+        return program_memory(self._program) if self._program else None
 
 
 def compare(config: Config) -> dict[str, Any]:

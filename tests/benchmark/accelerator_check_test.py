@@ -115,7 +115,7 @@ def test_limits_add_up():
 
 
 def test_every_precision_is_measured_at_the_paper_s_size():
-    configs = {name: check.Sizes().config(name) for name in check.PRECISIONS}
+    configs = {name: check.Sizes().config(precision=name) for name in check.PRECISIONS}
     for name, config in configs.items():
         assert (config.model.hidden, config.optimizer.batch_size) == (1024, 128)
         assert config.model.dtype == ("bfloat16" if name == "bfloat16" else "float32")

@@ -13,6 +13,7 @@ import pytest
 
 from pcm3_jax.augment.pipeline import Views
 from pcm3_jax.benchmark import step as benchmark
+from pcm3_jax.data.skeleton import flatten_frames
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import torch_layout
 from pcm3_jax.methods import pcm3
@@ -142,8 +143,8 @@ def test_embeddings_match_ours(kind, make_baseline, torch, tiny_config, random_v
     baseline.load_state(state)
     poses = random_views(tiny_config)[0].key
     ours = build_model(tiny_config).apply(state.variables, poses, method="embed")
-    flat = poses.reshape(*poses.shape[:2], -1).swapaxes(0, 1)
-    theirs = baseline.embed(torch.tensor(np.ascontiguousarray(flat)))
+    flat = np.array(flatten_frames(jax.numpy.asarray(poses)).swapaxes(0, 1))
+    theirs = baseline.embed(torch.tensor(flat))
     np.testing.assert_allclose(theirs.numpy(), ours, rtol=0, atol=LOSS_TOLERANCE)
 
 
