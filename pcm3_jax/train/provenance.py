@@ -18,7 +18,7 @@ from pcm3_jax.data import recordings
 from pcm3_jax.data.built import CHECKSUMS_FILE, REPORT_FILE
 from pcm3_jax.errors import UserError, warn
 from pcm3_jax.runtime.files import read_json, write_json
-from pcm3_jax.runtime.parallel import wait_for_all
+from pcm3_jax.runtime.parallel import agreed
 from pcm3_jax.settings import Config
 from pcm3_jax.train.checkpoint import latest_checkpoint
 from pcm3_jax.train.workdir import PROVENANCE_FILE
@@ -41,20 +41,31 @@ def record(workdir: Path, config: Config, *, reads_data: bool, resumed: bool = F
       UserError: the configuration's data set is missing, or the data set or encoder of a resumed
         run has changed.
     """
-    # Only process 0 hashes the data set.
-    if jax.process_index() == 0:
-        path = workdir / PROVENANCE_FILE
-        earlier = starts(workdir)
-        now = describe(config, reads_data=reads_data)
-        changed = _changes(_begun(earlier), now) if resumed else []
-        if changed and not config.accept_changed_inputs:
-            text = " and ".join(changed)
-            raise UserError(
-                f"{text[0].upper()}{text[1:]}: restore it, choose another --workdir than "
-                f"{workdir}, or add --config.accept_changed_inputs=True."
-            )
-        write_json(path, [*earlier, {**now, "resumed": resumed, "accepted_changes": changed}])
-    wait_for_all("provenance")
+    if reads_data:  # in every process, so that each of them says what is missing
+        for name in (config.data.name, *config.data.extra):
+            recordings.find(name, config.data.dir)
+    refusal = None
+    if jax.process_index() == 0:  # which alone reads all of the data set
+        try:
+            _add(workdir, config, reads_data, resumed)
+        except UserError as error:
+            refusal = error
+    if not agreed(refusal is None):
+        raise refusal or UserError("Process 0 has refused to start; its message says why.")
+
+
+def _add(workdir: Path, config: Config, reads_data: bool, resumed: bool) -> None:
+    earlier = starts(workdir)
+    now = describe(config, reads_data=reads_data)
+    changed = _changes(_begun(earlier), now) if resumed else []
+    if changed and not config.accept_changed_inputs:
+        text = " and ".join(changed)
+        raise UserError(
+            f"{text[0].upper()}{text[1:]}: restore it, choose another --workdir than {workdir}, or "
+            "add --config.accept_changed_inputs=True."
+        )
+    start = {**now, "resumed": resumed, "accepted_changes": changed}
+    write_json(workdir / PROVENANCE_FILE, [*earlier, start])
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:
