@@ -320,6 +320,8 @@ def benchmark(config: Config, workdir: Path) -> dict[str, Any]:
         f"config.task is {config.task!r}, but only pretraining steps can be timed.",
     )
     config = scaled_to_batch(config)
+    if config.benchmark.torch_baseline != "none":
+        _import_torch_baseline()  # before the workdir is made
     with locked(workdir):
         figures = measure(config) if config.benchmark.torch_baseline == "none" else compare(config)
         if jax.process_index() == 0:
