@@ -18,7 +18,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 OWN_DATA = (ROOT / "docs" / "own_data.md").read_text()
 # Reduces runs of minutes to seconds.
 TINY = (
-    "model.hidden=8 model.layers=1 model.decoder_hidden=8 model.decoder_layers=1 "
+    "model.hidden=8 model.layers=2 model.decoder_hidden=8 model.decoder_layers=1 "
     "model.prompt_width=2 model.projection=8 method.queue_size=8 optimizer.batch_size=4 "
     "optimizer.epochs=1 linear.epochs=1 linear.batch_size=4 linear.cached_crops=1 "
     "eval.every_epochs=1 eval.batch_size=4"
