@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import subprocess
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -47,6 +48,19 @@ def pytest_configure(config):
     for name, value in settings.items():
         os.environ[name] = str(value)
         jax.config.update(name.lower(), value)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Frees compiled programs before a process nears the kernel's limit of 65,530 mapped regions.
+
+    Each program has several; at the limit, XLA crashes.
+    """
+    yield
+    regions = Path("/proc/self/maps")
+    if regions.exists() and regions.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
