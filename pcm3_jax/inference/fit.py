@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pcm3_jax.data.formats.labels_csv import Row, read_labels
+from pcm3_jax.data.formats.raw_files import needed
 from pcm3_jax.data.recordings import window_of
 from pcm3_jax.errors import UserError
 from pcm3_jax.inference import model as library
@@ -72,7 +73,7 @@ def read_table(path: Path) -> list[Row]:
             content = file.read()
     except OSError as error:
         raise UserError(f"{shown(str(path))} cannot be read: {error.strerror}.") from error
-    with skeleton_files.repairable():
+    with needed(skeleton_files.REPAIR):
         table = read_labels(content, str(path), splits=False)
         if table.flaws:
             raise table.flaws[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from pcm3_jax.data import plausibility, recordings
 from pcm3_jax.data.formats import intellirehabds, ntu_rgbd, pku_mmd
 from pcm3_jax.data.formats.arrays import read_arrays
-from pcm3_jax.data.formats.raw_files import ARCHIVES, BadFile, RawFile, find_files
+from pcm3_jax.data.formats.raw_files import ARCHIVES, RawFile, find_files, needed
 from pcm3_jax.data.normalization import select_bodies
 from pcm3_jax.data.plausibility import Measures
 from pcm3_jax.data.skeleton import COORDINATES, JOINTS, missing_joints
@@ -28,6 +27,8 @@ from pcm3_jax.settings import Config
 SUFFIXES = (".skeleton", ".txt", ".npy", ".npz")
 FORMATS = ".skeleton (NTU RGB+D), .txt (PKU-MMD or IntelliRehabDS), .npy and .npz"
 SPLITS = ("train", "test")
+# What to do about a file that cannot be used.
+REPAIR = "repair the file or leave it out"
 # Published results use the first frames of a .skeleton file only, also for normalisation.
 _NTU_FRAMES = 300
 
@@ -170,7 +171,7 @@ def read_data_set(name: str, split: str, data_dir: str) -> list[Recording]:
 
 def _of_file(file: RawFile, layout: str | None) -> list[Recording]:
     reader = {".skeleton": _ntu, ".txt": _text, ".npy": _arrays, ".npz": _arrays}
-    with repairable():
+    with needed(REPAIR):
         arrays = reader[Path(file.file).suffix.lower()](file)
     found = []
     for key, array in arrays.items():
@@ -205,15 +206,3 @@ def _arrays(file: RawFile) -> dict[str, np.ndarray]:
         raise UserError(f"{shown(file.file)} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise UserError(f"{shown(file.file)} {error}.") from error
-
-
-@contextlib.contextmanager
-def repairable() -> Iterator[None]:
-    """Raises a `BadFile` of a single file as a `UserError` without a builder's flags."""
-    try:
-        yield
-    except BadFile as flaw:
-        line = "" if flaw.line is None else f", line {flaw.line}"
-        raise UserError(
-            f"{shown(flaw.file)}{line}: {flaw.reason}; repair the file or leave it out."
-        ) from flaw

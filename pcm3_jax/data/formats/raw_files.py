@@ -48,12 +48,15 @@ class BadFile(UserError):
 
 
 @contextlib.contextmanager
-def needed() -> Iterator[None]:
-    """Raises a `BadFile` of a file that cannot be left out as a `UserError` without that advice."""
+def needed(advice: str = "correct the file") -> Iterator[None]:
+    """Raises a `BadFile` as a `UserError` with other advice than a builder's flag.
+
+    For files that a builder cannot leave out, and for those of commands without that flag.
+    """
     try:
         yield
     except BadFile as flaw:
-        raise UserError(f"{flaw.place}: {flaw.reason}; correct the file.") from flaw
+        raise UserError(f"{flaw.place}: {flaw.reason}; {advice}.") from flaw
 
 
 @dataclass(frozen=True)
