@@ -513,11 +513,7 @@ def run(argv: list[str]) -> None:
     Raises:
       UserError: the folder exists.
     """
-    parser = commands.Arguments(
-        prog="bash launch/accelerator_check.sh",
-        description=__doc__,
-        formatter_class=commands.AS_WRITTEN,
-    )
+    parser = commands.Arguments(prog="bash launch/accelerator_check.sh", description=__doc__)
     parser.add_argument("--rehearse", action="store_true", help="small sizes, on a CPU")
     parser.add_argument("--out", type=Path, default=Path("runs/accelerator_check"))
     parser.add_argument("--part", choices=PARTS, help="measure this part in this process")

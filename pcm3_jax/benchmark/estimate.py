@@ -94,11 +94,7 @@ def table(totals: dict[str, Total]) -> str:
 
 def run(argv: list[str]) -> None:
     """Runs the command; raises UserError if the compiler is missing."""
-    parser = commands.Arguments(
-        prog="python -m pcm3_jax.benchmark.estimate",
-        description=__doc__,
-        formatter_class=commands.AS_WRITTEN,
-    )
+    parser = commands.Arguments(prog="python -m pcm3_jax.benchmark.estimate", description=__doc__)
     parser.add_argument("--device", choices=DEVICES, default="h100")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--batch", type=int, default=128)

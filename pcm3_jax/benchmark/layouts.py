@@ -80,11 +80,7 @@ def accuracies(model: Model, splits: dict[str, Split]) -> Iterator[tuple[float, 
 
 def run(argv: list[str]) -> None:
     """Runs the command; raises UserError if a model or the data set is missing."""
-    parser = commands.Arguments(
-        prog="python -m pcm3_jax.benchmark.layouts",
-        description=__doc__,
-        formatter_class=commands.AS_WRITTEN,
-    )
+    parser = commands.Arguments(prog="python -m pcm3_jax.benchmark.layouts", description=__doc__)
     parser.add_argument("models", nargs="*", default=["base"], metavar="MODEL")
     parser.add_argument("--data_dir", default="data")
     flags = parser.parse_args(argv)

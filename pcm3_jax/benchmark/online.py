@@ -23,11 +23,7 @@ _WARM = 100
 
 def run(argv: list[str]) -> None:
     """Runs the command; raises UserError for a model or data set that cannot be used."""
-    parser = commands.Arguments(
-        prog="python -m pcm3_jax.benchmark.online",
-        description=__doc__,
-        formatter_class=commands.AS_WRITTEN,
-    )
+    parser = commands.Arguments(prog="python -m pcm3_jax.benchmark.online", description=__doc__)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("data_set", metavar="DATA_SET[:SPLIT]")
     parser.add_argument("--data_dir", default="data")

@@ -253,11 +253,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def run(argv: list[str]) -> None:
     """Runs the command; raises UserError if a data set is not built."""
-    parser = commands.Arguments(
-        prog="python -m pcm3_jax.benchmark.ready",
-        description=__doc__,
-        formatter_class=commands.AS_WRITTEN,
-    )
+    parser = commands.Arguments(prog="python -m pcm3_jax.benchmark.ready", description=__doc__)
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--workdir", type=Path, default=Path("runs/ready"))
     parser.add_argument("--frozen", action="store_true", help="only frozen encoders")

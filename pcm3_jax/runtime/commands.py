@@ -10,25 +10,28 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pcm3_jax.errors import UserError, shortage
 from pcm3_jax.runtime.files import shown
 
-# Makes --help show a module's docstring with its line breaks.
-AS_WRITTEN = argparse.RawDescriptionHelpFormatter
-
 
 class Arguments(argparse.ArgumentParser):
-    """An argument parser that raises UserError for a wrong command line."""
+    """An argument parser that raises UserError for a wrong command line.
+
+    --help shows the description with its line breaks.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"The command line is wrong: {message}; --help lists the arguments.")
 
 
 def parser(command: str, description: str | None) -> Arguments:
-    """The parser of ``pcm3 COMMAND``, with --help that keeps the description's line breaks."""
-    return Arguments(prog=f"pcm3 {command}", description=description, formatter_class=AS_WRITTEN)
+    """The parser of ``pcm3 COMMAND``."""
+    return Arguments(prog=f"pcm3 {command}", description=description)
 
 
 def open_streams() -> None:
